@@ -1,0 +1,290 @@
+//! What the API server knows of a kind: plain data and a few traits.
+//!
+//! The same [`KindDef`] is made by the `kinds` room for built-in kinds and from a CRD at run time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::field::ErrorList;
+use crate::names::{GroupResource, Gvk, Gvr};
+use crate::object::Object;
+use crate::schema::{Schema, Str};
+use crate::services::ActionContext;
+use crate::status::Status;
+use crate::user::UserInfo;
+
+/// One served resource of one group and version.
+pub struct KindDef {
+    pub gvk: Gvk,
+    pub list_kind: String,
+    /// Plural, as in the URL.
+    pub resource: String,
+    pub singular: String,
+    pub short_names: Vec<Str>,
+    pub categories: Vec<Str>,
+    pub namespaced: bool,
+    pub schema: Schema,
+    /// `None` for kinds that are only asked and never kept (reviews).
+    pub storage: Option<StorageDef>,
+    /// Verbs of the main resource, in discovery's words.
+    pub verbs: &'static [&'static str],
+    /// Answers `create` of a kind without storage.
+    pub action: Option<Arc<dyn Action>>,
+    pub strategy: Arc<dyn Strategy>,
+    /// Columns after upstream's table printers; the API server adds nothing.
+    pub columns: Vec<Column>,
+    /// Beyond `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    pub subresources: Vec<Subresource>,
+    /// `metadata.generation` counts changes outside metadata and status.
+    pub has_generation: bool,
+    /// How long an object is kept after its last write (events).
+    pub ttl: Option<Duration>,
+    pub hook: Option<Arc<dyn WriteHook>>,
+}
+
+impl KindDef {
+    pub fn gvr(&self) -> Gvr {
+        Gvr::new(self.gvk.group.clone(), self.gvk.version.clone(), self.resource.clone())
+    }
+
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(self.gvk.group.clone(), self.resource.clone())
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    pub fn has_status(&self) -> bool {
+        self.subresources.iter().any(|s| matches!(s.kind, SubresourceKind::Status))
+    }
+}
+
+/// Where and how objects of a kind are kept.
+pub struct StorageDef {
+    /// Key prefix with a slash at both ends, as etcd of a stock cluster has it: `/registry/pods/`.
+    pub prefix: String,
+    /// Group and version of the stored bytes.
+    pub gvk: Gvk,
+    /// Between the stored and the served version; `None` if they are the same.
+    pub conversion: Option<Arc<dyn Conversion>>,
+}
+
+/// Converts between the stored and one served version of a kind. `apiVersion` and `kind` are the caller's business.
+pub trait Conversion: Send + Sync {
+    fn to_stored(&self, object: Object) -> Result<Object, Status>;
+    fn from_stored(&self, object: Object) -> Result<Object, Status>;
+}
+
+/// What a strategy may know of the request.
+pub struct RequestContext<'a> {
+    pub user: &'a UserInfo,
+    pub now: Timestamp,
+    pub dry_run: bool,
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+}
+
+/// The rules of a kind that are not data. Called in the order of upstream's `BeforeCreate` and `BeforeUpdate`; every
+/// method has the generic behaviour as its default.
+pub trait Strategy: Send + Sync {
+    /// Fills defaults that the schema does not express (upstream's `SetDefaults_*`). Runs on every decoded body and
+    /// patch result, before admission. Must be idempotent.
+    fn default(&self, _object: &mut Object) {}
+
+    /// Clears what clients may not set at creation. `status` of kinds with the status subresource is cleared by the
+    /// caller.
+    fn prepare_for_create(&self, _ctx: &RequestContext<'_>, _object: &mut Object) {}
+
+    /// Restores what clients may not change. `status` is restored by the caller.
+    fn prepare_for_update(&self, _ctx: &RequestContext<'_>, _object: &mut Object, _old: &Object) {}
+
+    /// Called instead of `prepare_for_update` for the status subresource; all but status and metadata is restored by
+    /// the caller.
+    fn prepare_for_status_update(&self, _ctx: &RequestContext<'_>, _object: &mut Object, _old: &Object) {}
+
+    /// Problems of a new object beyond its metadata (which the caller checks with [`Strategy::validate_name`]).
+    fn validate(&self, _ctx: &RequestContext<'_>, _object: &Object) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// Problems of a change; `validate` has not run, call it where upstream does.
+    fn validate_update(&self, ctx: &RequestContext<'_>, object: &Object, _old: &Object) -> ErrorList {
+        self.validate(ctx, object)
+    }
+
+    fn validate_status_update(&self, _ctx: &RequestContext<'_>, _object: &Object, _old: &Object) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// Problems of `metadata.name` (or, with `prefix`, of `generateName`) as upstream words them.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::validation::dns1123_subdomain(name, prefix)
+    }
+
+    /// `Warning` headers for a written object.
+    fn warnings(&self, _object: &Object, _old: Option<&Object>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// PUT or apply on a name that does not exist creates it.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// PUT without resourceVersion is allowed.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Seconds of grace for a deletion that asks for `requested` (`None`: the kind's own choice). `None` means the
+    /// object goes at once; `Some` keeps it with a deletionTimestamp until somebody deletes with grace 0.
+    fn graceful_delete(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// What happens to dependents when the request does not say.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+
+    /// Finalizers outside metadata keep the object too (`spec.finalizers` of namespaces).
+    fn extra_finalizers<'a>(&self, _object: &'a Object) -> Vec<&'a str> {
+        Vec::new()
+    }
+}
+
+/// `DeleteOptions.propagationPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+/// The generic rules and nothing else.
+pub struct NoStrategy;
+
+impl Strategy for NoStrategy {}
+
+/// Work beside a write that must be undone if the write fails: Service addresses and ports.
+#[async_trait]
+pub trait WriteHook: Send + Sync {
+    /// Before the write, after defaults and mutating admission; may fill the object. `old` is `None` at creation.
+    async fn begin(
+        &self,
+        ctx: &ActionContext<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<Box<dyn Pending>, Status>;
+
+    /// After an object is gone.
+    async fn deleted(&self, object: &Object);
+}
+
+/// The open end of [`WriteHook::begin`]; dropped without `commit` means revert.
+pub trait Pending: Send {
+    fn commit(self: Box<Self>);
+}
+
+/// A table column.
+pub struct Column {
+    pub name: Str,
+    /// OpenAPI type: `string`, `integer`, `date` …
+    pub kind: Str,
+    pub format: Str,
+    pub description: Str,
+    /// 0 is always shown, others only with `-o wide`.
+    pub priority: i32,
+    pub value: ColumnValue,
+}
+
+/// Where a cell comes from.
+pub enum ColumnValue {
+    /// Computed; `now` is for ages.
+    Compute(fn(object: &Object, now: Timestamp) -> Value),
+    /// A JSONPath of a CRD's `additionalPrinterColumns`.
+    JsonPath(String),
+}
+
+/// A field that field selectors may name.
+pub struct SelectableField {
+    pub path: Str,
+    pub value: fn(&Object) -> String,
+}
+
+/// What stands behind `…/NAME/SUBRESOURCE`.
+pub struct Subresource {
+    pub name: &'static str,
+    pub kind: SubresourceKind,
+    /// What bodies are; the parent's unless it differs (`Scale`, `Eviction`, `PodExecOptions` …).
+    pub gvk: Gvk,
+    pub schema: Schema,
+    pub verbs: &'static [&'static str],
+}
+
+pub enum SubresourceKind {
+    /// Get, update and patch of `status` alone.
+    Status,
+    /// Get, update and patch as `autoscaling/v1` `Scale`.
+    Scale(ScalePaths),
+    /// Another view of the same object with rules of its own (`finalize`, `ephemeralcontainers`, `resize`, `approval`).
+    View(Arc<dyn Strategy>),
+    /// Create only (`binding`, `eviction`, `token`).
+    Action(Arc<dyn Action>),
+    /// A stream or proxied request (`exec`, `log`, `proxy` …).
+    Connect(Arc<dyn Connect>),
+}
+
+/// Field paths of the `Scale` view, e.g. `["spec", "replicas"]`.
+pub struct ScalePaths {
+    pub spec_replicas: &'static [&'static str],
+    pub status_replicas: &'static [&'static str],
+    /// A `metav1.LabelSelector` or a plain map of labels.
+    pub selector: &'static [&'static str],
+}
+
+/// A request that is answered by code rather than kept. `name` and `namespace` are the parent's for a subresource.
+#[async_trait]
+pub trait Action: Send + Sync {
+    async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, name: &str, body: Object) -> Result<Object, Status>;
+}
+
+/// Says where a connection goes; the API server carries it.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// `object` is the parent as stored; `path` is what follows the subresource's name in the URL, `query` the raw query.
+    async fn target(
+        &self,
+        ctx: &ActionContext<'_>,
+        object: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<ConnectTarget, Status>;
+}
+
+/// The other end of a proxied request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectTarget {
+    pub tls: Tls,
+    pub host: String,
+    pub port: u16,
+    /// Path and query to ask for.
+    pub path_and_query: String,
+    /// Whether redirects' and responses' locations are rewritten under the proxy's URL.
+    pub rewrite_locations: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    Plain,
+    /// With the API server's kubelet client certificate, verified against the cluster CA.
+    Kubelet,
+    /// Unverified, without a client certificate (`https:` services and pods, as upstream).
+    Insecure,
+}

@@ -1,0 +1,167 @@
+//! One structural schema model for every kind, built in or from a CRD.
+//!
+//! A [`Types`] table holds the struct types of one origin (the built-in table, or one CRD version); a [`Schema`] is a
+//! handle to one of them. Generic code (decoding, pruning, defaulting, patches, server-side apply, protobuf, OpenAPI)
+//! walks [`Type`]s and never asks which kind it sees.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+/// A name that is `'static` for built-in types and owned for CRDs.
+pub type Str = Cow<'static, str>;
+
+/// Index of a struct type in its [`Types`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(pub u32);
+
+/// A table of struct types.
+#[derive(Debug, Default)]
+pub struct Types {
+    defs: Vec<StructDef>,
+    by_name: HashMap<Str, TypeId>,
+}
+
+impl Types {
+    pub fn new(defs: Vec<StructDef>) -> Self {
+        let by_name = defs.iter().enumerate().map(|(i, d)| (d.name.clone(), TypeId(i as u32))).collect();
+        Self { defs, by_name }
+    }
+
+    /// The type with this id. Ids come from this table's own [`Type::Struct`]s and [`Types::id`], so they are in range.
+    pub fn def(&self, id: TypeId) -> &StructDef {
+        &self.defs[id.0 as usize]
+    }
+
+    /// The type with this OpenAPI name, e.g. `io.k8s.api.core.v1.Pod`.
+    pub fn id(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (TypeId, &StructDef)> {
+        self.defs.iter().enumerate().map(|(i, d)| (TypeId(i as u32), d))
+    }
+}
+
+/// A struct type: a JSON object with known members.
+#[derive(Debug, Clone, Default)]
+pub struct StructDef {
+    /// OpenAPI definition name.
+    pub name: Str,
+    /// In the order of their protobuf field numbers.
+    pub fields: Vec<Field>,
+    /// `x-kubernetes-map-type: atomic`: server-side apply treats the object as one value.
+    pub atomic: bool,
+    /// Members beyond `fields` are kept (`x-kubernetes-preserve-unknown-fields`), else unknown.
+    pub preserve_unknown: bool,
+}
+
+impl StructDef {
+    pub fn field(&self, json_name: &str) -> Option<&Field> {
+        self.fields.iter().find(|f| f.name == json_name)
+    }
+}
+
+/// A member of a struct.
+#[derive(Debug, Clone)]
+pub struct Field {
+    /// JSON name.
+    pub name: Str,
+    pub ty: Type,
+    /// Protobuf field number; 0 where the type has no protobuf form.
+    pub proto: u32,
+    /// Go holds a pointer: protobuf and JSON leave it out when nil. A non-pointer scalar or struct is always on the
+    /// protobuf wire.
+    pub pointer: bool,
+    pub presence: Presence,
+    /// OpenAPI `required`.
+    pub required: bool,
+    /// OpenAPI `default` (from `+default`).
+    pub default: Option<Value>,
+    /// How a list or map merges under server-side apply.
+    pub list: ListType,
+    /// Keys of a [`ListType::Map`].
+    pub list_map_keys: Vec<Str>,
+    /// `x-kubernetes-map-type: atomic` on a map or struct field.
+    pub atomic: bool,
+    /// `patchStrategy` tags.
+    pub patch: PatchStrategy,
+    /// `patchMergeKey` tag.
+    pub patch_merge_key: Option<Str>,
+}
+
+/// How Go's JSON encoder treats the zero value of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// `omitempty`: false, 0, "", nil and empty lists and maps are left out; a struct never is.
+    #[default]
+    OmitEmpty,
+    /// `omitzero`: left out when wholly zero.
+    OmitZero,
+    /// Neither: always printed, `null` for nil pointers, slices and maps.
+    Always,
+}
+
+/// `x-kubernetes-list-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+/// `patchStrategy` of strategic merge patch. Neither flag means replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PatchStrategy {
+    pub merge: bool,
+    pub retain_keys: bool,
+}
+
+/// What a value is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Type {
+    Bool,
+    Int32,
+    Int64,
+    /// `float64` (and the rare `float32`).
+    Double,
+    String,
+    /// Base64 text in JSON.
+    Bytes,
+    /// `resource.Quantity`.
+    Quantity,
+    /// `intstr.IntOrString`.
+    IntOrString,
+    /// `metav1.Time`: RFC 3339 in seconds.
+    Time,
+    /// `metav1.MicroTime`: RFC 3339 in microseconds.
+    MicroTime,
+    /// `metav1.Duration`: Go's text form.
+    Duration,
+    /// `runtime.RawExtension`: any object, embedded.
+    RawExtension,
+    /// `metav1.FieldsV1`: the managed field set.
+    FieldsV1,
+    /// `apiextensions.JSON` and anything else without structure.
+    Json,
+    Struct(TypeId),
+    List(Box<Type>),
+    /// String keys.
+    Map(Box<Type>),
+}
+
+/// A handle to the schema of a kind.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    pub types: Arc<Types>,
+    pub root: TypeId,
+}
+
+impl Schema {
+    pub fn def(&self) -> &StructDef {
+        self.types.def(self.root)
+    }
+}

@@ -1,0 +1,124 @@
+//! What actions and plugins may ask of the API server.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::names::Gvr;
+use crate::object::Object;
+use crate::status::Status;
+use crate::user::UserInfo;
+
+/// The API server's own services, as an [`crate::kind::Action`] sees them.
+pub struct ActionContext<'a> {
+    pub user: &'a UserInfo,
+    pub now: Timestamp,
+    pub dry_run: bool,
+    pub registry: &'a dyn Registry,
+    pub authorizer: &'a dyn Authorizer,
+    pub tokens: &'a dyn Tokens,
+}
+
+/// Objects by resource, without authorisation or admission: for code inside the server only.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    async fn get(&self, resource: &Gvr, namespace: &str, name: &str) -> Result<Object, Status>;
+
+    /// Every object of a namespace, or of all if it is empty.
+    async fn list(&self, resource: &Gvr, namespace: &str) -> Result<Vec<Object>, Status>;
+
+    /// Creates with the kind's strategy.
+    async fn create(&self, resource: &Gvr, namespace: &str, object: Object) -> Result<Object, Status>;
+
+    /// Reads, changes and writes until no other writer interferes. `change` may run several times; its error ends the
+    /// attempt. The strategy's prepare and validate steps do not run: the caller is trusted.
+    async fn update(
+        &self,
+        resource: &Gvr,
+        namespace: &str,
+        name: &str,
+        change: &(dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync),
+    ) -> Result<Object, Status>;
+
+    /// Deletes as the API would, with upstream's `DeleteOptions` as an object (may be empty).
+    async fn delete(&self, resource: &Gvr, namespace: &str, name: &str, options: Object) -> Result<Object, Status>;
+}
+
+/// A question to the authoriser.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuthorizationAttributes {
+    pub verb: String,
+    /// `false`: `path` is what counts.
+    pub is_resource: bool,
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub path: String,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Allow { reason: String },
+    Deny { reason: String },
+    NoOpinion { reason: String },
+}
+
+impl Decision {
+    pub fn allowed(&self) -> bool {
+        matches!(self, Self::Allow { .. })
+    }
+
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Allow { reason } | Self::Deny { reason } | Self::NoOpinion { reason } => reason,
+        }
+    }
+}
+
+/// Decides whether a user may do a thing.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    async fn authorize(&self, user: &UserInfo, attributes: &AuthorizationAttributes) -> Decision;
+
+    /// `(resource rules, non-resource rules, incomplete)` as the items of `SelfSubjectRulesReview.status`.
+    async fn rules(&self, user: &UserInfo, namespace: &str) -> (Vec<serde_json::Value>, Vec<serde_json::Value>, bool);
+}
+
+/// Makes and checks service-account tokens.
+#[async_trait]
+pub trait Tokens: Send + Sync {
+    /// A signed token and when it expires.
+    async fn issue(&self, request: TokenRequest) -> Result<(String, Timestamp), Status>;
+
+    /// The user behind a token and the audiences it is good for; an error text if it is no good.
+    async fn review(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String>;
+}
+
+/// What a bound service-account token says (KEP-1205).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenRequest {
+    pub namespace: String,
+    pub service_account: String,
+    pub service_account_uid: String,
+    /// Empty: the API server's own audience.
+    pub audiences: Vec<String>,
+    /// Seconds, 600 to 2^32.
+    pub expiration_seconds: i64,
+    /// Kind, name and uid of the object that the token is bound to.
+    pub bound_object: Option<(String, String, String)>,
+    /// Name and uid of the pod's node.
+    pub node: Option<(String, String)>,
+}
+
+/// Shared handles, for those that outlive one request.
+#[derive(Clone)]
+pub struct Services {
+    pub registry: Arc<dyn Registry>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub tokens: Arc<dyn Tokens>,
+}

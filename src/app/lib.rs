@@ -1,0 +1,5 @@
+//! The command line and the wiring.
+
+pub fn main() -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! etcd's data model (revisions, MVCC, leases, watches, transactions, compaction) behind one small contract.
+//!
+//! Never sees a Kubernetes type: keys and values are bytes.
+
+pub mod store;
+
+pub use store::*;
