@@ -4,6 +4,8 @@
 //! handle to one of them. Generic code (decoding, pruning, defaulting, patches, server-side apply, protobuf, OpenAPI)
 //! walks [`Type`]s and never asks which kind it sees.
 
+pub mod facts;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,8 +72,14 @@ pub struct Field {
     /// JSON name.
     pub name: Str,
     pub ty: Type,
-    /// Protobuf field number; 0 where the type has no protobuf form.
+    /// Protobuf field number; 0 where the field has no protobuf form.
     pub proto: u32,
+    /// Numbers of the messages around this field, outermost first, unused ones 0: Go inlines some structs in JSON
+    /// (`Volume` has the members of `VolumeSource`) that are messages of their own in protobuf.
+    pub wrap: [u16; 2],
+    /// Protobuf wraps the list in a message with the items as its field 1 (`Verbs`, `ExtraValue`). Always so for a list
+    /// that is a map's value.
+    pub list_message: bool,
     /// Go holds a pointer: protobuf and JSON leave it out when nil. A non-pointer scalar or struct is always on the
     /// protobuf wire.
     pub pointer: bool,
@@ -82,6 +90,8 @@ pub struct Field {
     pub default: Option<Value>,
     /// How a list or map merges under server-side apply.
     pub list: ListType,
+    /// The list type is written out (it is atomic without a word too).
+    pub list_declared: bool,
     /// Keys of a [`ListType::Map`].
     pub list_map_keys: Vec<Str>,
     /// `x-kubernetes-map-type: atomic` on a map or struct field.
@@ -90,6 +100,40 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// `patchMergeKey` tag.
     pub patch_merge_key: Option<Str>,
+    /// What only texts and documents need; `None` for most fields.
+    pub extra: Option<Box<FieldExtra>>,
+}
+
+impl Default for Field {
+    fn default() -> Self {
+        Self {
+            name: Str::default(),
+            ty: Type::Json,
+            proto: 0,
+            wrap: [0, 0],
+            list_message: false,
+            pointer: false,
+            presence: Presence::default(),
+            required: false,
+            default: None,
+            list: ListType::default(),
+            list_declared: false,
+            list_map_keys: Vec::new(),
+            atomic: false,
+            patch: PatchStrategy::default(),
+            patch_merge_key: None,
+            extra: None,
+        }
+    }
+}
+
+/// Facts of a field that texts and documents need.
+#[derive(Debug, Clone, Default)]
+pub struct FieldExtra {
+    /// Go's name of the (innermost) scalar where it has one, as error texts print it: `v1.PullPolicy`.
+    pub go_name: Str,
+    /// `enum` of the OpenAPI document, sorted.
+    pub enums: Vec<Str>,
 }
 
 /// How Go's JSON encoder treats the zero value of a field.
@@ -147,10 +191,22 @@ pub enum Type {
     FieldsV1,
     /// `apiextensions.JSON` and anything else without structure.
     Json,
+    /// `JSONSchemaPropsOrArray`, `…OrBool`, `…OrStringArray` of CRDs: a JSON schema (this struct) or something simpler.
+    SchemaOr(SchemaOr, TypeId),
     Struct(TypeId),
     List(Box<Type>),
     /// String keys.
     Map(Box<Type>),
+}
+
+/// The simpler alternative to a JSON schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaOr {
+    /// A list of schemas.
+    Array,
+    Bool,
+    /// A list of property names.
+    Strings,
 }
 
 /// A handle to the schema of a kind.

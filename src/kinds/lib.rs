@@ -1,1 +1,3 @@
-//! kinds
+//! Kubernetes' built-in kinds: data and strategies.
+
+pub mod facts;
