@@ -4,8 +4,8 @@
 //! A type is a word of [`Type`] (`int32`, `quantity` …), a struct's name (with a leading dot: of the same package), and
 //! before it `[]` for a list or `{}` for a map. The number is the protobuf number, with those of wrapping messages before
 //! it (`2.1`). Flags: `*` pointer; `always` and `zero` for [`Presence`]; `required`; `message` for
-//! [`Field::list_message`]; `list=atomic|set|map:KEYS`; `atomic`; `patch=`; `key=`; `go=`; `enum=A|B`; and last `default=`
-//! with JSON to the end of the line.
+//! [`Field::list_message`]; `list=atomic|set|map:KEYS`; `atomic`; `patch=`; `key=`; `go=`; `enum=A|B` (`~` is a space);
+//! and last `default=` with JSON to the end of the line.
 //!
 //! **Resources.** `GROUP VERSION RESOURCE SINGULAR KIND SCOPE TYPE VERBS [short=…] [categories=…]`, where `-` is the core
 //! group; then, each after a space, its subresources: `NAME GROUP VERSION KIND TYPE VERBS`.
@@ -131,9 +131,13 @@ fn apply_flag(field: &mut Field, flag: &'static str, line: &str) {
         }
         Some(("key", value)) => field.patch_merge_key = Some(Str::Borrowed(value)),
         Some(("go", value)) => extra(field).go_name = Str::Borrowed(value),
-        Some(("enum", value)) => extra(field).enums = value.split('|').map(Str::Borrowed).collect(),
+        Some(("enum", value)) => extra(field).enums = value.split('|').map(enum_value).collect(),
         Some(_) => panic!("unknown flag {flag}: {line}"),
     }
+}
+
+fn enum_value(text: &'static str) -> Str {
+    if text.contains('~') { Str::Owned(text.replace('~', " ")) } else { Str::Borrowed(text) }
 }
 
 fn extra(field: &mut Field) -> &mut FieldExtra {

@@ -319,7 +319,7 @@ impl Reader<'_> {
             let _ = write!(line, " go={go_name}");
         }
         if !resolved.enums.is_empty() {
-            let _ = write!(line, " enum={}", resolved.enums.join("|"));
+            let _ = write!(line, " enum={}", resolved.enums.join("|").replace(' ', "~"));
         }
         // Last, because it may hold anything but a line break.
         if let Some(default) = &facts.default {
