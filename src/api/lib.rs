@@ -7,9 +7,13 @@
 pub mod admission;
 pub mod field;
 pub mod kind;
+pub mod meta;
 pub mod names;
 pub mod object;
+pub mod patch;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod services;
 pub mod status;
 pub mod user;
