@@ -428,16 +428,9 @@ mod tests {
         Field {
             name: name.into(),
             ty,
-            proto: 0,
-            pointer: false,
-            presence: Default::default(),
-            required: false,
-            default: None,
-            list: Default::default(),
-            list_map_keys: Vec::new(),
-            atomic: false,
             patch: PatchStrategy { merge, retain_keys: false },
             patch_merge_key: key.map(Into::into),
+            ..Field::default()
         }
     }
 
