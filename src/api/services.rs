@@ -58,6 +58,8 @@ pub struct AuthorizationAttributes {
     pub namespace: String,
     pub name: String,
     pub path: String,
+    /// The raw field selector of a list, watch or deletecollection; empty for none.
+    pub field_selector: String,
 }
 
 /// The answer.

@@ -249,6 +249,47 @@ fn effective(now: Timestamp) -> Timestamp {
     now.max(earliest)
 }
 
+/// What a trusted client certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSubject {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    /// Seconds since the epoch; the caller compares them with its clock.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+/// Checks that `leaf` was signed by `authority` and may authenticate clients, and reads its subject.
+///
+/// # Errors
+/// The plain reason why it is refused.
+pub fn verify_client(
+    leaf: &CertificateDer<'_>,
+    authority: &CertificateDer<'_>,
+) -> Result<ClientSubject, &'static str> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(leaf).map_err(|_| "it cannot be parsed")?;
+    let (_, authority) = x509_parser::parse_x509_certificate(authority).map_err(|_| "the authority is unreadable")?;
+    if leaf.issuer() != authority.subject() {
+        return Err("it is from another authority");
+    }
+    leaf.verify_signature(Some(authority.public_key())).map_err(|_| "its signature is not the authority's")?;
+    match leaf.extended_key_usage() {
+        Ok(Some(usage)) if usage.value.client_auth || usage.value.any => {}
+        _ => return Err("it is not meant for clients"),
+    }
+    let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().map(str::to_owned).ok();
+    let common_name = leaf.subject().iter_common_name().find_map(text).unwrap_or_default();
+    if common_name.is_empty() {
+        return Err("it has no common name");
+    }
+    Ok(ClientSubject {
+        common_name,
+        organizations: leaf.subject().iter_organization().filter_map(text).collect(),
+        not_before: leaf.validity().not_before.timestamp(),
+        not_after: leaf.validity().not_after.timestamp(),
+    })
+}
+
 /// The end of validity of a PEM certificate.
 pub fn not_after(cert_pem: &str) -> Result<Timestamp, PkiError> {
     let malformed = |why: String| PkiError::Malformed { path: PathBuf::new(), what: "certificate", why };
@@ -295,6 +336,21 @@ mod tests {
         clock.advance(SignedDuration::from_hours(24 * 250));
         let renewed = ca.load_or_issue(dir.path(), "server", &spec, &clock).unwrap();
         assert_ne!(renamed.cert_pem, renewed.cert_pem);
+    }
+
+    #[test]
+    fn a_client_certificate_is_read_and_a_foreign_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = at(1_800_000_000);
+        let ca = CertificateAuthority::load_or_create(dir.path(), "ca", "skiff-ca", &clock).unwrap();
+        let other = CertificateAuthority::load_or_create(dir.path(), "other", "skiff-ca", &clock).unwrap();
+        let der = |leaf: &Leaf| CertificateDer::from(pem::parse(&leaf.cert_pem).unwrap().into_contents());
+        let leaf = der(&ca.issue(&LeafSpec::client("ann", &["clerks"]), &clock).unwrap());
+        let subject = verify_client(&leaf, ca.cert_der()).unwrap();
+        assert_eq!((subject.common_name.as_str(), subject.organizations.as_slice()), ("ann", &["clerks".into()][..]));
+        assert_eq!(verify_client(&leaf, other.cert_der()), Err("its signature is not the authority's"));
+        let server = der(&ca.issue(&LeafSpec::server("x", vec!["x".into()]), &clock).unwrap());
+        assert_eq!(verify_client(&server, ca.cert_der()), Err("it is not meant for clients"));
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring::default_provider;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::{Leaf, PkiError};
 
@@ -27,33 +30,86 @@ impl ServingCertificate {
         Ok(())
     }
 
-    /// A server configuration that asks for client certificates of `client_roots` and takes connections without one.
-    /// Protocols are offered by ALPN in the order given.
+    /// A server configuration that asks for client certificates, naming `client_roots`, and takes connections without
+    /// one. Protocols are offered by ALPN in the order given.
+    ///
+    /// Whether a certificate is trusted is for the caller to decide per request ([`crate::authority::verify_client`]):
+    /// the handshake only proves that the peer holds its key, so that a bad certificate gets an HTTP 401.
     pub fn server_config(
         self: &Arc<Self>,
         client_roots: &[CertificateDer<'static>],
         alpn: &[&[u8]],
     ) -> Result<ServerConfig, PkiError> {
         let provider = Arc::new(default_provider());
-        let mut roots = RootCertStore::empty();
-        for root in client_roots {
-            roots.add(root.clone()).map_err(PkiError::Tls)?;
-        }
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(PkiError::Tls)?;
         let builder = if client_roots.is_empty() {
             builder.with_no_client_auth()
         } else {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| PkiError::Tls(rustls::Error::General(e.to_string())))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(ProofOfPossession::new(client_roots, provider)?))
         };
         let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         Ok(config)
+    }
+}
+
+/// Accepts every client certificate whose key the peer proves to hold.
+#[derive(Debug)]
+struct ProofOfPossession {
+    subjects: Vec<DistinguishedName>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ProofOfPossession {
+    fn new(roots: &[CertificateDer<'static>], provider: Arc<CryptoProvider>) -> Result<Self, PkiError> {
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone()).map_err(PkiError::Tls)?;
+        }
+        Ok(Self { subjects: store.subjects(), provider })
+    }
+}
+
+impl ClientCertVerifier for ProofOfPossession {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.subjects
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

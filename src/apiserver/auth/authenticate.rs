@@ -1,0 +1,76 @@
+//! Who makes a request.
+
+use std::sync::Arc;
+
+use api::services::Tokens;
+use api::{Status, UserInfo};
+use base::SharedClock;
+use http::request::Parts;
+use http::{HeaderMap, header};
+
+use super::certificate::ConnectionIdentity;
+
+/// Turns a request's credentials into a user.
+pub struct Authenticator {
+    tokens: Arc<dyn Tokens>,
+    clock: SharedClock,
+}
+
+impl Authenticator {
+    pub fn new(tokens: Arc<dyn Tokens>, clock: SharedClock) -> Self {
+        Self { tokens, clock }
+    }
+
+    /// The identity of an in-memory caller, of a client certificate or of a bearer token, in this order; without any
+    /// credentials the anonymous user. Credentials that are present and no good are a 401.
+    pub async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, Status> {
+        if let Some(user) = parts.extensions.get::<UserInfo>() {
+            return Ok(user.clone());
+        }
+        let now = self.clock.now().as_second();
+        let identity = parts.extensions.get::<ConnectionIdentity>();
+        if let Some(user) = identity.and_then(|identity| identity.user(now)) {
+            return Ok(user.clone());
+        }
+        match bearer_token(&parts.headers) {
+            None => {}
+            Some(token) => {
+                return match self.tokens.review(token, &[]).await {
+                    Ok((user, _)) => Ok(user),
+                    Err(why) => {
+                        tracing::debug!(why, "bearer token refused");
+                        Err(Status::unauthorized(""))
+                    }
+                };
+            }
+        }
+        if identity.is_some_and(ConnectionIdentity::was_refused) || parts.headers.contains_key(header::AUTHORIZATION) {
+            return Err(Status::unauthorized(""));
+        }
+        Ok(UserInfo::anonymous())
+    }
+}
+
+/// The token of an `Authorization: Bearer` header, or of the WebSocket subprotocol that browsers use for want of one
+/// (upstream `request/websocket/protocol.go`; the encoded form is left to the header's own decoder there).
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bearer_credentials_are_tokens() {
+        let header = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+        assert_eq!(bearer_token(&header("Bearer abc")), Some("abc"));
+        assert_eq!(bearer_token(&header("bearer  abc ")), Some("abc"));
+        assert_eq!(bearer_token(&header("Basic abc")), None);
+        assert_eq!(bearer_token(&header("Bearer")), None);
+        assert_eq!(bearer_token(&HeaderMap::new()), None);
+    }
+}
