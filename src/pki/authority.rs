@@ -263,10 +263,7 @@ pub struct ClientSubject {
 ///
 /// # Errors
 /// The plain reason why it is refused.
-pub fn verify_client(
-    leaf: &CertificateDer<'_>,
-    authority: &CertificateDer<'_>,
-) -> Result<ClientSubject, &'static str> {
+pub fn verify_client(leaf: &CertificateDer<'_>, authority: &CertificateDer<'_>) -> Result<ClientSubject, &'static str> {
     let (_, leaf) = x509_parser::parse_x509_certificate(leaf).map_err(|_| "it cannot be parsed")?;
     let (_, authority) = x509_parser::parse_x509_certificate(authority).map_err(|_| "the authority is unreadable")?;
     if leaf.issuer() != authority.subject() {

@@ -10,8 +10,13 @@ use storage::{EventKind, KeyRange, RangeOptions, Revision, Store, StoreError, Wa
 pub enum Change<'a> {
     /// The index starts over; every object follows as a `Put`.
     Reset,
-    Put { key: &'a str, value: &'a [u8] },
-    Delete { key: &'a str },
+    Put {
+        key: &'a str,
+        value: &'a [u8],
+    },
+    Delete {
+        key: &'a str,
+    },
 }
 
 /// Applies everything under `prefix` and its changes to `apply`, until `shutdown`. Calls `synced` after the first

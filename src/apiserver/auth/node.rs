@@ -87,9 +87,7 @@ impl NodeAuthorizer {
             ("", "secrets") => self.related(node, "secrets", attributes),
             ("", "configmaps") => self.related(node, "configmaps", attributes),
             ("", "serviceaccounts") if verb == "get" => self.related(node, "serviceaccounts", attributes),
-            ("", "serviceaccounts") => {
-                no_opinion("can only create tokens for individual service accounts")
-            }
+            ("", "serviceaccounts") => no_opinion("can only create tokens for individual service accounts"),
             ("", "persistentvolumeclaims") => match (subresource.as_str(), verb.as_str()) {
                 ("", "get") | ("status", "get" | "update" | "patch") => {
                     self.related(node, "persistentvolumeclaims", attributes)
@@ -99,9 +97,7 @@ impl NodeAuthorizer {
             ("coordination.k8s.io", "leases") => match verb.as_str() {
                 "get" | "create" | "update" | "patch" | "delete" => {
                     if namespace != NAMESPACE_NODE_LEASE {
-                        no_opinion(&format!(
-                            "can only access leases in the {NAMESPACE_NODE_LEASE:?} system namespace"
-                        ))
+                        no_opinion(&format!("can only access leases in the {NAMESPACE_NODE_LEASE:?} system namespace"))
                     } else if verb != "create" && name != node {
                         no_opinion("can only access node lease with the same name as the requesting node")
                     } else {
@@ -120,9 +116,7 @@ impl NodeAuthorizer {
                 ("", _) if read && name.is_empty() => {
                     no_opinion(&format!("node '{node}' cannot read all nodes, only its own Node object"))
                 }
-                ("", _) if read => {
-                    no_opinion(&format!("node '{node}' cannot read '{name}', only its own Node object"))
-                }
+                ("", _) if read => no_opinion(&format!("node '{node}' cannot read '{name}', only its own Node object")),
                 _ => no_opinion(""),
             },
             ("", "pods") => self.decide_pod(node, attributes),

@@ -199,7 +199,11 @@ impl Authorizer for Rbac {
         let (mut resources, mut urls) = (Vec::new(), Vec::new());
         self.visit(user, namespace, |rule, _| {
             let (is_resource, rule) = rule.review();
-            if is_resource { resources.push(rule) } else { urls.push(rule) }
+            if is_resource {
+                resources.push(rule)
+            } else {
+                urls.push(rule)
+            }
             false
         });
         (resources, urls, false)

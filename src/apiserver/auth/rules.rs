@@ -105,8 +105,7 @@ mod tests {
 
     #[test]
     fn resource_names_limit_to_named_objects() {
-        let rule =
-            rule(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "resourceNames": ["one"]}));
+        let rule = rule(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "resourceNames": ["one"]}));
         assert!(rule.allows(&request("get", "pods", "", "one")));
         assert!(!rule.allows(&request("get", "pods", "", "two")));
         assert!(!rule.allows(&request("create", "pods", "", "")));

@@ -182,7 +182,10 @@ impl Tokens for ServiceAccountTokens {
         let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
         let shared: Vec<String> = wanted.iter().filter(|a| checked.audiences.contains(a)).cloned().collect();
         if shared.is_empty() {
-            return Err(format!("token audiences {:?} is invalid for the target audiences {wanted:?}", checked.audiences));
+            return Err(format!(
+                "token audiences {:?} is invalid for the target audiences {wanted:?}",
+                checked.audiences
+            ));
         }
         Ok((checked.user, shared))
     }
@@ -279,8 +282,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_for_another_audience_is_refused() {
         let (_dir, _, _, tokens) = fixture();
-        let (token, _) =
-            tokens.issue(TokenRequest { audiences: vec!["vault".into()], ..request() }).await.unwrap();
+        let (token, _) = tokens.issue(TokenRequest { audiences: vec!["vault".into()], ..request() }).await.unwrap();
         assert!(tokens.review(&token, &[]).await.is_err());
         assert!(tokens.review(&token, &["vault".into()]).await.is_ok());
     }
