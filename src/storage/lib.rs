@@ -2,6 +2,9 @@
 //!
 //! Never sees a Kubernetes type: keys and values are bytes.
 
+pub mod hub;
+pub mod sqlite;
 pub mod store;
 
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::*;

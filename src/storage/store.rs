@@ -274,6 +274,10 @@ pub trait Store: Send + Sync {
     /// Watches a range. Events come in the order of their revisions, without gaps.
     async fn watch(&self, range: KeyRange, options: WatchOptions) -> Result<Watch, StoreError>;
 
+    /// Asks every running watch to deliver `Progress` with the newest revision, unless its last message had that
+    /// revision already. A watch that is still reading history delivers none.
+    async fn request_progress(&self) -> Result<(), StoreError>;
+
     /// The newest revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
 

@@ -1,0 +1,268 @@
+//! The SQLite engine: etcd's model in one file, in process.
+//!
+//! One writer owns the write connection and commits in groups; reads run on a few read connections as of the newest
+//! published revision and never wait for the writer; watches are served by the [`Hub`](crate::hub::Hub). Only this
+//! process may have the database open.
+//!
+//! Queues: the writer's (`SqliteOptions::queue_len` and `queue_bytes`; callers wait when it is full) and one for each
+//! watch (`SqliteOptions::watch_queue_len`; the watch ends with `Lagged` when it is full).
+//!
+//! When the store is idle nothing runs and nothing is written.
+
+mod apply;
+mod check;
+mod compact;
+mod ephemeral;
+mod expiry;
+mod history;
+mod lease;
+mod options;
+mod pool;
+mod recover;
+mod rows;
+mod schema;
+mod state;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use base::Shutdown;
+
+pub use lease::TTL_MAX;
+pub use options::SqliteOptions;
+pub use schema::OpenError;
+
+use crate::hub::Attach;
+use crate::store::{
+    KeyRange, LeaseId, LeaseStatus, RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch,
+    WatchMessage, WatchOptions,
+};
+use pool::Readers;
+use rows::{View, last_id};
+use state::Shared;
+use writer::{Command, TxnCommand, Writer};
+
+/// Bytes that one permit of the queue's room stands for.
+const ROOM_UNIT: usize = 1024;
+
+/// A [`Store`] in an SQLite database.
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    tasks: TaskTracker,
+    shutdown: Shutdown,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    /// Opens or creates the database at `path` and starts its tasks on the current runtime. After `shutdown` no new
+    /// work is taken, what waits is answered, what was in memory only is written, and then [`Self::closed`] returns.
+    pub async fn open(path: &Path, options: SqliteOptions, shutdown: Shutdown) -> Result<Arc<Self>, StoreError> {
+        let open_path = path.to_owned();
+        let (queue_len, queue_bytes, history) = (options.queue_len, options.queue_bytes, options.history);
+        let readers = Readers::new(path.to_owned(), options.readers);
+        let opening = tokio::task::spawn_blocking(move || open_writer(&open_path, options));
+        let writer = opening
+            .await
+            .map_err(|error| StoreError::Engine { step: "open the database", source: Box::new(error) })??;
+        let shared = writer.shared.clone();
+        let (commands, queue) = mpsc::channel(queue_len.max(1));
+        let tasks = TaskTracker::new();
+        tasks.spawn(expiry::expire(shared.clone(), commands.downgrade(), shutdown.clone()));
+        if let Some(history) = history {
+            tasks.spawn(compact::keep_history(shared.clone(), commands.downgrade(), history, shutdown.clone()));
+        }
+        let run = writer::run(writer, queue, shutdown.clone());
+        let (closing, stopping) = (readers.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            stopping.cancelled().await;
+            closing.close();
+        });
+        tasks.spawn(run);
+        tasks.close();
+        let room = Arc::new(Semaphore::new((queue_bytes / ROOM_UNIT).max(1)));
+        Ok(Arc::new(Self { shared, readers, commands, room, tasks, shutdown, path: path.to_owned() }))
+    }
+
+    /// Returns when the store has stopped and its files are closed.
+    pub async fn closed(&self) {
+        self.shared.stopped.cancelled().await;
+        self.tasks.wait().await;
+    }
+
+    /// Returns when the disk has failed: the store does not answer writes any more and the process should end.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// History before this revision is gone.
+    pub fn compacted(&self) -> Revision {
+        Revision(self.shared.compacted())
+    }
+
+    /// As [`Store::compact`], and returns when the rows are gone from the database.
+    pub async fn compact_physical(&self, revision: Revision) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Compact { revision, wait: true, keep_quiet: false, reply }).await
+    }
+
+    /// Writes the database anew without its free pages. Writes wait meanwhile.
+    pub async fn defragment(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Defragment { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn range_at(&self, range: &KeyRange, options: &RangeOptions, at: i64) -> Result<RangeResult, StoreError> {
+        let revision = if options.revision.0 > 0 { options.revision } else { Revision(at) };
+        let lost = self.shared.touches_lost(range);
+        if options.revision.0 > 0 {
+            self.shared.check_revision(revision, at, lost)?;
+        }
+        let read = {
+            let (shared, range, options) = (self.shared.clone(), range.clone(), options.clone());
+            self.readers.read(move |conn: &Connection| {
+                let view = View { conn, ephemeral: &shared.ephemeral, bound: last_id(revision.0) };
+                let known = |range: &KeyRange| shared.known_count(revision.0, range);
+                apply::read_range(&view, &range, &options, Revision(at), known)
+            })
+        };
+        let result = read.await?;
+        // Looked at after the read: rows are deleted only after this number has been raised. The newest state, on the
+        // other hand, was complete when this process started.
+        let oldest = if options.revision.0 > 0 { self.shared.oldest(lost) } else { self.shared.compacted() };
+        if revision.0 < oldest {
+            return Err(StoreError::Compacted { compact_revision: Revision(oldest) });
+        }
+        if result.more
+            && let Some(last) = result.kvs.last()
+        {
+            self.shared.remember_count(revision.0, range, &last.key, result.count - result.kvs.len() as u64);
+        }
+        Ok(result)
+    }
+}
+
+fn open_writer(path: &Path, options: SqliteOptions) -> Result<Writer, StoreError> {
+    let opened = schema::open(path, &options)?;
+    let state = recover::recover(&opened.conn, path, &options.ephemeral_prefixes)?;
+    tracing::info!(path = %path.display(), revision = state.revision, "opened the database");
+    let shared = Shared::new(options, state.ephemeral, state.leases, state.revision, state.compacted);
+    Ok(Writer {
+        conn: opened.conn,
+        shared: Arc::new(shared),
+        revision: state.revision,
+        ceiling: state.revision,
+        compaction: compact::Compaction::resume(state.compacted, state.cursor),
+        lock: opened.lock,
+    })
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
+        loop {
+            let at = self.shared.current();
+            match self.range_at(&range, &options, at).await {
+                // The newest state was compacted while it was read: there is a newer one.
+                Err(StoreError::Compacted { .. }) if options.revision.0 <= 0 => continue,
+                result => return result,
+            }
+        }
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        check::check_txn(&txn, &self.shared.options)?;
+        let units = (check::size(&txn) / ROOM_UNIT + 1).min((self.shared.options.queue_bytes / ROOM_UNIT).max(1));
+        let room = self.room.clone().acquire_many_owned(units as u32).await.map_err(|_| StoreError::Stopped)?;
+        self.ask(|reply| Command::Txn(TxnCommand { txn, reply, _room: room })).await
+    }
+
+    async fn watch(&self, range: KeyRange, options: WatchOptions) -> Result<Watch, StoreError> {
+        if self.shutdown.is_cancelled() {
+            return Err(StoreError::Stopped);
+        }
+        // One place of the queue is kept for the word that the watcher was too slow.
+        let (sender, messages) = mpsc::channel::<WatchMessage>(self.shared.options.watch_queue_len.max(1) + 1);
+        let seen = (options.start.0 > 0).then_some(Revision(options.start.0 - 1));
+        match self.shared.hub.attach(&range, options.prev_kv, options.start, seen, sender) {
+            Attach::Done(revision) => Ok(Watch { messages, revision }),
+            Attach::Behind(revision, sender) => {
+                let (shared, readers) = (self.shared.clone(), self.readers.clone());
+                self.tasks.spawn(history::catch_up(shared, readers, range, options, sender, self.shutdown.clone()));
+                Ok(Watch { messages, revision })
+            }
+        }
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision(self.shared.current()))
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Compact { revision, wait: false, keep_quiet: false, reply }).await
+    }
+
+    async fn request_progress(&self) -> Result<(), StoreError> {
+        self.shared.hub.progress();
+        Ok(())
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseStatus, StoreError> {
+        self.shared.leases.grant(id, ttl)
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Revoke { id, due_only: false, reply }).await.map(|_| ())
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
+        self.shared.leases.keep_alive(id)
+    }
+
+    async fn lease_status(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
+        Ok(self.shared.leases.status(id, keys))
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, StoreError> {
+        Ok(self.shared.leases.list())
+    }
+
+    async fn size(&self) -> Result<(u64, u64), StoreError> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        self.readers
+            .read(move |conn| {
+                let pragma = |name: &str| {
+                    conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                        .map(|number| number.max(0) as u64)
+                        .map_err(schema::sql("read the size of the database"))
+                };
+                let page = pragma("page_size")?;
+                let (pages, free) = (pragma("page_count")?, pragma("freelist_count")?);
+                // Without a log there is nothing to add.
+                let log = std::fs::metadata(&log).map_or(0, |log| log.len());
+                Ok((pages * page + log, (pages - free.min(pages)) * page))
+            })
+            .await
+    }
+}

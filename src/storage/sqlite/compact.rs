@@ -1,0 +1,247 @@
+//! Forgetting history, a bounded step at a time.
+//!
+//! Each row names the one that it superseded. So to compact to revision C the writer only walks over the rows written
+//! since the last compaction, up to C, and deletes their predecessors, and deletions older than C themselves. Reads
+//! and watches below C are refused from the moment that C is announced, before the first row goes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use base::Shutdown;
+
+use super::rows::{blob, last_id, revision_of, row_id};
+use super::schema::{set_meta, sql};
+use super::state::Shared;
+use super::writer::{Command, Writer};
+use crate::store::{Revision, StoreError};
+
+/// Rows looked at in one step.
+const STEP_ROWS: i64 = 500;
+/// Free pages given back to the file system in one step.
+const STEP_PAGES: i64 = 256;
+/// Free pages that are left for new rows.
+const FREE_PAGES_MAX: i64 = 1024;
+const COMPACT: &str = "compact";
+
+/// How far the writer has come.
+pub(super) struct Compaction {
+    /// Everything that was superseded up to here goes, or has gone, from disk.
+    target: i64,
+    /// The first row to look at next.
+    cursor: i64,
+    rows: bool,
+    vacuum: bool,
+    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Compaction {
+    /// Goes on where the last run stopped.
+    pub(super) fn resume(target: i64, cursor: i64) -> Self {
+        Self { target, cursor, rows: cursor > 0 && cursor <= last_id(target), vacuum: false, waiting: Vec::new() }
+    }
+
+    /// Whether a step would find work.
+    pub(super) fn pending(&self) -> bool {
+        self.rows || self.vacuum
+    }
+
+    /// Tells `reply` when the rows are gone.
+    pub(super) fn tell(&mut self, reply: oneshot::Sender<Result<(), StoreError>>) {
+        if self.rows {
+            self.waiting.push(reply);
+        } else {
+            // A caller that has gone does not want to know.
+            drop(reply.send(Ok(())));
+        }
+    }
+
+    /// Leaves the rest to the next compaction and lets those who wait try again; says whether there was any.
+    pub(super) fn postpone(&mut self) -> bool {
+        let pending = self.pending();
+        self.rows = false;
+        self.vacuum = false;
+        for reply in self.waiting.drain(..) {
+            drop(reply.send(Err(StoreError::Timeout)));
+        }
+        pending
+    }
+}
+
+/// Announces that history before `revision` is gone.
+pub(super) fn begin(writer: &mut Writer, revision: i64, keep_quiet: bool) -> Result<(), StoreError> {
+    let shared = writer.shared.clone();
+    if revision > writer.revision {
+        return Err(StoreError::FutureRevision);
+    }
+    if revision <= shared.compacted() {
+        return Err(StoreError::Compacted { compact_revision: Revision(shared.compacted()) });
+    }
+    if !keep_quiet || work_on_disk(&writer.conn, writer.compaction.target, revision)? {
+        let cursor = writer.compaction.cursor;
+        writer.transaction(|writer| {
+            set_meta(&writer.conn, "compacted", revision)?;
+            set_meta(&writer.conn, "cursor", cursor.max(1))
+        })?;
+        writer.compaction.target = revision;
+        writer.compaction.cursor = cursor.max(1);
+        writer.compaction.rows = true;
+    }
+    shared.compacted.store(revision, Ordering::Release);
+    shared.ephemeral.compact(revision);
+    Ok(())
+}
+
+fn work_on_disk(conn: &Connection, after: i64, to: i64) -> Result<bool, StoreError> {
+    conn.prepare_cached("SELECT EXISTS(SELECT 1 FROM rev WHERE id > ? AND id <= ? AND (prev <> 0 OR version = 0))")
+        .and_then(|mut statement| statement.query_row((last_id(after), last_id(to)), |row| row.get(0)))
+        .map_err(sql(COMPACT))
+}
+
+/// Does a bounded part of what is left.
+pub(super) fn step(writer: &mut Writer) -> Result<(), StoreError> {
+    if writer.compaction.rows {
+        return step_rows(writer);
+    }
+    if writer.compaction.vacuum {
+        return step_vacuum(writer);
+    }
+    Ok(())
+}
+
+fn step_rows(writer: &mut Writer) -> Result<(), StoreError> {
+    let (target, cursor) = (writer.compaction.target, writer.compaction.cursor);
+    let next = writer.transaction(|writer| {
+        let next = delete_superseded(&writer.conn, cursor, target).map_err(sql(COMPACT))?;
+        set_meta(&writer.conn, "cursor", next.unwrap_or(row_id(target, 0)))?;
+        Ok(next)
+    })?;
+    match next {
+        Some(next) => writer.compaction.cursor = next,
+        None => {
+            // Deletions of the target's own revision are kept for watchers that begin there; the next round takes
+            // them.
+            writer.compaction.cursor = row_id(target, 0);
+            writer.compaction.rows = false;
+            writer.compaction.vacuum = true;
+            for reply in writer.compaction.waiting.drain(..) {
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks at rows from `cursor` on; answers with the next row to look at, `None` at the end.
+fn delete_superseded(conn: &Connection, cursor: i64, target: i64) -> rusqlite::Result<Option<i64>> {
+    let mut look =
+        conn.prepare_cached("SELECT id, version, prev, key FROM rev WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?")?;
+    let mut rows = look.query((cursor, last_id(target), STEP_ROWS))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, version, prev): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        found.push((id, prev, if version == 0 { Some(blob(row, 3)?) } else { None }));
+    }
+    drop(rows);
+    let mut delete = conn.prepare_cached("DELETE FROM rev WHERE id = ?")?;
+    let mut forget = conn.prepare_cached("DELETE FROM live WHERE key = ? AND id = ?")?;
+    for (id, prev, deleted) in &found {
+        if *prev != 0 {
+            delete.execute([prev])?;
+        }
+        if let Some(key) = deleted
+            && revision_of(*id) < target
+        {
+            delete.execute([id])?;
+            forget.execute((&key[..], id))?;
+        }
+    }
+    let full = found.len() as i64 == STEP_ROWS;
+    Ok(found.last().filter(|_| full).map(|(id, ..)| id + 1))
+}
+
+fn step_vacuum(writer: &mut Writer) -> Result<(), StoreError> {
+    let pragma = |name: &str| writer.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (free, pages) = pragma("freelist_count")
+        .and_then(|free| Ok((free, pragma("page_count")?)))
+        .map_err(sql("look for free pages"))?;
+    // A database whose keys change needs free pages again soon: give back only what is far too much.
+    if free <= FREE_PAGES_MAX.max(pages / 4) {
+        writer.compaction.vacuum = false;
+        return Ok(());
+    }
+    let run = || -> rusqlite::Result<()> {
+        let mut statement = writer.conn.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
+    };
+    run().map_err(sql("give free pages back"))
+}
+
+/// Writes the database anew and folds the log into it.
+pub(super) fn defragment(writer: &mut Writer) -> Result<(), StoreError> {
+    writer
+        .conn
+        .execute_batch("VACUUM")
+        .and_then(|()| writer.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+        .map_err(sql("defragment"))
+}
+
+/// Keeps `history` of the past and compacts what is older; sleeps while nothing is written.
+pub(super) async fn keep_history(
+    shared: Arc<Shared>,
+    commands: mpsc::WeakSender<Command>,
+    history: Duration,
+    shutdown: Shutdown,
+) {
+    let mut revision = shared.revision.subscribe();
+    // When the store was at which revision.
+    let mut marks: VecDeque<(Instant, i64)> = VecDeque::new();
+    let interval = (history / 5).max(Duration::from_secs(1));
+    loop {
+        let wait = async {
+            match marks.front() {
+                None => revision.changed().await.is_ok(),
+                Some(_) => {
+                    tokio::time::sleep(interval).await;
+                    true
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            more = wait => if !more { return },
+        }
+        let now = Instant::now();
+        let current = *revision.borrow_and_update();
+        if marks.back().is_none_or(|(_, marked)| *marked < current) {
+            marks.push_back((now, current));
+        }
+        let mut target = None;
+        while marks.front().is_some_and(|(at, _)| *at + history <= now) {
+            target = marks.pop_front().map(|(_, revision)| revision);
+        }
+        let Some(target) = target.filter(|target| *target > shared.compacted()) else { continue };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Compact { revision: Revision(target), wait: false, keep_quiet: true, reply };
+        let Some(commands) = commands.upgrade() else { return };
+        if commands.send(command).await.is_err() {
+            return;
+        }
+        drop(commands);
+        match answer.await {
+            Ok(Ok(()) | Err(StoreError::Compacted { .. })) => {
+                tracing::debug!(revision = target, "compacted");
+            }
+            Ok(Err(error)) => tracing::warn!(error = %base::chain(&error), "could not compact"),
+            Err(_) => return,
+        }
+    }
+}

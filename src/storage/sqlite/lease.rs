@@ -1,0 +1,204 @@
+//! Leases: which exist, when they end, and which keys end with them.
+//!
+//! A lease is granted and kept alive in memory. It is written to disk with the first durable key that carries it, so
+//! that leases on ephemeral keys cost no disk; after a restart every lease has its whole time again, as with etcd.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::store::{Event, EventKind, LeaseId, LeaseStatus, StoreError};
+
+/// Seconds; etcd's `MaxLeaseTTL`.
+pub const TTL_MAX: i64 = 9_000_000_000;
+/// Seconds; etcd's `minLeaseTTL` with its default election timeout.
+const TTL_MIN: i64 = 2;
+
+/// The leases of one store.
+pub(super) struct Leases {
+    state: Mutex<State>,
+    /// The next expiry may have become earlier.
+    pub changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    leases: HashMap<i64, Lease>,
+    expiries: BTreeSet<(Instant, i64)>,
+}
+
+struct Lease {
+    ttl: i64,
+    expiry: Instant,
+    keys: BTreeSet<Bytes>,
+    persisted: bool,
+}
+
+impl Leases {
+    /// `persisted`: id and TTL of leases on disk. `keys`: lease and key.
+    pub(super) fn new(persisted: Vec<(i64, i64)>, keys: Vec<(i64, Bytes)>) -> Self {
+        let mut state = State::default();
+        for (id, ttl) in persisted {
+            state.insert(id, ttl, true);
+        }
+        for (id, key) in keys {
+            if let Some(lease) = state.leases.get_mut(&id) {
+                lease.keys.insert(key);
+            }
+        }
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    pub(super) fn grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseStatus, StoreError> {
+        if ttl > TTL_MAX {
+            return Err(StoreError::TooLarge);
+        }
+        let ttl = ttl.max(TTL_MIN);
+        let mut state = self.state.lock();
+        let id = if id.0 == 0 { state.free_id() } else { id.0 };
+        if state.leases.contains_key(&id) {
+            return Err(StoreError::LeaseExists);
+        }
+        let earliest = state.insert(id, ttl, false);
+        drop(state);
+        if earliest {
+            self.changed.notify_one();
+        }
+        Ok(LeaseStatus { id: LeaseId(id), granted_ttl: ttl, ttl, keys: Vec::new() })
+    }
+
+    /// Gives the lease its whole time again; answers with that time in seconds.
+    pub(super) fn keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let State { leases, expiries } = &mut *state;
+        let lease = leases.get_mut(&id.0).filter(|lease| lease.expiry > now).ok_or(StoreError::LeaseNotFound)?;
+        expiries.remove(&(lease.expiry, id.0));
+        lease.expiry = expiry(now, lease.ttl);
+        expiries.insert((lease.expiry, id.0));
+        Ok(lease.ttl)
+    }
+
+    pub(super) fn status(&self, id: LeaseId, keys: bool) -> LeaseStatus {
+        let state = self.state.lock();
+        let Some(lease) = state.leases.get(&id.0) else {
+            return LeaseStatus { id, granted_ttl: 0, ttl: -1, keys: Vec::new() };
+        };
+        let left = lease.expiry.saturating_duration_since(Instant::now());
+        LeaseStatus {
+            id,
+            granted_ttl: lease.ttl,
+            ttl: left.as_secs_f64().ceil() as i64,
+            keys: if keys { lease.keys.iter().cloned().collect() } else { Vec::new() },
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<LeaseId> {
+        let mut ids: Vec<_> = self.state.lock().leases.keys().copied().map(LeaseId).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(super) fn exists(&self, id: LeaseId) -> bool {
+        self.state.lock().leases.contains_key(&id.0)
+    }
+
+    /// The TTL of a lease that is not on disk yet.
+    pub(super) fn unpersisted_ttl(&self, id: LeaseId) -> Option<i64> {
+        self.state.lock().leases.get(&id.0).filter(|lease| !lease.persisted).map(|lease| lease.ttl)
+    }
+
+    /// The lease is on disk; called after the commit.
+    pub(super) fn persisted(&self, id: LeaseId) {
+        if let Some(lease) = self.state.lock().leases.get_mut(&id.0) {
+            lease.persisted = true;
+        }
+    }
+
+    /// The keys of a lease that exists; with `due_only`, of one whose time is over.
+    pub(super) fn revocable(&self, id: LeaseId, due_only: bool) -> Option<(Vec<Bytes>, bool)> {
+        let state = self.state.lock();
+        let lease = state.leases.get(&id.0)?;
+        if due_only && lease.expiry > Instant::now() {
+            return None;
+        }
+        Some((lease.keys.iter().cloned().collect(), lease.persisted))
+    }
+
+    /// Forgets a lease; called after the commit.
+    pub(super) fn remove(&self, id: LeaseId) {
+        let mut state = self.state.lock();
+        if let Some(lease) = state.leases.remove(&id.0) {
+            state.expiries.remove(&(lease.expiry, id.0));
+        }
+    }
+
+    /// Notes which keys changed their lease; called after the commit.
+    pub(super) fn apply(&self, events: &[Event]) {
+        let leased = |event: &Event| event.kv.lease.0 != 0 || event.prev.as_ref().is_some_and(|kv| kv.lease.0 != 0);
+        if !events.iter().any(leased) {
+            return;
+        }
+        let mut state = self.state.lock();
+        for event in events {
+            let before = event.prev.as_ref().map_or(0, |kv| kv.lease.0);
+            let after = if event.kind == EventKind::Put { event.kv.lease.0 } else { 0 };
+            if before == after {
+                continue;
+            }
+            if let Some(lease) = state.leases.get_mut(&before) {
+                lease.keys.remove(&event.kv.key);
+            }
+            if let Some(lease) = state.leases.get_mut(&after) {
+                lease.keys.insert(event.kv.key.clone());
+            }
+        }
+    }
+
+    /// When the next lease ends.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.state.lock().expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Up to `limit` leases whose time is over.
+    pub(super) fn due(&self, limit: usize) -> Vec<LeaseId> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        state.expiries.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| LeaseId(*id)).collect()
+    }
+
+    /// Id and TTL of leases that are not on disk, for an orderly stop.
+    pub(super) fn unpersisted(&self) -> Vec<(i64, i64)> {
+        let state = self.state.lock();
+        state.leases.iter().filter(|(_, lease)| !lease.persisted).map(|(id, lease)| (*id, lease.ttl)).collect()
+    }
+}
+
+impl State {
+    /// Says whether it is the first to end.
+    fn insert(&mut self, id: i64, ttl: i64, persisted: bool) -> bool {
+        let expiry = expiry(Instant::now(), ttl);
+        self.leases.insert(id, Lease { ttl, expiry, keys: BTreeSet::new(), persisted });
+        self.expiries.insert((expiry, id));
+        self.expiries.first().is_some_and(|(_, first)| *first == id)
+    }
+
+    fn free_id(&self) -> i64 {
+        loop {
+            let id = rand::random::<i64>() & i64::MAX;
+            if id != 0 && !self.leases.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+fn expiry(now: Instant, ttl: i64) -> Instant {
+    // tokio's timers end after about two years; a lease of a century is looked at again then.
+    let ttl = Duration::from_secs(ttl.clamp(0, TTL_MAX) as u64);
+    now.checked_add(ttl).unwrap_or(now + Duration::from_secs(86_400 * 365))
+}

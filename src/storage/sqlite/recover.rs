@@ -1,0 +1,95 @@
+//! What a start reads back, and what an orderly stop leaves for it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+
+use super::ephemeral::Ephemeral;
+use super::lease::Leases;
+use super::rows::{Row, blob, decode, revision_of};
+use super::schema::{meta, quick_check, set_meta, sql};
+use crate::store::StoreError;
+
+const READ: &str = "read the state of the last run";
+
+/// The state that a start begins with.
+pub(super) struct Recovered {
+    pub revision: i64,
+    pub compacted: i64,
+    /// The first row that compaction has yet to look at.
+    pub cursor: i64,
+    pub ephemeral: Ephemeral,
+    pub leases: Leases,
+}
+
+/// Reads the state of the last run and marks the database as in use.
+pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Result<Recovered, StoreError> {
+    let clean = meta(conn, "clean")?;
+    if clean == Some(0) {
+        tracing::info!("the last run did not stop in order: checking the database");
+        quick_check(conn, path)?;
+    }
+    let newest: Option<i64> = conn.query_row("SELECT max(id) FROM rev", [], |row| row.get(0)).map_err(sql(READ))?;
+    let compacted = meta(conn, "compacted")?.unwrap_or(0);
+    let cursor = meta(conn, "cursor")?.unwrap_or(0);
+    // What was promised to writes in memory counts as used. An empty store is at revision 1, as etcd's.
+    let revision = newest.map_or(0, revision_of).max(meta(conn, "ceiling")?.unwrap_or(0)).max(compacted).max(1);
+
+    let kept = kept_rows(conn)?;
+    let leases = pairs(conn, "SELECT id, ttl FROM lease", |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut keys = pairs(
+        conn,
+        "SELECT r.lease, r.key FROM rev r JOIN live l ON l.key = r.key AND l.id = r.id WHERE r.lease <> 0",
+        |row| Ok((row.get(0)?, blob(row, 1)?)),
+    )?;
+    let floor = if clean.is_some() { revision } else { 0 };
+    let ephemeral = Ephemeral::new(prefixes, floor, kept);
+    keys.extend(ephemeral.leased());
+    let in_use = || {
+        conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM ephemeral;").map_err(sql("mark the database as in use"))?;
+        set_meta(conn, "clean", 0)?;
+        conn.execute_batch("COMMIT").map_err(sql("mark the database as in use"))
+    };
+    in_use()?;
+    Ok(Recovered { revision, compacted, cursor, ephemeral, leases: Leases::new(leases, keys) })
+}
+
+fn kept_rows(conn: &Connection) -> Result<Vec<Row>, StoreError> {
+    let mut statement = conn
+        .prepare("SELECT id, key, create_rev, version, lease, 0, value FROM ephemeral ORDER BY id")
+        .map_err(sql(READ))?;
+    let mut rows = statement.query([]).map_err(sql(READ))?;
+    let mut kept = Vec::new();
+    while let Some(row) = rows.next().map_err(sql(READ))? {
+        kept.push(decode(row)?);
+    }
+    Ok(kept)
+}
+
+fn pairs<T>(
+    conn: &Connection,
+    text: &str,
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = conn.prepare(text).map_err(sql(READ))?;
+    let rows = statement.query_map([], read).map_err(sql(READ))?;
+    rows.collect::<Result<_, _>>().map_err(sql(READ))
+}
+
+/// Writes keys and leases that were in memory only, within the caller's transaction.
+pub(super) fn save(conn: &Connection, rows: &[Row], leases: &[(i64, i64)]) -> Result<(), StoreError> {
+    let step = "write what was in memory";
+    let mut statement = conn
+        .prepare("INSERT INTO ephemeral(key, id, create_rev, version, lease, value) VALUES(?, ?, ?, ?, ?, ?)")
+        .map_err(sql(step))?;
+    for Row { id, kv, .. } in rows {
+        let (key, value): (&[u8], &[u8]) = (&kv.key, &kv.value);
+        statement.execute((key, id, kv.create_revision.0, kv.version, kv.lease.0, value)).map_err(sql(step))?;
+    }
+    let mut statement = conn.prepare("INSERT OR IGNORE INTO lease(id, ttl) VALUES(?, ?)").map_err(sql(step))?;
+    for lease in leases {
+        statement.execute(*lease).map_err(sql(step))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,456 @@
+//! The behaviour that every engine of the store must show, run against the SQLite engine.
+
+use std::sync::Arc;
+
+use base::Shutdown;
+use bytes::Bytes;
+use storage::{
+    Compare, CompareResult, CompareTarget, EventKind, KeyRange, LeaseId, Op, OpResult, Put, RangeOptions, RangeResult,
+    Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, TxnResult, Watch, WatchMessage, WatchOptions,
+};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    shutdown: Shutdown,
+    store: Arc<SqliteStore>,
+}
+
+fn options() -> SqliteOptions {
+    SqliteOptions { ephemeral_prefixes: vec!["/e/".into()], history: None, ..SqliteOptions::default() }
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::with(options()).await
+    }
+
+    async fn with(options: SqliteOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::new();
+        let store = SqliteStore::open(&dir.path().join("db"), options, shutdown.clone()).await.unwrap();
+        Self { dir, shutdown, store }
+    }
+
+    async fn restart(self) -> Self {
+        self.shutdown.cancel();
+        self.store.closed().await;
+        drop(self.store);
+        let shutdown = Shutdown::new();
+        let store = SqliteStore::open(&self.dir.path().join("db"), options(), shutdown.clone()).await.unwrap();
+        Self { dir: self.dir, shutdown, store }
+    }
+
+    async fn put(&self, key: &str, value: &str) -> i64 {
+        self.txn(vec![put(key, value)]).await.revision.0
+    }
+
+    async fn delete(&self, range: KeyRange) -> u64 {
+        match self.txn(vec![Op::Delete { range, prev_kv: false }]).await.results.remove(0) {
+            OpResult::Delete { deleted, .. } => deleted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn txn(&self, success: Vec<Op>) -> TxnResult {
+        self.store.txn(Txn { success, ..Txn::default() }).await.unwrap()
+    }
+
+    async fn refused(&self, success: Vec<Op>) -> StoreError {
+        self.store.txn(Txn { success, ..Txn::default() }).await.unwrap_err()
+    }
+
+    async fn range(&self, prefix: &str, revision: i64, limit: usize) -> Result<RangeResult, StoreError> {
+        let options = RangeOptions { revision: Revision(revision), limit, ..RangeOptions::default() };
+        self.store.range(KeyRange::prefix(prefix.to_owned()), options).await
+    }
+
+    async fn list(&self, prefix: &str, revision: i64) -> String {
+        show(&self.range(prefix, revision, 0).await.unwrap())
+    }
+
+    async fn watch(&self, prefix: &str, start: i64) -> Watch {
+        let options = WatchOptions { start: Revision(start), prev_kv: true };
+        self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap()
+    }
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn show(result: &RangeResult) -> String {
+    result.kvs.iter().map(|kv| format!("{}={}", text(&kv.key), text(&kv.value))).collect::<Vec<_>>().join(" ")
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put(Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() })
+}
+
+fn leased(key: &str, lease: LeaseId) -> Op {
+    Op::Put(Put { key: key.to_owned().into(), value: "v".into(), lease, ..Put::default() })
+}
+
+/// The next message as text: `revision:+key=value(previous)` or `-key(previous)`.
+async fn next(watch: &mut Watch) -> String {
+    match watch.messages.recv().await {
+        None => "end".to_owned(),
+        Some(WatchMessage::Progress(revision)) => format!("progress {}", revision.0),
+        Some(WatchMessage::Compacted(revision)) => format!("compacted {}", revision.0),
+        Some(WatchMessage::Lagged) => "lagged".to_owned(),
+        Some(WatchMessage::Events { revision, events }) => {
+            let events: Vec<_> = events
+                .iter()
+                .map(|event| {
+                    let prev = event.prev.as_ref().map(|kv| format!("({})", text(&kv.value))).unwrap_or_default();
+                    match event.kind {
+                        EventKind::Put => format!("+{}={}{prev}", text(&event.kv.key), text(&event.kv.value)),
+                        EventKind::Delete => format!("-{}{prev}", text(&event.kv.key)),
+                    }
+                })
+                .collect();
+            format!("{}:{}", revision.0, events.join(","))
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_have_revisions_and_versions() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.store.revision().await.unwrap(), Revision(1));
+    for prefix in ["/d/", "/e/"] {
+        let key = format!("{prefix}a");
+        let created = bench.put(&key, "1").await;
+        let changed = bench.put(&key, "2").await;
+        assert_eq!(changed, created + 1);
+        let kv = bench.range(&key, 0, 0).await.unwrap().kvs.remove(0);
+        assert_eq!((kv.create_revision.0, kv.mod_revision.0, kv.version), (created, changed, 2));
+        assert_eq!(bench.delete(KeyRange::key(key.clone())).await, 1);
+        assert_eq!(bench.delete(KeyRange::key(key.clone())).await, 0);
+        bench.put(&key, "3").await;
+        let kv = bench.range(&key, 0, 0).await.unwrap().kvs.remove(0);
+        assert_eq!((kv.create_revision.0, kv.version), (changed + 2, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_past_can_be_read() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await; // 2
+    bench.put("/e/a", "2").await; // 3
+    bench.txn(vec![put("/d/a", "3"), put("/e/a", "4"), put("/d/b", "5")]).await; // 4
+    bench.delete(KeyRange::prefix("/")).await; // 5
+    bench.put("/d/a", "6").await; // 6
+    let check = |revision: i64, wanted: &'static str| {
+        let bench = &bench;
+        async move {
+            assert_eq!(bench.list("/", revision).await, wanted, "{revision}");
+            let count = RangeOptions { revision: Revision(revision), count_only: true, ..RangeOptions::default() };
+            let counted = bench.store.range(KeyRange::prefix("/"), count).await.unwrap();
+            assert_eq!(counted.count as usize, wanted.split_whitespace().count(), "{revision}");
+        }
+    };
+    check(1, "").await;
+    check(2, "/d/a=1").await;
+    check(3, "/d/a=1 /e/a=2").await;
+    check(4, "/d/a=3 /d/b=5 /e/a=4").await;
+    check(5, "").await;
+    check(6, "/d/a=6").await;
+    check(0, "/d/a=6").await;
+    assert!(matches!(bench.range("/", 7, 0).await, Err(StoreError::FutureRevision)));
+}
+
+#[tokio::test]
+async fn pages_count_what_is_left() {
+    let bench = Bench::new().await;
+    for n in 0..10 {
+        bench.put(&format!("/d/{n}"), "v").await;
+    }
+    bench.put("/e/x", "v").await;
+    let first = bench.range("/", 0, 4).await.unwrap();
+    assert_eq!((first.kvs.len(), first.count, first.more), (4, 11, true));
+    bench.put("/d/5a", "later").await;
+    bench.delete(KeyRange::key("/d/9")).await;
+    let rest = KeyRange { start: "/d/3\0".into(), end: KeyRange::prefix("/").end };
+    let options = RangeOptions { revision: first.revision, limit: 4, ..RangeOptions::default() };
+    let second = bench.store.range(rest, options).await.unwrap();
+    assert_eq!((second.count, second.more), (7, true));
+    assert_eq!(show(&second), "/d/4=v /d/5=v /d/6=v /d/7=v");
+    let whole = RangeOptions { keys_only: true, ..RangeOptions::default() };
+    let keys = bench.store.range(KeyRange::prefix("/d/"), whole).await.unwrap();
+    assert!(keys.count == 10 && !keys.more && keys.kvs.iter().all(|kv| kv.value.is_empty()));
+    let empty = bench.store.range(KeyRange { start: "/z".into(), end: Some("/a".into()) }, RangeOptions::default());
+    assert_eq!(empty.await.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn transactions_compare_and_choose() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await;
+    let check = |target: CompareTarget, result: CompareResult, key: &'static str, wanted: bool| {
+        let bench = &bench;
+        async move {
+            let compare = Compare { range: KeyRange::key(key), target: target.clone(), result };
+            let txn = Txn { compare: vec![compare], ..Txn::default() };
+            assert_eq!(bench.store.txn(txn).await.unwrap().succeeded, wanted, "{key} {result:?} {target:?}");
+        }
+    };
+    use CompareResult::{Equal, Greater, Less, NotEqual};
+    check(CompareTarget::Mod(Revision(2)), Equal, "/d/a", true).await;
+    check(CompareTarget::Mod(Revision(0)), Equal, "/d/none", true).await;
+    check(CompareTarget::Mod(Revision(1)), Greater, "/d/a", true).await;
+    check(CompareTarget::Create(Revision(2)), NotEqual, "/d/a", false).await;
+    check(CompareTarget::Version(2), Less, "/d/a", true).await;
+    check(CompareTarget::Value("1".into()), Equal, "/d/a", true).await;
+    check(CompareTarget::Value("".into()), Equal, "/d/none", false).await;
+    check(CompareTarget::Value("x".into()), NotEqual, "/d/none", false).await;
+    check(CompareTarget::Lease(LeaseId(0)), Equal, "/d/a", true).await;
+    let all = Compare { range: KeyRange::prefix("/d/"), target: CompareTarget::Version(1), result: Equal };
+    bench.put("/d/b", "1").await;
+    let one = || Txn { compare: vec![all.clone()], success: vec![put("/d/b", "2")], ..Txn::default() };
+    assert!(bench.store.txn(one()).await.unwrap().succeeded);
+    assert!(!bench.store.txn(one()).await.unwrap().succeeded);
+}
+
+#[tokio::test]
+async fn transactions_are_one_revision_and_all_or_nothing() {
+    let bench = Bench::new().await;
+    let mut watch = bench.watch("/", 0).await;
+    let inner = Txn {
+        compare: vec![Compare {
+            range: KeyRange::key("/d/a"),
+            target: CompareTarget::Version(1),
+            result: CompareResult::Equal,
+        }],
+        success: vec![put("/d/b", "2")],
+        failure: vec![put("/d/c", "3")],
+    };
+    let read = Op::Range { range: KeyRange::prefix("/"), options: RangeOptions::default() };
+    let result = bench.txn(vec![put("/d/a", "1"), put("/e/a", "1"), Op::Txn(Box::new(inner)), read]).await;
+    assert_eq!(result.revision, Revision(2));
+    match &result.results[3] {
+        OpResult::Range(range) => assert_eq!(show(range), "/d/a=1 /d/b=2 /e/a=1"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(next(&mut watch).await, "2:+/d/a=1,+/e/a=1,+/d/b=2");
+
+    let missing = Op::Put(Put { key: "/d/none".into(), ignore_value: true, ..Put::default() });
+    let error = bench.refused(vec![put("/d/a", "9"), put("/e/a", "9"), missing]).await;
+    assert!(matches!(error, StoreError::KeyNotFound));
+    assert_eq!(bench.list("/", 0).await, "/d/a=1 /d/b=2 /e/a=1");
+    assert_eq!(bench.put("/d/z", "1").await, 3);
+    let none = bench.txn(vec![Op::Delete { range: KeyRange::key("/none"), prev_kv: true }]).await;
+    assert_eq!(none.revision, Revision(3));
+    assert!(matches!(bench.refused(vec![leased("/d/a", LeaseId(7))]).await, StoreError::LeaseNotFound));
+}
+
+#[tokio::test]
+async fn concurrent_writers_get_a_revision_each() {
+    let bench = Bench::new().await;
+    let mut watch = bench.watch("/", 0).await;
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            let store = bench.store.clone();
+            tokio::spawn(async move {
+                let ops = vec![put(&format!("/d/{n}"), "v")];
+                // Every tenth is refused and must not spoil its batch.
+                let ops = if n % 10 == 0 { vec![ops[0].clone(), leased("/d/x", LeaseId(5))] } else { ops };
+                store.txn(Txn { success: ops, ..Txn::default() }).await.map(|result| result.revision.0)
+            })
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for task in tasks {
+        revisions.extend(task.await.unwrap().ok());
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, (2..182).collect::<Vec<_>>());
+    for revision in 2..182 {
+        assert!(next(&mut watch).await.starts_with(&format!("{revision}:+/d/")));
+    }
+    assert_eq!(bench.range("/d/", 0, 0).await.unwrap().count, 180);
+}
+
+#[tokio::test]
+async fn watches_begin_anywhere_without_gap_or_repeat() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await; // 2
+    bench.put("/e/a", "2").await; // 3
+    bench.txn(vec![put("/d/a", "3"), put("/x", "3"), put("/e/a", "4")]).await; // 4
+    bench.delete(KeyRange::prefix("/d/")).await; // 5
+    let mut all = bench.watch("/", 2).await;
+    let mut durable = bench.watch("/d/", 3).await;
+    let mut future = bench.watch("/", 7).await;
+    bench.put("/d/a", "5").await; // 6
+    bench.put("/d/b", "6").await; // 7
+    assert_eq!(next(&mut all).await, "2:+/d/a=1");
+    assert_eq!(next(&mut all).await, "3:+/e/a=2");
+    assert_eq!(next(&mut all).await, "4:+/d/a=3(1),+/x=3,+/e/a=4(2)");
+    assert_eq!(next(&mut all).await, "5:-/d/a(3)");
+    assert_eq!(next(&mut all).await, "6:+/d/a=5");
+    assert_eq!(next(&mut durable).await, "4:+/d/a=3(1)");
+    assert_eq!(next(&mut durable).await, "5:-/d/a(3)");
+    assert_eq!(next(&mut durable).await, "6:+/d/a=5");
+    assert_eq!(next(&mut future).await, "7:+/d/b=6");
+    bench.put("/z", "7").await;
+    assert_eq!(next(&mut durable).await, "7:+/d/b=6");
+    bench.store.request_progress().await.unwrap();
+    assert_eq!(next(&mut durable).await, "progress 8");
+}
+
+#[tokio::test]
+async fn slow_watches_end_lagged() {
+    let bench = Bench::with(SqliteOptions { watch_queue_len: 4, ..options() }).await;
+    let mut watch = bench.watch("/", 0).await;
+    for n in 0..10 {
+        bench.put("/d/a", &n.to_string()).await;
+    }
+    for n in 0..4 {
+        assert!(next(&mut watch).await.starts_with(&format!("{}:", n + 2)));
+    }
+    assert_eq!(next(&mut watch).await, "lagged");
+    assert_eq!(next(&mut watch).await, "end");
+    // A watch that reads history is waited for instead.
+    let mut history = bench.watch("/", 2).await;
+    for n in 0..10 {
+        assert!(next(&mut history).await.starts_with(&format!("{}:", n + 2)));
+    }
+}
+
+#[tokio::test]
+async fn compaction_forgets_the_past_only() {
+    let bench = Bench::new().await;
+    for prefix in ["/d/", "/e/"] {
+        for n in 0..5 {
+            bench.put(&format!("{prefix}a"), &n.to_string()).await; // 2..6, 9..13
+        }
+        bench.put(&format!("{prefix}b"), "b").await; // 7, 14
+        bench.delete(KeyRange::key(format!("{prefix}b"))).await; // 8, 15
+    }
+    let before = bench.list("/", 11).await;
+    bench.store.compact_physical(Revision(8)).await.unwrap();
+    assert!(matches!(bench.range("/", 7, 0).await, Err(StoreError::Compacted { compact_revision: Revision(8) })));
+    assert_eq!(bench.list("/", 8).await, "/d/a=4");
+    assert_eq!(bench.list("/", 11).await, before);
+    let mut watch = bench.watch("/", 7).await;
+    assert_eq!(next(&mut watch).await, "compacted 8");
+    assert_eq!(next(&mut watch).await, "end");
+    let mut watch = bench.watch("/", 8).await;
+    assert_eq!(next(&mut watch).await, "8:-/d/b");
+    assert!(matches!(bench.store.compact(Revision(8)).await, Err(StoreError::Compacted { .. })));
+    assert!(matches!(bench.store.compact(Revision(99)).await, Err(StoreError::FutureRevision)));
+    bench.put("/d/a", "5").await; // 16
+    bench.store.compact_physical(Revision(16)).await.unwrap();
+    assert_eq!(bench.list("/", 0).await, "/d/a=5 /e/a=4");
+    let bench = bench.restart().await;
+    assert_eq!(bench.list("/", 0).await, "/d/a=5 /e/a=4");
+    assert!(matches!(bench.range("/d", 15, 0).await, Err(StoreError::Compacted { .. })));
+    assert_eq!(bench.put("/d/b", "again").await, 17);
+}
+
+#[tokio::test]
+async fn an_orderly_stop_keeps_everything() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await;
+    bench.put("/e/a", "2").await;
+    let lease = bench.store.lease_grant(LeaseId(0), 600).await.unwrap().id;
+    bench.txn(vec![leased("/e/l", lease), leased("/d/l", lease)]).await;
+    let mut watch = bench.watch("/", 0).await;
+    let bench = bench.restart().await;
+    assert_eq!(next(&mut watch).await, "end");
+    assert_eq!(bench.list("/", 0).await, "/d/a=1 /d/l=v /e/a=2 /e/l=v");
+    let status = bench.store.lease_status(lease, true).await.unwrap();
+    assert_eq!((status.granted_ttl, status.keys.len()), (600, 2));
+    let kv = bench.range("/e/a", 0, 0).await.unwrap().kvs.remove(0);
+    assert_eq!((kv.mod_revision.0, kv.version), (3, 1));
+    assert_eq!(bench.put("/e/a", "3").await, 5);
+    // History of memory ends with the process; that of the disk does not.
+    let mut lost = bench.watch("/", 3).await;
+    assert_eq!(next(&mut lost).await, "compacted 4");
+    let mut kept = bench.watch("/d/", 2).await;
+    assert_eq!(next(&mut kept).await, "2:+/d/a=1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_take_their_keys_along() {
+    let bench = Bench::new().await;
+    let mut watch = bench.watch("/", 0).await;
+    let lease = bench.store.lease_grant(LeaseId(42), 10).await.unwrap();
+    assert_eq!((lease.id, lease.ttl), (LeaseId(42), 10));
+    assert!(matches!(bench.store.lease_grant(LeaseId(42), 10).await, Err(StoreError::LeaseExists)));
+    bench.txn(vec![leased("/d/a", lease.id), leased("/e/a", lease.id), leased("/d/b", lease.id)]).await; // 2
+    bench.put("/d/b", "free").await; // 3
+    next(&mut watch).await;
+    next(&mut watch).await;
+    tokio::time::advance(std::time::Duration::from_secs(8)).await;
+    assert_eq!(bench.store.lease_status(lease.id, true).await.unwrap().ttl, 2);
+    assert_eq!(bench.store.lease_keep_alive(lease.id).await.unwrap(), 10);
+    tokio::time::advance(std::time::Duration::from_secs(8)).await;
+    assert_eq!(bench.store.lease_status(lease.id, true).await.unwrap().keys.len(), 2);
+    assert_eq!(next(&mut watch).await, "4:-/d/a(v),-/e/a(v)");
+    assert_eq!(bench.store.lease_status(lease.id, false).await.unwrap().ttl, -1);
+    assert!(matches!(bench.store.lease_keep_alive(lease.id).await, Err(StoreError::LeaseNotFound)));
+    assert_eq!(bench.list("/", 0).await, "/d/b=free");
+
+    let other = bench.store.lease_grant(LeaseId(0), 100).await.unwrap().id;
+    bench.txn(vec![leased("/d/c", other)]).await;
+    assert_eq!(bench.store.leases().await.unwrap(), [other]);
+    bench.store.lease_revoke(other).await.unwrap();
+    assert!(matches!(bench.store.lease_revoke(other).await, Err(StoreError::LeaseNotFound)));
+    assert_eq!(bench.list("/", 0).await, "/d/b=free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_is_kept_for_its_time() {
+    let bench = Bench::with(SqliteOptions { history: Some(std::time::Duration::from_secs(300)), ..options() }).await;
+    bench.put("/d/a", "1").await;
+    bench.put("/d/a", "2").await;
+    tokio::time::sleep(std::time::Duration::from_secs(120)).await;
+    assert_eq!(bench.store.compacted(), Revision(0));
+    bench.put("/d/a", "3").await;
+    tokio::time::sleep(std::time::Duration::from_secs(280)).await;
+    assert_eq!(bench.store.compacted(), Revision(3));
+    tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+    assert_eq!(bench.store.compacted(), Revision(4));
+    assert_eq!(bench.list("/", 0).await, "/d/a=3");
+}
+
+#[tokio::test]
+async fn writes_in_memory_leave_the_disk_alone() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await;
+    bench.put("/e/a", "1").await;
+    let size = |name: &str| std::fs::metadata(bench.dir.path().join(name)).map(|meta| meta.len()).unwrap_or(0);
+    let before = (size("db"), size("db-wal"));
+    for n in 0..50 {
+        bench.put("/e/a", &n.to_string()).await;
+    }
+    assert_eq!((size("db"), size("db-wal")), before);
+}
+
+#[tokio::test]
+async fn a_stopped_store_says_so() {
+    let bench = Bench::new().await;
+    bench.shutdown.cancel();
+    bench.store.closed().await;
+    assert!(matches!(bench.refused(vec![put("/d/a", "1")]).await, StoreError::Stopped));
+    assert!(matches!(bench.range("/", 0, 0).await, Err(StoreError::Stopped)));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_file_is_said() {
+    let check = |prepare: fn(&std::path::Path), wanted: &'static str| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        prepare(&path);
+        let error = SqliteStore::open(&path, options(), Shutdown::new())
+            .await
+            .err()
+            .map(|error| base::chain(&error).to_string());
+        assert!(error.as_deref().is_some_and(|error| error.contains(wanted)), "{error:?}");
+    };
+    check(|path| std::fs::write(path, vec![b'x'; 9000]).unwrap(), "is not a database of this program").await;
+    check(|path| std::fs::create_dir(path).unwrap(), "cannot use").await;
+    let bench = Bench::new().await;
+    let again = SqliteStore::open(bench.store.path(), options(), Shutdown::new()).await.err().unwrap();
+    assert!(base::chain(&again).to_string().contains("is in use by another process"));
+}
