@@ -1,1 +1,7 @@
-//! net
+//! The node's network: pods' interfaces, and Services as kernel rules.
+//!
+//! Everything that this room puts into the kernel is one bridge with its veth pairs and one nft table, all named after
+//! the instance and removable; nothing runs `ip`, `nft` or `iptables`.
+
+pub mod netns;
+pub mod pods;
