@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{go_json_type, unprocessable};
+use super::{equal, go_json_type, unprocessable};
 use crate::status::Status;
 
 /// Upstream's `maxJSONPatchOperations`.
@@ -154,18 +154,6 @@ fn remove(document: &mut Value, path: &str) -> Result<Value, Inapplicable> {
             if index < items.len() { Ok(items.remove(index)) } else { Err(Inapplicable) }
         }
         _ => Err(Inapplicable),
-    }
-}
-
-/// Equality of JSON, where `1` and `1.0` are the same number.
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| equal(x, y)),
-        (Value::Object(x), Value::Object(y)) => {
-            x.len() == y.len() && x.iter().all(|(k, v)| y.get(k).is_some_and(|w| equal(v, w)))
-        }
-        _ => a == b,
     }
 }
 
