@@ -1,0 +1,58 @@
+# make run: set up this machine and run a server.   make test: set up and run everything that CI runs.
+# Debian's packages are installed when missing; test tools and images are built once into KIT_WORK.
+SHELL := /bin/bash
+KIT_WORK ?= /var/tmp/k8s-kit
+DATA_DIR ?= /var/lib/skiff
+export KIT_WORK
+PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
+TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
+
+.PHONY: run test check bench conformance setup setup-test unit e2e sample build release schema clean
+
+run: setup release ## Builds the release binary and runs a server with its data in DATA_DIR.
+	@echo "kubeconfig: $(DATA_DIR)/admin.kubeconfig"
+	./target-link/release/skiff server --data-dir $(DATA_DIR)
+
+setup:
+	@packaging/setup-debian.sh $(PACKAGES)
+
+setup-test: setup
+	@packaging/setup-debian.sh $(TEST_PACKAGES)
+	e2e/kit/build-tools.sh kubectl tests tools
+	@[ -e $(KIT_WORK)/images/all-images.oci.tar ] || e2e/kit/make-images.sh
+
+build: setup
+	cargo build --bin skiff
+	@packaging/link-target.sh
+
+release: setup
+	cargo build --release --bin skiff
+	@packaging/link-target.sh
+
+check: setup ## Format and lints, warnings are errors.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test: setup-test unit e2e sample ## All that CI runs.
+
+unit: setup
+	cargo test --workspace --exclude e2e
+
+e2e: setup-test build
+	cargo test -p e2e -- --nocapture --test-threads=1
+
+sample: setup-test build ## Conformance tests of every area, listed in e2e/conformance-sample.txt.
+	e2e/conformance.sh sample
+
+conformance: setup-test release ## All conformance tests.
+	e2e/conformance.sh all
+
+bench: setup-test release ## Figures beside a stock Kubernetes in the same run.
+	e2e/kit/build-tools.sh stock
+	e2e/bench.sh
+
+schema: ## Writes the tables of facts about built-in kinds anew from the upstream modules.
+	cargo run -p xtask -- schema
+
+clean:
+	cargo clean

@@ -1,0 +1,319 @@
+//! The command line, the environment and the configuration file, which share one set of names.
+//!
+//! Precedence: flag, `SKIFF_*` variable, configuration file, default. Names are k3s's where the meaning is the same.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// A whole Kubernetes in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "skiff", version, about, args_override_self = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the control plane and, unless switched off, a node.
+    Server(Box<ServerOptions>),
+    /// Works on the node's container images.
+    Image(ImageOptions),
+    /// Tells how the server and its node are.
+    Status(ClientOptions),
+    /// Looks for what would keep this machine from being a node, and names the fix.
+    Check(CheckOptions),
+    /// Prints the administrator's kubeconfig.
+    Kubeconfig(ClientOptions),
+    /// First process of a pod with a shared PID namespace; started by the runtime.
+    #[command(hide = true, name = "pod-init")]
+    PodInit,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerOptions {
+    /// YAML file with the names of these flags as keys.
+    #[arg(long, short = 'c', env = "SKIFF_CONFIG", default_value = "/etc/skiff/config.yaml")]
+    pub config: PathBuf,
+    /// Folder of everything that skiff keeps.
+    #[arg(long, short = 'd', env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+    /// Address that the API server listens on.
+    #[arg(long, env = "SKIFF_BIND_ADDRESS", default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port that the API server listens on.
+    #[arg(long, env = "SKIFF_HTTPS_LISTEN_PORT", default_value_t = 6443)]
+    pub https_listen_port: u16,
+    /// Address that other nodes and pods reach the API server at; the node's address if not given.
+    #[arg(long, env = "SKIFF_ADVERTISE_ADDRESS")]
+    pub advertise_address: Option<IpAddr>,
+    /// More names and addresses for the API server's certificate.
+    #[arg(long, env = "SKIFF_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Writes the administrator's kubeconfig here too.
+    #[arg(long, short = 'o', env = "SKIFF_WRITE_KUBECONFIG")]
+    pub write_kubeconfig: Option<PathBuf>,
+    /// Mode of that file, octal.
+    #[arg(long, env = "SKIFF_WRITE_KUBECONFIG_MODE", default_value = "600", value_parser = parse_mode)]
+    pub write_kubeconfig_mode: u32,
+    /// Range that pods get addresses from.
+    #[arg(long, env = "SKIFF_CLUSTER_CIDR", default_value = "10.42.0.0/16")]
+    pub cluster_cidr: ipnet::Ipv4Net,
+    /// Range that Services get addresses from.
+    #[arg(long, env = "SKIFF_SERVICE_CIDR", default_value = "10.43.0.0/16")]
+    pub service_cidr: ipnet::Ipv4Net,
+    /// Ports that NodePort Services get, first-last.
+    #[arg(long, env = "SKIFF_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = parse_port_range)]
+    pub service_node_port_range: (u16, u16),
+    /// Address of the cluster's DNS; the tenth of the Service range if not given.
+    #[arg(long, env = "SKIFF_CLUSTER_DNS")]
+    pub cluster_dns: Option<std::net::Ipv4Addr>,
+    /// DNS domain of the cluster.
+    #[arg(long, env = "SKIFF_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Name of this node; the host's name if not given.
+    #[arg(long, env = "SKIFF_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node; the one of the default route, or the first global one, if not given.
+    #[arg(long, short = 'i', env = "SKIFF_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels that the node registers with, key=value.
+    #[arg(long, env = "SKIFF_NODE_LABEL", value_delimiter = ',')]
+    pub node_label: Vec<String>,
+    /// Taints that the node registers with, key=value:effect.
+    #[arg(long, env = "SKIFF_NODE_TAINT", value_delimiter = ',')]
+    pub node_taint: Vec<String>,
+    /// Packaged parts not to run: dns.
+    #[arg(long, env = "SKIFF_DISABLE", value_delimiter = ',')]
+    pub disable: Vec<String>,
+    /// Runs no node on this machine.
+    #[arg(long, env = "SKIFF_DISABLE_AGENT")]
+    pub disable_agent: bool,
+    /// Runs no scheduler.
+    #[arg(long, env = "SKIFF_DISABLE_SCHEDULER")]
+    pub disable_scheduler: bool,
+    /// Runs no controllers.
+    #[arg(long, env = "SKIFF_DISABLE_CONTROLLER_MANAGER")]
+    pub disable_controller_manager: bool,
+    /// Routes no Services on this node.
+    #[arg(long, env = "SKIFF_DISABLE_KUBE_PROXY")]
+    pub disable_kube_proxy: bool,
+    /// Socket of a running containerd; without it skiff starts one of its own.
+    #[arg(long, env = "SKIFF_CONTAINERD")]
+    pub containerd: Option<PathBuf>,
+    /// Serves etcd's API on `unix:///path` or `http://address:port`; repeatable.
+    #[arg(long, env = "SKIFF_ETCD_LISTEN", value_delimiter = ',')]
+    pub etcd_listen: Vec<String>,
+    /// Port of the node agent's HTTPS server.
+    #[arg(long, env = "SKIFF_KUBELET_PORT", default_value_t = 10250)]
+    pub kubelet_port: u16,
+    /// Name of the pods' bridge and of the nft table; tells several servers on one machine apart.
+    #[arg(long, env = "SKIFF_BRIDGE", default_value = "skiff0")]
+    pub bridge: String,
+    /// MTU of pods' interfaces.
+    #[arg(long, env = "SKIFF_MTU", default_value_t = 1450)]
+    pub mtu: u32,
+    /// resolv.conf that names the upstream DNS servers.
+    #[arg(long, env = "SKIFF_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+    /// Registries, mirrors and credentials.
+    #[arg(long, env = "SKIFF_PRIVATE_REGISTRY", default_value = "/etc/skiff/registries.yaml")]
+    pub private_registry: PathBuf,
+    /// Most pods on this node.
+    #[arg(long, env = "SKIFF_MAX_PODS", default_value_t = 110)]
+    pub max_pods: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ClientOptions {
+    /// Folder of the server's data.
+    #[arg(long, short = 'd', env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CheckOptions {
+    /// Folder that the server's data is to lie in.
+    #[arg(long, short = 'd', env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+    /// Socket of a running containerd, if one is to be used.
+    #[arg(long, env = "SKIFF_CONTAINERD")]
+    pub containerd: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageOptions {
+    /// Folder of the server's data.
+    #[arg(long, short = 'd', env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff", global = true)]
+    pub data_dir: PathBuf,
+    /// Socket of containerd; the one that the server of the data folder started if not given.
+    #[arg(long, env = "SKIFF_CONTAINERD", global = true)]
+    pub containerd: Option<PathBuf>,
+    /// Registries, mirrors and credentials.
+    #[arg(long, env = "SKIFF_PRIVATE_REGISTRY", default_value = "/etc/skiff/registries.yaml", global = true)]
+    pub private_registry: PathBuf,
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Takes in OCI layouts and `docker save` archives.
+    Import { archives: Vec<PathBuf> },
+    /// Lists images.
+    List,
+    /// Pulls images from their registries.
+    Pull { references: Vec<String> },
+    /// Removes images.
+    Remove { references: Vec<String> },
+}
+
+/// Why the options make no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    #[error("cannot read the configuration file {path}")]
+    Read { path: PathBuf, #[source] source: std::io::Error },
+    #[error("the configuration file {path} is not valid: {why}")]
+    Invalid { path: PathBuf, why: String },
+}
+
+impl Cli {
+    /// Reads arguments (the program's name first), environment and configuration file.
+    pub fn load(arguments: &[String]) -> Result<Self, OptionsError> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        let Some(("server", server)) = matches.subcommand() else {
+            return Ok(Self::from_arg_matches(&matches)?);
+        };
+        let path = server.get_one::<PathBuf>("config").cloned().unwrap_or_default();
+        let given = |id: &str| {
+            matches!(server.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+        };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !given("config") => String::new(),
+            Err(source) => return Err(OptionsError::Read { path, source }),
+        };
+        let mut arguments = arguments.to_vec();
+        arguments.extend(file_arguments(&path, &text, |id| given(id))?);
+        let matches = Self::command().try_get_matches_from(&arguments)?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+}
+
+/// The flags that a configuration file stands for, without those that are `given` otherwise.
+fn file_arguments(
+    path: &Path,
+    text: &str,
+    given: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, OptionsError> {
+    use serde_json::Value;
+    let invalid = |why: String| OptionsError::Invalid { path: path.to_owned(), why };
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let settings: serde_json::Map<String, Value> =
+        serde_saphyr::from_str(text).map_err(|e| invalid(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
+    let command = Cli::command();
+    let Some(server) = command.find_subcommand("server") else { return Ok(Vec::new()) };
+    let mut arguments = Vec::new();
+    for (key, value) in settings {
+        let Some(argument) = server.get_arguments().find(|a| a.get_long() == Some(key.as_str())) else {
+            return Err(invalid(format!("unknown setting {key:?}")));
+        };
+        if given(argument.get_id().as_str()) {
+            continue;
+        }
+        let is_flag = !argument.get_action().takes_values();
+        let scalar = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(yes) => Some(yes.to_string()),
+            _ => None,
+        };
+        match &value {
+            Value::Bool(yes) if is_flag => {
+                if *yes {
+                    arguments.push(format!("--{key}"));
+                }
+            }
+            _ if is_flag => return Err(invalid(format!("{key} must be true or false"))),
+            Value::Array(items) => {
+                for item in items {
+                    let item = scalar(item).ok_or_else(|| invalid(format!("{key} must be a list of plain values")))?;
+                    arguments.push(format!("--{key}={item}"));
+                }
+            }
+            value => {
+                let value = scalar(value).ok_or_else(|| invalid(format!("{key} must be a plain value or a list")))?;
+                arguments.push(format!("--{key}={value}"));
+            }
+        }
+    }
+    Ok(arguments)
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("must be an octal file mode such as 644".to_owned()),
+    }
+}
+
+fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
+    let range = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match range {
+        Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
+        _ => Err("must be two ports such as 30000-32767".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(arguments: &[&str], file: &str) -> Result<ServerOptions, OptionsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, file).unwrap();
+        let mut all = vec!["skiff".to_owned(), "server".to_owned(), format!("--config={}", path.display())];
+        all.extend(arguments.iter().map(|a| (*a).to_owned()));
+        match Cli::load(&all)?.command {
+            Command::Server(options) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_file_sets_what_flags_do_not() {
+        let file = "https-listen-port: 7443\nnode-name: from-file\ntls-san: [a, b]\ndisable-agent: true\n";
+        let options = load(&["--node-name=from-flag"], file).unwrap();
+        assert_eq!(options.https_listen_port, 7443);
+        assert_eq!(options.node_name.as_deref(), Some("from-flag"));
+        assert_eq!(options.tls_san, ["a", "b"]);
+        assert!(options.disable_agent);
+        assert!(!options.disable_scheduler);
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_named() {
+        let why = |file: &str| load(&[], file).unwrap_err().to_string();
+        assert!(why("nod-name: x").contains("unknown setting \"nod-name\""));
+        assert!(why("disable-agent: 3").contains("disable-agent must be true or false"));
+        assert!(why("node-name: {a: b}").contains("node-name must be a plain value or a list"));
+        assert!(why("cluster-cidr: hello").contains("invalid value 'hello'"));
+        assert!(why("a: [").contains("is not valid"));
+    }
+
+    #[test]
+    fn ranges_and_modes_are_checked() {
+        assert_eq!(parse_port_range("30000-32767"), Ok((30000, 32767)));
+        assert!(parse_port_range("5-4").is_err());
+        assert_eq!(parse_mode("644"), Ok(0o644));
+        assert!(parse_mode("9").is_err());
+    }
+}
