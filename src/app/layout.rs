@@ -1,0 +1,114 @@
+//! Where things lie below the data folder.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+/// Paths of one instance.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+    /// For what must not survive a reboot: pinned namespaces, pods' interfaces.
+    run: PathBuf,
+}
+
+impl Layout {
+    /// `instance` tells several servers on one machine apart.
+    pub fn new(data_dir: &Path, instance: &str) -> Self {
+        Self { root: data_dir.to_owned(), run: Path::new("/run/skiff").join(instance) }
+    }
+
+    /// Makes the data folder (for root only) and locks it against a second server until the result is dropped.
+    pub fn lock(&self) -> anyhow::Result<Flock<File>> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .with_context(|| format!("cannot make the data folder {}", self.root.display()))?;
+        let path = self.root.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                bail!("another skiff uses {}: stop it, or choose another --data-dir", self.root.display())
+            }
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.root.join("db/state.db")
+    }
+
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.root.join("admin.kubeconfig")
+    }
+
+    /// YAML that is applied.
+    pub fn manifests(&self) -> PathBuf {
+        self.root.join("manifests")
+    }
+
+    /// Image archives that are taken in at start.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub fn kubelet(&self) -> PathBuf {
+        self.root.join("kubelet")
+    }
+
+    pub fn pod_logs(&self) -> PathBuf {
+        self.root.join("log/pods")
+    }
+
+    /// Root, state and socket of a containerd of our own.
+    pub fn containerd(&self) -> PathBuf {
+        self.root.join("containerd")
+    }
+
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.containerd().join("containerd.sock")
+    }
+
+    pub fn runtime_state(&self) -> PathBuf {
+        self.run.join("runtime")
+    }
+
+    pub fn network_state(&self) -> PathBuf {
+        self.run.join("network")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_server_is_told_that_the_folder_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("data"), "skiff0");
+        let held = layout.lock().unwrap();
+        let error = layout.lock().unwrap_err().to_string();
+        assert!(error.contains("another skiff uses"), "{error}");
+        drop(held);
+        layout.lock().unwrap();
+    }
+}
