@@ -292,7 +292,8 @@ mod tests {
             json!({"name": "a", "namespace": "b", "annotations": {"big": "x".repeat(ANNOTATIONS_BYTES_MAX)}}),
             &["metadata.annotations: Too long: may not be more than 262144 bytes"],
         );
-        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
+        let owner =
+            |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
         check_new(
             json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x"), owner("y"), {"apiVersion": "a/b/c"}]}),
             &[
@@ -307,7 +308,8 @@ mod tests {
 
     #[test]
     fn changes() {
-        let old = object(json!({"name": "a", "uid": "1", "generation": 2, "deletionTimestamp": "t", "resourceVersion": "1"}));
+        let old =
+            object(json!({"name": "a", "uid": "1", "generation": 2, "deletionTimestamp": "t", "resourceVersion": "1"}));
         let new = object(json!({"name": "b", "uid": "1", "generation": 1, "finalizers": ["x/y"]}));
         let errors = validate_object_meta_update(&new, &old, &Path::new("metadata"));
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -25,9 +25,7 @@ pub enum Format {
 /// Why a text is no quantity; the texts are upstream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// More than 36 significant digits are refused too (upstream has no such limit).
     #[error("unable to parse numeric part of quantity")]
@@ -96,11 +94,8 @@ impl Quantity {
         let parts = split(text)?;
         let (base_two, exponent, mut format) = interpret(parts.suffix)?;
         let keep = keeps_text(&parts, base_two, exponent);
-        let (mut mantissa, mut scale) = if base_two {
-            (binary_nanos(&parts, exponent)?, NANO)
-        } else {
-            decimal(&parts, i64::from(exponent))?
-        };
+        let (mut mantissa, mut scale) =
+            if base_two { (binary_nanos(&parts, exponent)?, NANO) } else { decimal(&parts, i64::from(exponent))? };
         if mantissa == 0 {
             scale = 0;
         }
@@ -367,7 +362,8 @@ fn binary_nanos(parts: &Parts<'_>, exponent: i32) -> Result<i128, QuantityError>
     const NANOS: i128 = 1_000_000_000;
     let cap = i128::from(i64::MAX) * NANOS;
     let factor = 1i128 << exponent;
-    let whole = if parts.whole.len() > 19 { i128::MAX } else { parts.whole.parse().map_err(|_| QuantityError::Numeric)? };
+    let whole =
+        if parts.whole.len() > 19 { i128::MAX } else { parts.whole.parse().map_err(|_| QuantityError::Numeric)? };
     let Some(whole_nanos) = whole.checked_mul(factor).and_then(|w| w.checked_mul(NANOS)) else { return Ok(cap) };
     let digits = &parts.fraction[..parts.fraction.len().min(18)];
     let sticky = parts.fraction[digits.len()..].bytes().any(|b| b != b'0');

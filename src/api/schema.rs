@@ -5,6 +5,7 @@
 //! walks [`Type`]s and never asks which kind it sees.
 
 pub mod facts;
+pub mod walk;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,12 +25,40 @@ pub struct TypeId(pub u32);
 pub struct Types {
     defs: Vec<StructDef>,
     by_name: HashMap<Str, TypeId>,
+    /// Whether defaults are found in a struct or what it reaches.
+    has_defaults: Vec<bool>,
 }
 
 impl Types {
-    pub fn new(defs: Vec<StructDef>) -> Self {
+    /// `StructDef::printed` is computed here.
+    pub fn new(mut defs: Vec<StructDef>) -> Self {
+        for def in &mut defs {
+            let printed = def.fields.iter().enumerate().filter(|(_, f)| walk::is_printed(f));
+            def.printed = printed.map(|(i, _)| i as u16).collect();
+        }
         let by_name = defs.iter().enumerate().map(|(i, d)| (d.name.clone(), TypeId(i as u32))).collect();
-        Self { defs, by_name }
+        let has_defaults = vec![false; defs.len()];
+        let mut types = Self { defs, by_name, has_defaults };
+        types.find_defaults();
+        types
+    }
+
+    /// Marks structs until nothing changes: types may reach each other in circles.
+    fn find_defaults(&mut self) {
+        loop {
+            let leads = |f: &Field| f.default.is_some() || walk::leads_to_defaults(self, &f.ty);
+            let unmarked = self.defs.iter().enumerate().filter(|(i, _)| !self.has_defaults[*i]);
+            let found: Vec<usize> = unmarked.filter(|(_, d)| d.fields.iter().any(leads)).map(|(i, _)| i).collect();
+            if found.is_empty() {
+                return;
+            }
+            found.into_iter().for_each(|index| self.has_defaults[index] = true);
+        }
+    }
+
+    /// Whether the schema has defaults in this struct or in what it reaches.
+    pub fn has_defaults(&self, id: TypeId) -> bool {
+        self.has_defaults.get(id.0 as usize).copied().unwrap_or(false)
     }
 
     /// The type with this id. Ids come from this table's own [`Type::Struct`]s and [`Types::id`], so they are in range.
@@ -58,6 +87,8 @@ pub struct StructDef {
     pub atomic: bool,
     /// Members beyond `fields` are kept (`x-kubernetes-preserve-unknown-fields`), else unknown.
     pub preserve_unknown: bool,
+    /// Indexes of the fields whose zero value Go's JSON encoder prints; set by [`Types::new`].
+    pub printed: Vec<u16>,
 }
 
 impl StructDef {
@@ -146,6 +177,8 @@ pub enum Presence {
     OmitZero,
     /// Neither: always printed, `null` for nil pointers, slices and maps.
     Always,
+    /// Kept as it was given, null and zero values too: fields of custom resources, which no Go struct holds.
+    AsGiven,
 }
 
 /// `x-kubernetes-list-type`.

@@ -385,7 +385,8 @@ pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     match (a.filter(filled), b.filter(filled)) {
         (None, None) => true,
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            a.iter().all(|(k, v)| same(Some(v), b.get(k))) && b.keys().all(|k| a.contains_key(k) || same(None, b.get(k)))
+            a.iter().all(|(k, v)| same(Some(v), b.get(k)))
+                && b.keys().all(|k| a.contains_key(k) || same(None, b.get(k)))
         }
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b)))
@@ -543,7 +544,11 @@ mod tests {
             &[("a..b", "(e.g. 'example.com', regex used for validation is '"), ("a_b", "RFC 1123 subdomain")],
         );
         check(|v| dns1035_label(v, false), &["a1"], &[("1a", "start with an alphabetic character")]);
-        check(port_name, &["http", "a-1"], &[("1", "at least one letter"), ("a--b", "consecutive"), ("A", "only alpha")]);
+        check(
+            port_name,
+            &["http", "a-1"],
+            &[("1", "at least one letter"), ("a--b", "consecutive"), ("A", "only alpha")],
+        );
         check(percent, &["1%", "100%"], &[("1", "numeric string"), ("%", "numeric string")]);
         check(config_map_key, &["a.b", "A_b"], &[("", "valid config key"), ("..", "must not be '..'")]);
         check(relaxed_env_var_name, &["a b", "1"], &[("a=b", "printable"), ("", "must be non-empty")]);
@@ -564,8 +569,16 @@ mod tests {
                 (&long, "name part must be no more than 63 bytes"),
             ],
         );
-        check(label_value, &["", "a", "1.0"], &[("a b", "a valid label must be an empty string"), ("-", "valid label")]);
-        let errors = label_selector(Some(&json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), false, &Path::new("s"));
+        check(
+            label_value,
+            &["", "a", "1.0"],
+            &[("a b", "a valid label must be an empty string"), ("-", "valid label")],
+        );
+        let errors = label_selector(
+            Some(&json!({"matchExpressions": [{"key": "a", "operator": "In"}]})),
+            false,
+            &Path::new("s"),
+        );
         assert_eq!(
             errors[0].to_string(),
             "s.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'"

@@ -13,7 +13,10 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// `RequestEntityTooLarge`, an operation that does not apply is `Invalid`.
 pub fn json(document: Value, patch: &Value) -> Result<Value, Status> {
     let undecodable = |what: &Value, go_type: &str| {
-        let text = format!("error decoding patch: json: cannot unmarshal {} into Go value of type {go_type}", go_json_type(what));
+        let text = format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type {go_type}",
+            go_json_type(what)
+        );
         Status::bad_request(text)
     };
     let operations = match patch {

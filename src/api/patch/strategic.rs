@@ -409,9 +409,12 @@ fn without_directives(value: Value) -> Option<Value> {
 
 fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect::<Members>().into()
-        }
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, v)| !v.is_null())
+            .map(|(k, v)| (k, without_nulls(v)))
+            .collect::<Members>()
+            .into(),
         Value::Array(items) => items.into_iter().map(without_nulls).collect(),
         other => other,
     }
@@ -466,9 +469,17 @@ mod tests {
     fn maps_merge_and_nulls_delete() {
         check(j!({"name": "a", "value": 1}), j!({"value": 2}), j!({"name": "a", "value": 2}));
         check(j!({"name": "a", "value": 1}), j!({"value": null, "labels": null}), j!({"name": "a"}));
-        check(j!({"labels": {"a": "1", "b": "2"}}), j!({"labels": {"b": null, "c": "3"}}), j!({"labels": {"a": "1", "c": "3"}}));
+        check(
+            j!({"labels": {"a": "1", "b": "2"}}),
+            j!({"labels": {"b": null, "c": "3"}}),
+            j!({"labels": {"a": "1", "c": "3"}}),
+        );
         check(j!({}), j!({"child": {"name": null, "value": 1}}), j!({"child": {"value": 1}}));
-        check(j!({"child": {"name": "a"}}), j!({"child": {"$patch": "replace", "value": 1}}), j!({"child": {"value": 1}}));
+        check(
+            j!({"child": {"name": "a"}}),
+            j!({"child": {"$patch": "replace", "value": 1}}),
+            j!({"child": {"value": 1}}),
+        );
         check(j!({"child": {"name": "a"}}), j!({"child": {"$patch": "delete"}}), j!({"child": {}}));
         check(j!({"name": "a"}), j!({"$patch": "replace", "value": 1}), j!({"value": 1}));
         check(j!({}), j!({"child": {"$patch": "delete"}}), j!({}));
@@ -538,10 +549,8 @@ mod tests {
             j!({"$setElementOrder/items": order(&["b"]), "items": [{"name": "a", "$patch": "delete"}]}),
             j!({"items": order(&["b"])}),
         );
-        let wrong = run(
-            j!({"items": order(&["a"])}),
-            j!({"$setElementOrder/items": order(&["a"]), "items": [{"name": "z"}]}),
-        );
+        let wrong =
+            run(j!({"items": order(&["a"])}), j!({"$setElementOrder/items": order(&["a"]), "items": [{"name": "z"}]}));
         assert!(wrong.unwrap_err().starts_with("The order in patch list:\n[map[name:z]]\n doesn't match"));
     }
 
@@ -564,7 +573,11 @@ mod tests {
                 j!({"items": [{"value": 1}]}),
                 "map: map[value:1] does not contain declared merge key: name",
             ),
-            (j!({"child": {}}), j!({"child": {"$patch": "merge"}}), "unknown patch type: merge in map: map[$patch:merge]"),
+            (
+                j!({"child": {}}),
+                j!({"child": {"$patch": "merge"}}),
+                "unknown patch type: merge in map: map[$patch:merge]",
+            ),
             (j!({"x": {}}), j!({"x": {}}), "unable to find api field in struct Item for the json field \"x\""),
             (j!({"merging": ["a"]}), j!({"merging": [1]}), "list element types are not identical: [[a] [1]]"),
         ] {

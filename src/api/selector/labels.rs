@@ -532,8 +532,14 @@ mod tests {
             ("x in a", "unable to parse requirement: found 'a' expected: '('"),
             ("x in (a", "unable to parse requirement: found '', expected: ',' or ')'"),
             ("x @ y", "unable to parse requirement: found '@', expected: in, notin, =, ==, !=, gt, lt"),
-            ("x>a", "unable to parse requirement: values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer"),
-            ("a/b/c=d", "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must consist of"),
+            (
+                "x>a",
+                "unable to parse requirement: values[0]: Invalid value: \"a\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
+            (
+                "a/b/c=d",
+                "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must consist of",
+            ),
         ] {
             let found = LabelSelector::parse(text).unwrap_err().0;
             assert!(found.starts_with(error), "{text}: {found}");

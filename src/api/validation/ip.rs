@@ -29,7 +29,11 @@ fn parse_ipv4_sloppy(text: &str) -> Option<Ipv4Addr> {
         if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
+            .ok()?;
     }
     parts.next().is_none().then(|| octets.into())
 }
@@ -200,13 +204,15 @@ pub fn cidr_warnings(path: &Path, value: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     if masked(ip, length) != ip {
         let single = format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
-        let text = format!("{path}: CIDR value {value:?} is ambiguous in this context (should be {net:?} or {single:?}?)");
+        let text =
+            format!("{path}: CIDR value {value:?} is ambiguous in this context (should be {net:?} or {single:?}?)");
         warnings.push(text);
     }
     match strict_prefix(value) {
         Some((exact, _)) if !is_mapped(exact) => {
             if warnings.is_empty() && exact.is_ipv6() && net != value {
-                let text = format!("{path}: IPv6 CIDR value {value:?} should be in RFC 5952 canonical format ({net:?})");
+                let text =
+                    format!("{path}: IPv6 CIDR value {value:?} should be in RFC 5952 canonical format ({net:?})");
                 warnings.push(text);
             }
         }

@@ -1,0 +1,156 @@
+//! The generic codecs over the tables of built-in kinds: upstream's texts and Go's JSON form.
+
+use api::codec::{FieldValidation, MediaType, decode, protobuf};
+use api::schema::Schema;
+use api::{Gvk, Object};
+use serde_json::{Value, json};
+
+fn deployment() -> (Schema, Gvk) {
+    (kinds::facts::schema("io.k8s.api.apps.v1.Deployment").unwrap(), Gvk::new("apps", "v1", "Deployment"))
+}
+
+fn pod() -> (Schema, Gvk) {
+    (kinds::facts::schema("io.k8s.api.core.v1.Pod").unwrap(), Gvk::new("", "v1", "Pod"))
+}
+
+fn refused((schema, gvk): (Schema, Gvk), body: &str, want: &str) {
+    let error = decode(body.as_bytes(), MediaType::Json, &schema, &gvk, FieldValidation::Strict).unwrap_err();
+    assert_eq!((error.code, error.reason, error.message.as_str()), (400, "BadRequest", want));
+}
+
+#[test]
+fn wrong_bodies_get_upstreams_texts() {
+    refused(
+        deployment(),
+        r#"{"spec":{"unknownField":"foo","replicas":2,"replicas":3}}"#,
+        "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
+         unknown field \"spec.unknownField\", duplicate field \"spec.replicas\"",
+    );
+    refused(
+        deployment(),
+        r#"{"spec":{"replicas":"three"}}"#,
+        "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct \
+         field DeploymentSpec.spec.replicas of type int32",
+    );
+    refused(
+        pod(),
+        r#"{"spec":{"containers":[{"image":7,"imagePullPolicy":true}]}}"#,
+        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal number into Go struct field \
+         Container.spec.containers.image of type string",
+    );
+    refused(
+        pod(),
+        r#"{"spec":{"containers":[{"imagePullPolicy":true}]}}"#,
+        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal bool into Go struct field \
+         Container.spec.containers.imagePullPolicy of type v1.PullPolicy",
+    );
+    refused(
+        pod(),
+        r#"{"spec":{"containers":{}}}"#,
+        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal object into Go struct field \
+         PodSpec.spec.containers of type []v1.Container",
+    );
+    refused(
+        pod(),
+        r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#,
+        "Pod in version \"v1\" cannot be handled as a Pod: quantities must match the regular expression \
+         '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+    );
+    refused(
+        pod(),
+        r#"{"apiVersion":"v2","kind":"Pod"}"#,
+        "the API version in the data (v2) does not match the expected API version (v1)",
+    );
+    refused(
+        pod(),
+        "{\"spec\"",
+        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: \
+         unexpected end of JSON input ({\"spec\")",
+    );
+    refused(
+        pod(),
+        "",
+        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: \
+         unexpected end of JSON input (<empty>)",
+    );
+}
+
+#[test]
+fn unknown_fields_are_warned_of_and_dropped() {
+    let (schema, gvk) = pod();
+    let body = br#"{"metadata":{"name":"a","unknownMeta":1},"Spec":{},"spec":{"containers":[{"name":"c","foo":{}}]}}"#;
+    let decoded = decode(body, MediaType::Json, &schema, &gvk, FieldValidation::Warn).unwrap();
+    assert_eq!(
+        decoded.warnings,
+        [
+            "unknown field \"metadata.unknownMeta\"",
+            "unknown field \"Spec\"",
+            "unknown field \"spec.containers[0].foo\""
+        ]
+    );
+    assert_eq!(
+        decoded.object.into_value(),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+               "spec": {"containers": [{"name": "c", "resources": {}}]}, "status": {}})
+    );
+}
+
+#[test]
+fn objects_take_the_form_that_go_prints() {
+    let (schema, gvk) = pod();
+    let body = json!({
+        "metadata": {"labels": {}, "creationTimestamp": null, "deletionTimestamp": "2024-01-02T03:04:05+01:00"},
+        "spec": {"hostNetwork": false, "containers": [{
+            "name": "c", "args": [], "tty": false,
+            "resources": {"limits": {"cpu": "1000m", "memory": 1024}, "requests": {"memory": "1024Mi"}},
+            "ports": [{"containerPort": 80, "hostPort": 0}],
+            "livenessProbe": {"httpGet": {"port": "http"}, "periodSeconds": 0},
+            "env": [{"name": "a", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}],
+        }]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    let decoded = decode(body.to_string().as_bytes(), MediaType::Json, &schema, &gvk, FieldValidation::Strict).unwrap();
+    let want = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"deletionTimestamp": "2024-01-02T02:04:05Z"},
+        "spec": {"containers": [{
+            "name": "c",
+            "resources": {"limits": {"cpu": "1", "memory": "1024"}, "requests": {"memory": "1Gi"}},
+            "ports": [{"containerPort": 80}],
+            "livenessProbe": {"httpGet": {"port": "http"}},
+            "env": [{"name": "a", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}],
+        }]},
+        "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null}]},
+    });
+    assert_eq!(decoded.object.clone().into_value(), want);
+    // The same through protobuf.
+    let body = protobuf::envelope(&gvk, &protobuf::encode(&schema, &decoded.object));
+    let again = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict).unwrap();
+    assert_eq!(again.object.into_value(), want);
+}
+
+#[test]
+fn yaml_is_decoded_as_the_json_it_stands_for() {
+    let (schema, gvk) = deployment();
+    let body = b"kind: Deployment\nspec:\n  replicas: 1\n  replicas: 2\n  paused: yes\n";
+    let decoded = decode(body, MediaType::Yaml, &schema, &gvk, FieldValidation::Warn).unwrap();
+    assert_eq!(decoded.warnings, ["yaml: unmarshal errors:\n  line 4: key \"replicas\" already set in map"]);
+    assert_eq!(decoded.object.get(&["spec", "replicas"]), Some(&Value::from(2)));
+    assert_eq!(decoded.object.get(&["spec", "paused"]), Some(&Value::from(true)));
+    assert_eq!(decoded.object.get(&["spec", "selector"]), Some(&Value::Null));
+}
+
+#[test]
+fn schema_defaults_fill_what_is_absent() {
+    let (schema, _) = pod();
+    let mut object = Object::from_value(json!({"spec": {
+        "containers": [{"ports": [{"containerPort": 1}, {"containerPort": 2, "protocol": "UDP"}]}],
+        "volumes": [{"iscsi": {"lun": 1}}],
+    }}))
+    .unwrap();
+    api::schema::walk::default(&schema, &mut object);
+    let ports = object.get(&["spec", "containers"]).unwrap()[0]["ports"].clone();
+    assert_eq!(ports, json!([{"containerPort": 1, "protocol": "TCP"}, {"containerPort": 2, "protocol": "UDP"}]));
+    assert_eq!(object.get(&["spec", "volumes"]).unwrap()[0]["iscsi"]["iscsiInterface"], "default");
+}
