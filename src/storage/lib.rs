@@ -2,6 +2,7 @@
 //!
 //! Never sees a Kubernetes type: keys and values are bytes.
 
+pub mod etcd_grpc;
 pub mod hub;
 pub mod sqlite;
 pub mod store;

@@ -10,6 +10,7 @@
 //! When the store is idle nothing runs and nothing is written.
 
 mod apply;
+mod backup;
 mod check;
 mod compact;
 mod ephemeral;
@@ -36,6 +37,7 @@ use base::Shutdown;
 
 pub use lease::TTL_MAX;
 pub use options::SqliteOptions;
+pub use recover::Identity;
 pub use schema::OpenError;
 
 use crate::hub::Attach;
@@ -108,6 +110,16 @@ impl SqliteStore {
         &self.path
     }
 
+    /// The numbers that this database keeps for its life.
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// The settings that the store was opened with.
+    pub fn options(&self) -> &SqliteOptions {
+        &self.shared.options
+    }
+
     /// History before this revision is gone.
     pub fn compacted(&self) -> Revision {
         Revision(self.shared.compacted())
@@ -166,15 +178,10 @@ fn open_writer(path: &Path, options: SqliteOptions) -> Result<Writer, StoreError
     let opened = schema::open(path, &options)?;
     let state = recover::recover(&opened.conn, path, &options.ephemeral_prefixes)?;
     tracing::info!(path = %path.display(), revision = state.revision, "opened the database");
-    let shared = Shared::new(options, state.ephemeral, state.leases, state.revision, state.compacted);
-    Ok(Writer {
-        conn: opened.conn,
-        shared: Arc::new(shared),
-        revision: state.revision,
-        ceiling: state.revision,
-        compaction: compact::Compaction::resume(state.compacted, state.cursor),
-        lock: opened.lock,
-    })
+    backup::remove_stale_copies(path);
+    let (revision, compaction) = (state.revision, compact::Compaction::resume(state.compacted, state.cursor));
+    let shared = Arc::new(Shared::new(options, state));
+    Ok(Writer { conn: opened.conn, shared, revision, ceiling: revision, compaction, lock: opened.lock })
 }
 
 #[async_trait]

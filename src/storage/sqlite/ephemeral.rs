@@ -147,8 +147,14 @@ impl Ephemeral {
 
     /// Every key as it is now, for an orderly stop.
     pub(super) fn dump(&self) -> Vec<Row> {
+        self.dump_as_of(i64::MAX)
+    }
+
+    /// Every key as of a row number.
+    pub(super) fn dump_as_of(&self, bound: i64) -> Vec<Row> {
         let state = self.state.read();
-        state.keys.values().filter_map(|versions| versions.back()).filter(|row| row.kv.version > 0).cloned().collect()
+        let rows = state.keys.values().filter_map(|versions| as_of(versions, bound));
+        rows.filter(|row| row.kv.version > 0).cloned().collect()
     }
 
     /// Leases and the keys that carry them.

@@ -21,6 +21,14 @@ pub(super) struct Recovered {
     pub cursor: i64,
     pub ephemeral: Ephemeral,
     pub leases: Leases,
+    pub identity: Identity,
+}
+
+/// Random numbers that a database keeps for its life: what etcd calls the cluster and the member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: u64,
+    pub member: u64,
 }
 
 /// Reads the state of the last run and marks the database as in use.
@@ -46,13 +54,18 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     let floor = if clean.is_some() { revision } else { 0 };
     let ephemeral = Ephemeral::new(prefixes, floor, kept);
     keys.extend(ephemeral.leased());
+    let number = |name| Ok(meta(conn, name)?.unwrap_or_else(|| rand::random::<i64>() & i64::MAX));
+    let (cluster, member) = (number("cluster")?, number("member")?);
     let in_use = || {
         conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM ephemeral;").map_err(sql("mark the database as in use"))?;
         set_meta(conn, "clean", 0)?;
+        set_meta(conn, "cluster", cluster)?;
+        set_meta(conn, "member", member)?;
         conn.execute_batch("COMMIT").map_err(sql("mark the database as in use"))
     };
     in_use()?;
-    Ok(Recovered { revision, compacted, cursor, ephemeral, leases: Leases::new(leases, keys) })
+    let identity = Identity { cluster: cluster as u64, member: member as u64 };
+    Ok(Recovered { revision, compacted, cursor, ephemeral, leases: Leases::new(leases, keys), identity })
 }
 
 fn kept_rows(conn: &Connection) -> Result<Vec<Row>, StoreError> {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::ephemeral::Ephemeral;
 use super::lease::Leases;
 use super::options::SqliteOptions;
+use super::recover::{Identity, Recovered};
 use crate::hub::Hub;
 use crate::store::{KeyRange, Revision, StoreError};
 
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     pub hub: Hub,
     pub ephemeral: Ephemeral,
     pub leases: Leases,
+    pub identity: Identity,
     /// The newest revision that reads may see. Set after the commit, before the watchers are told.
     pub revision: watch::Sender<i64>,
     /// History before this revision is gone. Set before the first row of it is deleted.
@@ -41,20 +43,15 @@ struct Remaining {
 }
 
 impl Shared {
-    pub(super) fn new(
-        options: SqliteOptions,
-        ephemeral: Ephemeral,
-        leases: Leases,
-        revision: i64,
-        compacted: i64,
-    ) -> Self {
+    pub(super) fn new(options: SqliteOptions, state: Recovered) -> Self {
         Self {
             options,
-            hub: Hub::new(Revision(revision)),
-            ephemeral,
-            leases,
-            revision: watch::Sender::new(revision),
-            compacted: AtomicI64::new(compacted),
+            hub: Hub::new(Revision(state.revision)),
+            ephemeral: state.ephemeral,
+            leases: state.leases,
+            identity: state.identity,
+            revision: watch::Sender::new(state.revision),
+            compacted: AtomicI64::new(state.compacted),
             failed: CancellationToken::new(),
             stopped: CancellationToken::new(),
             counts: Mutex::new(VecDeque::new()),

@@ -1,0 +1,65 @@
+//! Maintenance.Snapshot: the bytes of a copy of the database, then their SHA-256, as etcd sends its own.
+//!
+//! The file that `etcdctl snapshot save` writes is an SQLite database with 32 bytes at its end; copied to the place of
+//! the database it is a backup restored.
+
+use std::pin::Pin;
+
+use etcd_client::proto::PbSnapshotResponse;
+use futures::{Stream, StreamExt, stream};
+use sha2::{Digest, Sha256};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tonic::Status;
+
+use super::Service;
+use super::errors::status;
+
+pub(super) type Blobs = Pin<Box<dyn Stream<Item = Result<PbSnapshotResponse, Status>> + Send>>;
+
+/// Bytes in one message (etcd `snapshotSendBufferSize`).
+const BLOB_BYTES: usize = 32 * 1024;
+
+/// What is still to be sent.
+struct Rest {
+    file: File,
+    left: u64,
+    /// Of what was sent; taken with the last message.
+    hash: Option<Sha256>,
+}
+
+pub(super) async fn snapshot(service: &Service) -> Result<Blobs, Status> {
+    let (file, size) = service.store.snapshot().await.map_err(status)?;
+    let rest = Rest { file: File::from_std(file), left: size, hash: Some(Sha256::new()) };
+    let blobs = stream::unfold(rest, |mut rest| async move {
+        let message = rest.next().await.transpose()?;
+        if message.is_err() {
+            rest.hash = None;
+            rest.left = 0;
+        }
+        Some((message, rest))
+    });
+    Ok(blobs.take_until(service.shutdown.clone().cancelled_owned()).boxed())
+}
+
+impl Rest {
+    async fn next(&mut self) -> Result<Option<PbSnapshotResponse>, Status> {
+        let blob = if self.left > 0 {
+            let mut blob = vec![0; BLOB_BYTES.min(usize::try_from(self.left).unwrap_or(BLOB_BYTES))];
+            self.file.read_exact(&mut blob).await.map_err(|error| {
+                tracing::error!(%error, "could not read the copy of the database");
+                Status::unknown(format!("etcdserver: cannot read the snapshot: {error}"))
+            })?;
+            if let Some(hash) = &mut self.hash {
+                hash.update(&blob);
+            }
+            self.left -= blob.len() as u64;
+            blob
+        } else {
+            let Some(hash) = self.hash.take() else { return Ok(None) };
+            hash.finalize().to_vec()
+        };
+        let version = "3.6.0".to_owned();
+        Ok(Some(PbSnapshotResponse { header: None, remaining_bytes: self.left, blob, version }))
+    }
+}
