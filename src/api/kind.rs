@@ -153,6 +153,14 @@ pub trait Strategy: Send + Sync {
         Propagation::Background
     }
 
+    /// Called when a deletion is first marked on an object that stays for a while (`status.phase` of namespaces).
+    fn prepare_for_delete(&self, _object: &mut Object) {}
+
+    /// A deletion that ends the object answers with it instead of a `Status` (upstream's `ReturnDeletedObject`).
+    fn returns_deleted_object(&self) -> bool {
+        false
+    }
+
     /// Finalizers outside metadata keep the object too (`spec.finalizers` of namespaces).
     fn extra_finalizers<'a>(&self, _object: &'a Object) -> Vec<&'a str> {
         Vec::new()

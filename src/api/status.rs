@@ -38,6 +38,9 @@ pub struct Details {
     /// Seconds; 0 for none.
     #[serde(skip_serializing_if = "is_zero")]
     pub retry_after_seconds: i32,
+    /// `metadata.continue` of the document: how an expired list may go on. Empty for none.
+    #[serde(skip)]
+    pub continue_token: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -215,6 +218,9 @@ impl Status {
         if let Some(details) = &self.details {
             // Serialising plain strings and numbers cannot fail.
             status["details"] = serde_json::to_value(details).unwrap_or_default();
+            if !details.continue_token.is_empty() {
+                status["metadata"] = json!({"continue": details.continue_token});
+            }
         }
         status
     }

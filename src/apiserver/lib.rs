@@ -1,2 +1,31 @@
-//! apiserver
+//! The API server: accept, request info, filters, verbs, watch cache, discovery, OpenAPI, proxying.
+//!
+//! Invariants: it never sees `kinds` — everything that is particular to a kind arrives as a [`api::kind::KindDef`];
+//! every request, from a socket or in memory, goes through the one chain in [`filters`]; stored bytes are copied, not
+//! encoded again.
+
 pub mod auth;
+pub mod cache;
+pub mod codec;
+pub mod compress;
+pub mod errors;
+pub mod filters;
+pub mod health;
+pub mod negotiate;
+pub mod query;
+pub mod registry;
+pub mod request;
+pub mod respond;
+pub mod router;
+pub mod served;
+pub mod server;
+pub mod table;
+pub mod verbs;
+
+mod local;
+
+#[cfg(test)]
+mod tests;
+
+pub use filters::Authenticate;
+pub use server::{ApiServer, ApiService, Config};

@@ -1,0 +1,149 @@
+//! One served version of what a storage prefix holds, and which objects a request selects.
+
+use std::sync::Arc;
+
+use api::kind::KindDef;
+use api::selector::{FieldSelector, LabelSelector};
+use api::{Object, Status};
+use bytes::Bytes;
+
+use super::entry::Entry;
+
+/// A served version over a cache.
+pub struct View {
+    pub def: Arc<KindDef>,
+    /// Tells the versions of one storage apart in [`Entry::encoded`].
+    pub index: usize,
+    /// Stored bytes are what is served.
+    pub direct: bool,
+}
+
+impl View {
+    pub fn new(def: Arc<KindDef>, index: usize) -> Self {
+        let direct = def.storage.as_ref().is_some_and(|s| s.gvk == def.gvk && s.conversion.is_none());
+        Self { def, index, direct }
+    }
+
+    /// The object in the served version, with its resourceVersion.
+    pub fn object(&self, entry: &Entry) -> Result<Object, Status> {
+        self.from_stored(entry.object()?)
+    }
+
+    pub fn from_stored(&self, object: Object) -> Result<Object, Status> {
+        if self.direct {
+            return Ok(object);
+        }
+        let mut object = match self.def.storage.as_ref().and_then(|s| s.conversion.as_ref()) {
+            Some(conversion) => conversion.from_stored(object)?,
+            None => object,
+        };
+        object.set_gvk(&self.def.gvk);
+        Ok(object)
+    }
+
+    /// The object as the store keeps it, without resourceVersion.
+    pub fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
+        let Some(storage) = &self.def.storage else { return Err(Status::internal("this kind is not stored")) };
+        object.remove(&["metadata", "resourceVersion"]);
+        object.remove(&["metadata", "selfLink"]);
+        let mut object = match &storage.conversion {
+            Some(conversion) => conversion.to_stored(object)?,
+            None => object,
+        };
+        object.set_gvk(&storage.gvk);
+        Ok(object)
+    }
+
+    /// The served JSON.
+    pub fn json(&self, entry: &Entry) -> Result<Bytes, Status> {
+        if self.direct {
+            return Ok(entry.json().clone());
+        }
+        entry.encoded(("json", self.index), || {
+            let object = self.object(entry)?;
+            serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
+        })
+    }
+}
+
+/// What a list or watch wants of a resource.
+#[derive(Clone)]
+pub struct Selection {
+    pub view: Arc<View>,
+    /// Empty: all namespaces.
+    pub namespace: String,
+    /// Empty: all names. With a namespace (or a cluster-scoped kind) it is a single key.
+    pub name: String,
+    pub labels: LabelSelector,
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    pub fn everything(view: Arc<View>, namespace: &str) -> Self {
+        Self {
+            view,
+            namespace: namespace.to_owned(),
+            name: String::new(),
+            labels: LabelSelector::everything(),
+            fields: FieldSelector::everything(),
+        }
+    }
+
+    /// Whether selectors (beyond the namespace) narrow the result.
+    pub fn is_filtered(&self) -> bool {
+        !self.labels.is_empty() || !self.fields.is_empty() || !self.name.is_empty()
+    }
+
+    /// The one key that can match, if the selection names it.
+    pub fn single_key(&self) -> Option<String> {
+        match (self.name.is_empty(), self.view.def.namespaced, self.namespace.is_empty()) {
+            (true, ..) | (false, true, true) => None,
+            (false, true, false) => Some(format!("{}/{}", self.namespace, self.name)),
+            (false, false, _) => Some(self.name.clone()),
+        }
+    }
+
+    /// Prefix of the keys that can match.
+    pub fn key_prefix(&self) -> String {
+        if self.view.def.namespaced && !self.namespace.is_empty() {
+            format!("{}/", self.namespace)
+        } else {
+            String::new()
+        }
+    }
+
+    pub fn matches(&self, entry: &Entry) -> bool {
+        if self.view.def.namespaced && !self.namespace.is_empty() && entry.namespace() != self.namespace {
+            return false;
+        }
+        if !self.name.is_empty() && entry.name() != self.name {
+            return false;
+        }
+        if !self.labels.is_empty() && !self.labels.matches(|key| entry.label(key)) {
+            return false;
+        }
+        if self.fields.is_empty() {
+            return true;
+        }
+        let plain = |path: &str| matches!(path, "metadata.name" | "metadata.namespace");
+        if self.fields.requirements().iter().all(|r| plain(&r.field)) {
+            return self.fields.matches(|path| own_field(entry, path));
+        }
+        entry.with_fields(&self.view, |values| {
+            self.fields.matches(|path| {
+                own_field(entry, path).or_else(|| {
+                    let index = self.view.def.selectable_fields.iter().position(|f| f.path == path)?;
+                    values.get(index).map(|v| &**v)
+                })
+            })
+        })
+    }
+}
+
+fn own_field<'e>(entry: &'e Entry, path: &str) -> Option<&'e str> {
+    match path {
+        "metadata.name" => Some(entry.name()),
+        "metadata.namespace" => Some(entry.namespace()),
+        _ => None,
+    }
+}

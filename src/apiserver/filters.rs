@@ -1,0 +1,224 @@
+//! What every request passes before its verb, in one order: panic fence, request id, identity, impersonation, limits,
+//! authorisation, timeout.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::services::AuthorizationAttributes;
+use api::{GroupResource, Status, UserInfo};
+use async_trait::async_trait;
+use axum::body::Body;
+use futures::FutureExt;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request};
+use parking_lot::Mutex;
+
+use crate::negotiate::Accept;
+use crate::query::Query;
+use crate::request::RequestInfo;
+use crate::respond::{self, Response};
+use crate::router;
+use crate::server::ApiServer;
+
+pub mod impersonation;
+
+/// Requests that are no watch, log or connection end after this long.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who makes a request that came over the wire.
+#[async_trait]
+pub trait Authenticate: Send + Sync {
+    /// The user, or the failure to answer with; a request without credentials is [`UserInfo::anonymous`] or an error, as
+    /// the implementation is configured.
+    async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, Status>;
+}
+
+/// A request on its way to its verb.
+pub struct Call {
+    pub info: RequestInfo,
+    pub query: Query,
+    pub user: UserInfo,
+    pub parts: Parts,
+    pub body: Body,
+    pub warnings: Warnings,
+}
+
+/// Texts for `Warning` headers.
+#[derive(Clone, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+/// Upstream truncates the headers at this many characters together.
+const WARNINGS_MAX: usize = 4 << 10;
+
+impl Warnings {
+    /// Adds a text once.
+    pub fn add(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut all = self.0.lock();
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    pub fn extend(&self, texts: impl IntoIterator<Item = String>) {
+        texts.into_iter().for_each(|t| self.add(t));
+    }
+
+    fn write(&self, response: &mut Response) {
+        let mut room = WARNINGS_MAX;
+        for text in self.0.lock().iter() {
+            // RFC 7234 quoted string; control characters cannot stand in a header.
+            let quoted: String = text
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+                .collect();
+            let line = format!("299 - \"{quoted}\"");
+            if line.len() > room {
+                break;
+            }
+            room -= line.len();
+            if let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) {
+                response.headers_mut().append(http::header::WARNING, value);
+            }
+        }
+    }
+}
+
+/// Runs a request through the chain.
+pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
+    let audit_id = audit_id(request.headers());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let warnings = Warnings::default();
+    let run = fenced(server, request, warnings.clone());
+    let mut response = match AssertUnwindSafe(run).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(%method, path, audit_id, "request handler panicked");
+            let status = Status::internal("This request caused apiserver to panic. Look in the logs for details.");
+            respond::failure(&status, Accept::JSON)
+        }
+    };
+    warnings.write(&mut response);
+    if let Ok(value) = HeaderValue::from_str(&audit_id) {
+        response.headers_mut().insert("audit-id", value);
+    }
+    response
+}
+
+/// The client's `Audit-ID` if it sent a sensible one, else a new one.
+fn audit_id(headers: &http::HeaderMap) -> String {
+    let sent = headers.get("audit-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty() && v.len() <= 64);
+    sent.map_or_else(|| uuid::Uuid::new_v4().to_string(), ToOwned::to_owned)
+}
+
+async fn fenced(server: Arc<ApiServer>, request: Request<Body>, warnings: Warnings) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let info = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
+        Ok(info) => info,
+        Err(text) => return respond::failure(&Status::bad_request(text), Accept::JSON),
+    };
+    let user = match identify(&server, &mut parts).await {
+        Ok(user) => user,
+        Err(status) => return respond::failure(&status, Accept::JSON),
+    };
+    let long_running = is_long_running(&info, &query);
+    let _place = if long_running {
+        None
+    } else {
+        let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        match server.in_flight.enter(mutating) {
+            Some(place) => Some(place),
+            None if user.in_group(api::user::MASTERS) => None,
+            None => {
+                let status = Status::too_many_requests("Too many requests, please try again later.", 1);
+                return respond::failure(&status, Accept::JSON);
+            }
+        }
+    };
+    if let Err(status) = authorise(&server, &user, &info).await {
+        return respond::failure(&status, Accept::JSON);
+    }
+    let call = Call { info, query, user, parts, body, warnings };
+    if long_running {
+        return router::dispatch(&server, call).await;
+    }
+    match tokio::time::timeout(REQUEST_TIMEOUT, router::dispatch(&server, call)).await {
+        Ok(response) => response,
+        Err(_) => respond::failure(
+            &Status::timeout("request did not complete within the allotted timeout", 0),
+            Accept::JSON,
+        ),
+    }
+}
+
+async fn identify(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo, Status> {
+    // Extensions cannot come from a socket: whoever put a user there is this process.
+    let user = match parts.extensions.get::<UserInfo>() {
+        Some(user) => user.clone(),
+        None => server.authenticator.authenticate(parts).await?,
+    };
+    parts.headers.remove(http::header::AUTHORIZATION);
+    impersonation::apply(server, user, parts).await
+}
+
+/// Whether the user may do this; the error is upstream's `ForbiddenStatusError`.
+pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
+    let attributes = AuthorizationAttributes {
+        verb: info.verb.clone(),
+        is_resource: info.is_resource,
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+    };
+    check(server, user, &attributes).await
+}
+
+/// [`authorise`] for a question of the caller's own.
+pub async fn check(server: &ApiServer, user: &UserInfo, attributes: &AuthorizationAttributes) -> Result<(), Status> {
+    let decision = server.authorizer.authorize(user, attributes).await;
+    if decision.allowed() {
+        return Ok(());
+    }
+    Err(forbidden(user, attributes, decision.reason()))
+}
+
+/// `responsewriters.ForbiddenStatusError`.
+fn forbidden(user: &UserInfo, a: &AuthorizationAttributes, reason: &str) -> Status {
+    let mut message = format!("User {:?} cannot {} ", user.name, a.verb);
+    if a.is_resource {
+        let mut resource = a.resource.clone();
+        if !a.subresource.is_empty() {
+            resource = format!("{resource}/{}", a.subresource);
+        }
+        message += &format!("resource {resource:?} in API group {:?}", a.group);
+        message += &if a.namespace.is_empty() {
+            " at the cluster scope".to_owned()
+        } else {
+            format!(" in the namespace {:?}", a.namespace)
+        };
+    } else {
+        message += &format!("path {:?}", a.path);
+    }
+    if !reason.is_empty() {
+        message += &format!(": {reason}");
+    }
+    Status::forbidden(&GroupResource::new(a.group.clone(), a.resource.clone()), &a.name, message)
+}
+
+/// Watches, logs and connections (upstream's `BasicLongRunningRequestCheck`).
+fn is_long_running(info: &RequestInfo, query: &Query) -> bool {
+    if !info.is_resource {
+        return false;
+    }
+    matches!(info.verb.as_str(), "watch" | "proxy")
+        || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+        || (info.verb == "list" && query.flag("watch"))
+}

@@ -1,0 +1,146 @@
+//! Objects in the store: reads through the cache, writes that compare and swap.
+//!
+//! Nothing here knows requests: verbs above decide, this carries out.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use bytes::Bytes;
+use storage::{Compare, CompareResult, CompareTarget, KeyRange, LeaseId, Op, Put, Revision, Store, Txn};
+
+use crate::cache::entry::Entry;
+use crate::errors;
+use crate::served::{Served, Stored};
+
+pub mod leases;
+
+/// An object as it is now.
+pub struct Current {
+    /// In the served version, with its resourceVersion.
+    pub object: Object,
+    pub revision: i64,
+    pub entry: Arc<Entry>,
+}
+
+/// How a swap ended.
+pub enum Swap {
+    Done(Arc<Entry>),
+    /// The stored bytes would not change; nothing was written.
+    Unchanged,
+    /// Somebody wrote since.
+    Conflict,
+}
+
+/// Writes and reads of one server's store.
+pub struct Objects {
+    pub store: Arc<dyn Store>,
+    leases: leases::Leases,
+}
+
+impl Objects {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { leases: leases::Leases::new(Arc::clone(&store)), store }
+    }
+
+    /// The object at a key after every write acknowledged before this call.
+    pub async fn load(&self, stored: &Stored, key: &str) -> Result<Option<Current>, Status> {
+        stored.cache.fresh().await?;
+        let Some(entry) = stored.cache.get(key) else { return Ok(None) };
+        let object = stored.view.object(&entry)?;
+        Ok(Some(Current { object, revision: entry.revision, entry }))
+    }
+
+    /// Writes a new key; `None` if it exists.
+    pub async fn create(&self, served: &Served, stored: &Stored, key: &str, object: Object) -> Result<Option<Arc<Entry>>, Status> {
+        let bytes = encode(stored, object)?;
+        let lease = self.lease(served).await?;
+        let full = full_key(stored, key);
+        let txn = Txn {
+            compare: vec![exists_at(&full, Revision(0))],
+            success: vec![put(&full, &bytes, lease)],
+            failure: Vec::new(),
+        };
+        let result = self.store.txn(txn).await.map_err(errors::store)?;
+        if !result.succeeded {
+            return Ok(None);
+        }
+        entry(key, &bytes, result.revision).map(Some)
+    }
+
+    /// Replaces what `current` shows with `object`.
+    pub async fn swap(&self, served: &Served, stored: &Stored, key: &str, current: &Current, object: Object) -> Result<Swap, Status> {
+        let object = stored.view.to_stored(object)?;
+        let mut before = current.entry.object()?;
+        before.remove(&["metadata", "resourceVersion"]);
+        if before == object {
+            return Ok(Swap::Unchanged);
+        }
+        let bytes = to_bytes(&object)?;
+        let lease = self.lease(served).await?;
+        let full = full_key(stored, key);
+        let txn = Txn {
+            compare: vec![exists_at(&full, Revision(current.revision))],
+            success: vec![put(&full, &bytes, lease)],
+            failure: Vec::new(),
+        };
+        let result = self.store.txn(txn).await.map_err(errors::store)?;
+        if !result.succeeded {
+            return Ok(Swap::Conflict);
+        }
+        entry(key, &bytes, result.revision).map(Swap::Done)
+    }
+
+    /// Deletes what `current` shows; the deletion's revision, or `None` if somebody wrote since.
+    pub async fn delete(&self, stored: &Stored, key: &str, revision: i64) -> Result<Option<i64>, Status> {
+        let full = full_key(stored, key);
+        let txn = Txn {
+            compare: vec![exists_at(&full, Revision(revision))],
+            success: vec![Op::Delete { range: KeyRange::key(full), prev_kv: false }],
+            failure: Vec::new(),
+        };
+        let result = self.store.txn(txn).await.map_err(errors::store)?;
+        Ok(result.succeeded.then_some(result.revision.0))
+    }
+
+    async fn lease(&self, served: &Served) -> Result<LeaseId, Status> {
+        match served.def.ttl {
+            Some(ttl) => self.leases.lease(ttl).await.map_err(errors::store),
+            None => Ok(LeaseId(0)),
+        }
+    }
+}
+
+/// The entry of an object that was not written (dry run), at a revision of the caller's choice.
+pub fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
+    entry(key, &encode(stored, object)?, Revision(revision))
+}
+
+fn encode(stored: &Stored, object: Object) -> Result<Bytes, Status> {
+    to_bytes(&stored.view.to_stored(object)?)
+}
+
+fn to_bytes(object: &Object) -> Result<Bytes, Status> {
+    serde_json::to_vec(object).map(Bytes::from).map_err(Status::internal)
+}
+
+fn entry(key: &str, stored: &[u8], revision: Revision) -> Result<Arc<Entry>, Status> {
+    Entry::new(key, stored, revision.0)
+        .map(Arc::new)
+        .ok_or_else(|| Status::internal(format_args!("object {key} has no metadata")))
+}
+
+fn full_key(stored: &Stored, key: &str) -> Bytes {
+    format!("{}{key}", stored.cache.prefix).into()
+}
+
+fn exists_at(key: &Bytes, revision: Revision) -> Compare {
+    Compare {
+        range: KeyRange::key(key.clone()),
+        target: CompareTarget::Mod(revision),
+        result: CompareResult::Equal,
+    }
+}
+
+fn put(key: &Bytes, value: &Bytes, lease: LeaseId) -> Op {
+    Op::Put(Put { key: key.clone(), value: value.clone(), lease, ..Put::default() })
+}

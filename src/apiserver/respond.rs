@@ -1,0 +1,309 @@
+//! Turns results into HTTP responses in the agreed form.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response as HttpResponse, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::cache::entry::Entry;
+use crate::negotiate::{Accept, Format, Shape};
+use crate::served::{Served, Stored};
+use crate::table::Table;
+
+pub type Response = HttpResponse<Body>;
+
+/// Lists up to this size are sent in one piece with a Content-Length; larger ones are made as they are sent.
+const WHOLE_LIST_MAX: usize = 256 << 10;
+const CHUNK: usize = 64 << 10;
+
+/// A response with headers that every API answer has.
+pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = HttpResponse::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+pub fn text(code: u16, body: impl Into<String>) -> Response {
+    let mut response = bytes(code, "text/plain; charset=utf-8", Body::from(body.into()));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What upstream's mux says to a path it does not know.
+pub fn page_not_found() -> Response {
+    text(404, "404 page not found\n")
+}
+
+/// A failure. Protobuf clients get JSON too where no other form was agreed on: the content type tells.
+pub fn failure(status: &Status, accept: Accept) -> Response {
+    let accept = Accept { shape: Shape::Object, ..accept };
+    let mut response = match value(status.code, accept, &status.to_value()) {
+        Ok(response) => response,
+        Err(_) => bytes(status.code, Format::Json.media_type(), Body::from(status.to_value().to_string())),
+    };
+    if let Some(details) = &status.details
+        && details.retry_after_seconds > 0
+    {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
+    }
+    response
+}
+
+/// Any document that is no object of a served kind (`Status`, discovery, tables).
+pub fn value(code: u16, accept: Accept, value: &Value) -> Result<Response, Status> {
+    let body = match accept.format {
+        Format::Yaml => yaml(value)?,
+        Format::Protobuf => crate::codec::protobuf_document(value)?,
+        Format::Json if accept.pretty => pretty(value)?,
+        Format::Json => serde_json::to_vec(value).map_err(Status::internal)?,
+    };
+    Ok(bytes(code, accept.format.media_type(), body))
+}
+
+fn pretty(value: &Value) -> Result<Vec<u8>, Status> {
+    serde_json::to_vec_pretty(value).map_err(Status::internal)
+}
+
+fn yaml(value: &Value) -> Result<Vec<u8>, Status> {
+    crate::codec::to_yaml(value)
+}
+
+/// A stored object.
+pub fn entry(
+    code: u16,
+    served: &Served,
+    stored: &Stored,
+    accept: Accept,
+    entry: &Entry,
+    table: impl FnOnce() -> Table,
+) -> Result<Response, Status> {
+    match (accept.shape, accept.format, accept.pretty) {
+        (Shape::Object, Format::Json, false) => {
+            Ok(bytes(code, Format::Json.media_type(), stored.view.json(entry)?))
+        }
+        (Shape::Object, Format::Protobuf, _) => {
+            let raw = protobuf_of(served, stored, entry)?;
+            let body = crate::codec::protobuf_envelope(&served.def.gvk, &raw);
+            Ok(bytes(code, Format::Protobuf.media_type(), body))
+        }
+        (Shape::PartialMetadata, Format::Json, false) => {
+            let body = partial_metadata(stored, entry, accept.beta)?;
+            Ok(bytes(code, Format::Json.media_type(), body))
+        }
+        _ => object(code, served, accept, stored.view.object(entry)?, table),
+    }
+}
+
+/// The protobuf message of a stored object, without the envelope; kept beside the JSON.
+fn protobuf_of(served: &Served, stored: &Stored, entry: &Entry) -> Result<Bytes, Status> {
+    entry.encoded(("protobuf", stored.view.index), || {
+        crate::codec::encode_protobuf(&served.def.schema, &stored.view.object(entry)?)
+    })
+}
+
+/// An object that is not (or not as such) stored.
+pub fn object(
+    code: u16,
+    served: &Served,
+    accept: Accept,
+    object: Object,
+    table: impl FnOnce() -> Table,
+) -> Result<Response, Status> {
+    match accept.shape {
+        Shape::Object if accept.format == Format::Protobuf => {
+            let body = if object.kind() == "Status" {
+                crate::codec::protobuf_document(&object.into_value())?
+            } else {
+                let raw = crate::codec::encode_protobuf(&served.def.schema, &object)?;
+                crate::codec::protobuf_envelope(&served.def.gvk, &raw)
+            };
+            Ok(bytes(code, Format::Protobuf.media_type(), body))
+        }
+        Shape::Object => value(code, accept, &object.into_value()),
+        // Upstream's `transformResponseObject` leaves a Status as it is.
+        _ if object.kind() == "Status" => value(code, accept, &object.into_value()),
+        Shape::Table => {
+            let mut table = table();
+            table.push(object);
+            value(code, accept, &table.finish(json!({})))
+        }
+        Shape::PartialMetadata => {
+            let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
+            value(code, accept, &json!({
+                "kind": "PartialObjectMetadata", "apiVersion": accept.meta_version(), "metadata": metadata,
+            }))
+        }
+        Shape::PartialMetadataList => {
+            Err(Status::not_acceptable(&[Format::Json.media_type(), Format::Yaml.media_type()]))
+        }
+    }
+}
+
+/// `PartialObjectMetadata` JSON with the metadata as it stands in the stored bytes.
+pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<Bytes, Status> {
+    #[derive(Deserialize)]
+    struct Outer<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let which = if beta { "metadata-v1beta1" } else { "metadata" };
+    entry.encoded((which, 0), || {
+        let json = stored.view.json(entry)?;
+        let outer: Outer<'_> = serde_json::from_slice(&json).map_err(Status::internal)?;
+        let version = if beta { "v1beta1" } else { "v1" };
+        let text = format!(
+            "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{}}}",
+            outer.metadata.get()
+        );
+        Ok(text.into())
+    })
+}
+
+/// `metadata` of a list.
+pub struct ListMeta {
+    pub revision: i64,
+    pub continue_token: String,
+    pub remaining: Option<usize>,
+}
+
+impl ListMeta {
+    pub fn to_value(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if !self.continue_token.is_empty() {
+            meta["continue"] = self.continue_token.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = remaining.into();
+        }
+        meta
+    }
+}
+
+/// A list of stored objects.
+pub fn list(
+    served: &Served,
+    stored: &Stored,
+    accept: Accept,
+    meta: &ListMeta,
+    entries: Vec<Arc<Entry>>,
+    table: impl FnOnce() -> Table,
+) -> Result<Response, Status> {
+    let gvk = &served.def.gvk;
+    match (accept.shape, accept.format, accept.pretty) {
+        (Shape::Table, ..) => {
+            let mut table = table();
+            for entry in &entries {
+                table.push(stored.view.object(entry)?);
+            }
+            return value(200, accept, &table.finish(meta.to_value()));
+        }
+        (Shape::Object, Format::Json, false) => {
+            let head = format!(
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+                served.def.list_kind,
+                gvk.api_version(),
+                meta.to_value()
+            );
+            let stored = stored.clone();
+            return Ok(joined(head, entries, move |entry| stored.view.json(entry)));
+        }
+        (Shape::Object, Format::Protobuf, _) => {
+            let mut body = crate::codec::list_meta_protobuf(meta);
+            for entry in &entries {
+                crate::codec::push_list_item(&mut body, &protobuf_of(served, stored, entry)?);
+            }
+            let list_gvk = api::Gvk { kind: served.def.list_kind.clone(), ..gvk.clone() };
+            let body = crate::codec::protobuf_envelope(&list_gvk, &body);
+            return Ok(bytes(200, Format::Protobuf.media_type(), body));
+        }
+        (Shape::PartialMetadata | Shape::PartialMetadataList, Format::Json, false) => {
+            let head = format!(
+                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+                accept.meta_version(),
+                meta.to_value()
+            );
+            let stored = stored.clone();
+            return Ok(joined(head, entries, move |entry| partial_metadata(&stored, entry, accept.beta)));
+        }
+        _ => {}
+    }
+    let partial = accept.shape != Shape::Object;
+    let mut items = Vec::with_capacity(entries.len());
+    for entry in &entries {
+        let json = if partial { partial_metadata(stored, entry, accept.beta)? } else { stored.view.json(entry)? };
+        items.push(serde_json::from_slice::<Value>(&json).map_err(Status::internal)?);
+    }
+    let (kind, version) = if partial {
+        ("PartialObjectMetadataList", accept.meta_version().to_owned())
+    } else {
+        (served.def.list_kind.as_str(), gvk.api_version())
+    };
+    value(200, accept, &json!({"kind": kind, "apiVersion": version, "metadata": meta.to_value(), "items": items}))
+}
+
+/// `head` + items joined by commas + `]}`; in one piece if small, else made chunk by chunk while it is sent.
+fn joined(
+    head: String,
+    entries: Vec<Arc<Entry>>,
+    json: impl Fn(&Entry) -> Result<Bytes, Status> + Send + 'static,
+) -> Response {
+    let size: usize = entries.iter().map(|e| e.size() + 1).sum();
+    let mut pieces = Pieces { head: Some(head), entries: entries.into_iter(), json, first: true, done: false };
+    let media_type = Format::Json.media_type();
+    if size > WHOLE_LIST_MAX {
+        let stream = futures::stream::iter(std::iter::from_fn(move || pieces.next_chunk(CHUNK)));
+        return bytes(200, media_type, Body::from_stream(stream));
+    }
+    match pieces.next_chunk(usize::MAX) {
+        Some(Ok(body)) => bytes(200, media_type, body),
+        Some(Err(status)) => failure(&status, Accept::JSON),
+        None => bytes(200, media_type, Body::empty()),
+    }
+}
+
+struct Pieces<J> {
+    head: Option<String>,
+    entries: std::vec::IntoIter<Arc<Entry>>,
+    json: J,
+    first: bool,
+    done: bool,
+}
+
+impl<J: Fn(&Entry) -> Result<Bytes, Status>> Pieces<J> {
+    fn next_chunk(&mut self, size: usize) -> Option<Result<Bytes, Status>> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        if let Some(head) = self.head.take() {
+            out.put_slice(head.as_bytes());
+        }
+        while out.len() < size {
+            let Some(entry) = self.entries.next() else {
+                out.put_slice(b"]}");
+                self.done = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.put_u8(b',');
+            }
+            match (self.json)(&entry) {
+                Ok(bytes) => out.put_slice(&bytes),
+                Err(status) => {
+                    self.done = true;
+                    return Some(Err(status));
+                }
+            }
+        }
+        Some(Ok(out.freeze()))
+    }
+}

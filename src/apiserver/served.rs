@@ -1,0 +1,107 @@
+//! The kinds that are served, by URL. Replaced as a whole when kinds come or go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::kind::KindDef;
+use api::{GroupResource, Gvr, Object, Status};
+use base::Shutdown;
+use storage::Store;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::Cache;
+use crate::cache::view::View;
+
+/// One served resource with its cache.
+pub struct Served {
+    pub def: Arc<KindDef>,
+    pub resource: GroupResource,
+    /// `None` for kinds that are not stored.
+    pub stored: Option<Stored>,
+}
+
+/// The stored side of a served resource.
+#[derive(Clone)]
+pub struct Stored {
+    pub cache: Arc<Cache>,
+    pub view: Arc<View>,
+}
+
+impl Served {
+    pub fn gvr(&self) -> Gvr {
+        self.def.gvr()
+    }
+
+    /// The cache and view; kinds without storage answer as unknown methods do.
+    pub fn stored(&self) -> Result<&Stored, Status> {
+        self.stored.as_ref().ok_or_else(method_not_allowed)
+    }
+
+    /// Key without the prefix.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.def.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
+    }
+
+    pub fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.resource, name)
+    }
+
+    /// [`Status::invalid`] for this kind.
+    pub fn invalid(&self, object: &Object, errors: &[api::field::Error]) -> Status {
+        Status::invalid(&self.def.gvk.group, &self.def.gvk.kind, object.name(), errors)
+    }
+}
+
+/// `errors.NewMethodNotSupported` as the installer's fallback words it.
+pub fn method_not_allowed() -> Status {
+    Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        .with_details(api::status::Details::default())
+}
+
+/// Every served kind.
+#[derive(Default)]
+pub struct KindTable {
+    by_gvr: HashMap<Gvr, Arc<Served>>,
+    /// In the order they were given, which is discovery's order within a version.
+    pub all: Vec<Arc<Served>>,
+}
+
+impl KindTable {
+    /// Builds the table; caches of prefixes that `old` knows are kept.
+    pub fn new(
+        kinds: &[Arc<KindDef>],
+        old: &Self,
+        store: &Arc<dyn Store>,
+        tasks: &TaskTracker,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let mut caches: HashMap<String, (Arc<Cache>, usize)> = HashMap::new();
+        for stored in old.all.iter().filter_map(|s| s.stored.as_ref()) {
+            caches.insert(stored.cache.prefix.clone(), (Arc::clone(&stored.cache), stored.view.index + 1));
+        }
+        let mut table = Self::default();
+        for def in kinds {
+            let stored = def.storage.as_ref().map(|storage| {
+                let (cache, next) = caches.entry(storage.prefix.clone()).or_insert_with(|| {
+                    (Cache::new(&storage.prefix, Arc::clone(store), tasks.clone(), shutdown.clone()), 0)
+                });
+                let index = *next;
+                *next += 1;
+                Stored { cache: Arc::clone(cache), view: Arc::new(View::new(Arc::clone(def), index)) }
+            });
+            let served = Arc::new(Served { def: Arc::clone(def), resource: def.group_resource(), stored });
+            table.by_gvr.insert(def.gvr(), Arc::clone(&served));
+            table.all.push(served);
+        }
+        table
+    }
+
+    pub fn get(&self, gvr: &Gvr) -> Option<&Arc<Served>> {
+        self.by_gvr.get(gvr)
+    }
+
+    /// Looks a resource up by its parts, as a URL gives them.
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Served>> {
+        self.by_gvr.get(&Gvr::new(group, version, resource))
+    }
+}

@@ -1,0 +1,179 @@
+//! The API server as one value, and the tower service in front of it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use api::admission::AdmissionPlugin;
+use api::kind::KindDef;
+use api::schema::Types;
+use api::services::{ActionContext, Authorizer, Services, Tokens};
+use api::{Gvr, Status, UserInfo};
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use base::{SharedClock, Shutdown};
+use bytes::Bytes;
+use http::{Request, Response};
+use storage::Store;
+use tokio_util::task::TaskTracker;
+
+use crate::filters::Authenticate;
+use crate::registry::Objects;
+use crate::router;
+use crate::served::{KindTable, Served};
+
+/// What a server is made of.
+pub struct Config {
+    pub store: Arc<dyn Store>,
+    pub kinds: Vec<Arc<KindDef>>,
+    /// The built-in types, for OpenAPI and for documents of the API machinery.
+    pub types: Arc<Types>,
+    pub authenticator: Arc<dyn Authenticate>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub tokens: Arc<dyn Tokens>,
+    pub clock: SharedClock,
+    pub shutdown: Shutdown,
+    /// Non-mutating and mutating requests that run at the same time (upstream's `--max-requests-inflight` and
+    /// `--max-mutating-requests-inflight`).
+    pub reads_in_flight_max: usize,
+    pub writes_in_flight_max: usize,
+}
+
+/// The server. Shared by its services, its registry and its plugins.
+pub struct ApiServer {
+    pub(crate) objects: Objects,
+    pub(crate) table: ArcSwap<KindTable>,
+    pub(crate) admission: ArcSwap<Vec<Arc<dyn AdmissionPlugin>>>,
+    pub(crate) types: Arc<Types>,
+    pub(crate) authenticator: Arc<dyn Authenticate>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) tokens: Arc<dyn Tokens>,
+    pub(crate) clock: SharedClock,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) in_flight: InFlight,
+}
+
+/// Requests being served, against their limits.
+pub(crate) struct InFlight {
+    pub reads: AtomicUsize,
+    pub writes: AtomicUsize,
+    reads_max: usize,
+    writes_max: usize,
+}
+
+/// One request's place; given back when dropped.
+pub(crate) struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl InFlight {
+    pub fn enter(&self, mutating: bool) -> Option<Place<'_>> {
+        let (count, max) = if mutating { (&self.writes, self.writes_max) } else { (&self.reads, self.reads_max) };
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let place = Place(count);
+        (before < max).then_some(place)
+    }
+}
+
+impl ApiServer {
+    pub fn new(config: Config) -> Arc<Self> {
+        let tasks = TaskTracker::new();
+        let table =
+            KindTable::new(&config.kinds, &KindTable::default(), &config.store, &tasks, &config.shutdown);
+        Arc::new(Self {
+            objects: Objects::new(config.store),
+            table: ArcSwap::from_pointee(table),
+            admission: ArcSwap::from_pointee(Vec::new()),
+            types: config.types,
+            authenticator: config.authenticator,
+            authorizer: config.authorizer,
+            tokens: config.tokens,
+            clock: config.clock,
+            shutdown: config.shutdown,
+            tasks,
+            in_flight: InFlight {
+                reads: AtomicUsize::new(0),
+                writes: AtomicUsize::new(0),
+                reads_max: config.reads_in_flight_max,
+                writes_max: config.writes_in_flight_max,
+            },
+        })
+    }
+
+    /// Sets the admission plugins, in their order. They need a client of this server, so they come after it.
+    pub fn set_admission(&self, plugins: Vec<Arc<dyn AdmissionPlugin>>) {
+        self.admission.store(Arc::new(plugins));
+    }
+
+    /// Replaces the served kinds.
+    pub fn set_kinds(&self, kinds: &[Arc<KindDef>]) {
+        let table = KindTable::new(kinds, &self.table.load(), &self.objects.store, &self.tasks, &self.shutdown);
+        self.table.store(Arc::new(table));
+    }
+
+    /// The tower service: behind a listener, or in memory with an [`UserInfo`] in the request's extensions.
+    pub fn service(self: &Arc<Self>) -> ApiService {
+        ApiService(Arc::clone(self))
+    }
+
+    /// The handles that long-lived code gets.
+    pub fn services(self: &Arc<Self>) -> Services {
+        Services {
+            registry: Arc::clone(self) as _,
+            authorizer: Arc::clone(&self.authorizer),
+            tokens: Arc::clone(&self.tokens),
+        }
+    }
+
+    /// Waits for the server's own tasks after shutdown was asked for.
+    pub async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn served(&self, gvr: &Gvr) -> Result<Arc<Served>, Status> {
+        self.table.load().get(gvr).cloned().ok_or_else(Status::page_not_found)
+    }
+
+    pub(crate) fn action_context<'a>(&'a self, user: &'a UserInfo, dry_run: bool) -> ActionContext<'a> {
+        ActionContext {
+            user,
+            now: self.clock.now(),
+            dry_run,
+            registry: self,
+            authorizer: &*self.authorizer,
+            tokens: &*self.tokens,
+        }
+    }
+}
+
+/// See [`ApiServer::service`].
+#[derive(Clone)]
+pub struct ApiService(Arc<ApiServer>);
+
+impl<B> tower::Service<Request<B>> for ApiService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move { Ok(router::handle(server, request.map(Body::new)).await) })
+    }
+}

@@ -1,0 +1,339 @@
+//! What a resource request does, by verb and subresource.
+
+pub mod admit;
+pub mod before;
+pub mod delete;
+pub mod options;
+pub mod ownership;
+pub mod read;
+pub mod scale;
+pub mod watch;
+pub mod write;
+
+mod body;
+mod patch;
+
+use std::sync::Arc;
+
+use api::admission::Operation;
+use api::kind::{Subresource, SubresourceKind};
+use api::{Object, Status};
+use http::Method;
+use serde_json::json;
+
+use crate::cache::entry::Entry;
+use crate::filters::Call;
+use crate::negotiate::{self, Accept, Shape};
+use crate::respond::{self, ListMeta, Response};
+use crate::served::{Served, Stored, method_not_allowed};
+use crate::server::ApiServer;
+use crate::table::{IncludeObject, Table};
+use delete::{Delete, Deleted};
+use options::{DeleteOptions, WriteOptions};
+use read::ListOptions;
+use write::{Replace, Write};
+
+/// A resource request with all that its verb needs.
+pub(crate) struct Verb {
+    pub server: Arc<ApiServer>,
+    pub served: Arc<Served>,
+    pub call: Call,
+    pub accept: Accept,
+}
+
+/// Answers a resource request.
+pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
+    let info = &call.info;
+    let Some(served) = server.table.load().find(&info.group, &info.version, &info.resource).cloned() else {
+        return respond::page_not_found();
+    };
+    let is_self = info.resource == "namespaces" && info.group.is_empty();
+    if !served.def.namespaced && !info.namespace.is_empty() && !is_self {
+        return respond::page_not_found();
+    }
+    if served.def.namespaced && info.namespace.is_empty() && info.names_object() {
+        return respond::page_not_found();
+    }
+    let connect = served
+        .def
+        .subresource(&info.subresource)
+        .is_some_and(|s| matches!(s.kind, SubresourceKind::Connect(_)));
+    let accept = if connect {
+        Ok(Accept::JSON)
+    } else {
+        let shapes = info.subresource.is_empty() || info.verb == "get";
+        negotiate::negotiate(&call.parts.headers, &call.query, shapes, crate::codec::offers_protobuf(&served.def))
+    };
+    let accept = match accept {
+        Ok(accept) => accept,
+        Err(status) => return respond::failure(&status, Accept::JSON),
+    };
+    let verb = Verb { server: Arc::clone(server), served, call, accept };
+    match verb.run().await {
+        Ok(response) => response,
+        Err(status) => respond::failure(&status, accept),
+    }
+}
+
+impl Verb {
+    async fn run(mut self) -> Result<Response, Status> {
+        let served = Arc::clone(&self.served);
+        if !self.call.info.subresource.is_empty() {
+            let Some(subresource) = served.def.subresource(&self.call.info.subresource) else {
+                return Ok(respond::page_not_found());
+            };
+            return self.subresource(subresource).await;
+        }
+        let named = self.call.info.names_object();
+        match (self.call.info.verb.as_str(), named) {
+            ("create", false) if served.def.storage.is_none() => self.ask().await,
+            ("create", false) if self.may("create") => {
+                if served.def.namespaced && self.call.info.namespace.is_empty() {
+                    return Err(method_not_allowed());
+                }
+                self.create().await
+            }
+            ("get", true) if self.may("get") => self.get().await,
+            ("list", _) if self.may("list") => self.list().await,
+            ("watch", _) if self.may("watch") => self.watch().await,
+            ("update", true) if self.may("update") => self.update(None).await,
+            ("patch", true) if self.may("patch") => self.patch(None).await,
+            ("delete", true) if self.may("delete") => self.delete().await,
+            ("deletecollection", false) if self.may("deletecollection") => self.delete_collection().await,
+            _ => Err(method_not_allowed()),
+        }
+    }
+
+    fn may(&self, verb: &str) -> bool {
+        self.served.def.verbs.contains(&verb)
+    }
+
+    async fn subresource(mut self, subresource: &Subresource) -> Result<Response, Status> {
+        let verb = self.call.info.verb.clone();
+        if let SubresourceKind::Connect(connect) = &subresource.kind {
+            return crate::connect::serve(self, subresource, &**connect).await;
+        }
+        if !subresource.verbs.contains(&verb.as_str()) {
+            return Err(method_not_allowed());
+        }
+        match (&subresource.kind, verb.as_str()) {
+            (SubresourceKind::Status | SubresourceKind::View(_), "get") => self.get().await,
+            (SubresourceKind::Status | SubresourceKind::View(_), "update") => self.update(Some(subresource)).await,
+            (SubresourceKind::Status | SubresourceKind::View(_), "patch") => self.patch(Some(subresource)).await,
+            (SubresourceKind::Scale(paths), "get" | "update" | "patch") => {
+                scale::serve(self, subresource, paths).await
+            }
+            (SubresourceKind::Action(action), "create") => {
+                let options = self.write_options("CreateOptions", false)?;
+                let body = self.decode_as(&subresource.gvk, &subresource.schema, &options).await?;
+                self.act(action.as_ref(), &subresource.gvk, subresource.name, body, &options).await
+            }
+            _ => Err(method_not_allowed()),
+        }
+    }
+
+    fn stored(&self) -> Result<&Stored, Status> {
+        self.served.stored()
+    }
+
+    fn namespace(&self) -> &str {
+        if self.served.def.namespaced { &self.call.info.namespace } else { "" }
+    }
+
+    fn write_options(&self, kind: &str, apply: bool) -> Result<WriteOptions, Status> {
+        WriteOptions::read(&self.call.query, &self.call.parts.headers, kind, apply)
+    }
+
+    fn write<'a>(&'a self, subresource: Option<&'a Subresource>, options: &'a WriteOptions, named: bool) -> Result<Write<'a>, Status> {
+        Ok(Write {
+            server: &self.server,
+            served: &self.served,
+            stored: self.stored()?,
+            user: &self.call.user,
+            namespace: self.namespace(),
+            name: if named { &self.call.info.name } else { "" },
+            subresource,
+            options,
+            warnings: &self.call.warnings,
+            trusted: false,
+        })
+    }
+
+    fn table(&self) -> Result<Table, Status> {
+        let include = IncludeObject::parse(self.call.query.text("includeObject")).ok_or_else(|| {
+            let path = api::field::Path::new("includeObject");
+            let value = self.call.query.text("includeObject");
+            let error = api::field::Error::invalid(path, value, "must be 'Metadata', 'Object', 'None', or empty");
+            Status::invalid("meta.k8s.io", "TableOptions", "", &[error])
+        })?;
+        let version = self.accept.meta_version();
+        Ok(Table::new(Arc::clone(&self.served.def), version, include, self.server.clock.now()))
+    }
+
+    fn entry(&self, code: u16, entry: &Entry) -> Result<Response, Status> {
+        let table = self.table()?;
+        respond::entry(code, &self.served, self.stored()?, self.accept, entry, || table)
+    }
+
+    async fn get(self) -> Result<Response, Status> {
+        let version = self.call.query.text("resourceVersion");
+        let entry = read::get(&self.served, self.stored()?, self.namespace(), &self.call.info.name, version).await?;
+        self.entry(200, &entry)
+    }
+
+    async fn list(self) -> Result<Response, Status> {
+        let stored = self.stored()?;
+        let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
+        let table = self.table()?;
+        let (meta, entries) = read::list(&self.server, stored, &options).await?;
+        let response = respond::list(&self.served, stored, self.accept, &meta, entries, || table)?;
+        Ok(crate::compress::maybe(&self.call.parts.headers, response))
+    }
+
+    async fn watch(self) -> Result<Response, Status> {
+        let stored = self.stored()?;
+        let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
+        let include = IncludeObject::parse(self.call.query.text("includeObject")).unwrap_or(IncludeObject::Metadata);
+        let opened = watch::open(&self.server, &self.served, stored, self.accept, include, &options).await?;
+        Ok(watch::respond(opened, self.accept, &self.served))
+    }
+
+    async fn create(mut self) -> Result<Response, Status> {
+        let options = self.write_options("CreateOptions", false)?;
+        let served = Arc::clone(&self.served);
+        let object = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        let entry = self.write(None, &options, false)?.create(object).await?;
+        self.entry(201, &entry)
+    }
+
+    async fn update(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        let options = self.write_options("UpdateOptions", false)?;
+        let served = Arc::clone(&self.served);
+        let mut object = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        before::ensure_namespace(&served.def, self.namespace(), &mut object)?;
+        self.check_name(&mut object)?;
+        let written = self.write(subresource, &options, true)?.update(&Replace(object), false).await?;
+        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+    }
+
+    /// `checkName`: the object is named in the URL; the body may leave it out but not differ.
+    fn check_name(&self, object: &mut Object) -> Result<(), Status> {
+        let name = &self.call.info.name;
+        match object.name() {
+            "" => {
+                object.set(&["metadata", "name"], name.as_str());
+                Ok(())
+            }
+            found if found == name => Ok(()),
+            found => Err(Status::bad_request(format!(
+                "the name of the object ({found}) does not match the name on the URL ({name})"
+            ))),
+        }
+    }
+
+    async fn delete(mut self) -> Result<Response, Status> {
+        let options = self.delete_options().await?;
+        let name = self.call.info.name.clone();
+        let deleted = self.deletion(&options)?.one(&name).await?;
+        match deleted {
+            Deleted::Marked(entry) => {
+                let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
+                self.entry(code, &entry)
+            }
+            Deleted::Gone(entry) if self.served.def.strategy.returns_deleted_object() => self.entry(200, &entry),
+            Deleted::Gone(entry) => {
+                let uid = entry.object()?.uid().to_owned();
+                respond::value(200, self.accept, &delete::success(&self.served, &name, &uid))
+            }
+        }
+    }
+
+    fn deletion<'a>(&'a self, options: &'a DeleteOptions) -> Result<Delete<'a>, Status> {
+        Ok(Delete {
+            server: &self.server,
+            served: &self.served,
+            stored: self.stored()?,
+            user: &self.call.user,
+            namespace: self.namespace(),
+            options,
+            warnings: &self.call.warnings,
+            trusted: false,
+        })
+    }
+
+    async fn delete_collection(mut self) -> Result<Response, Status> {
+        let options = self.delete_options().await?;
+        let stored = self.stored()?.clone();
+        let list = ListOptions::read(&self.served, &stored, &self.call.info, &self.call.query)?;
+        let (meta, entries) = read::list(&self.server, &stored, &list).await?;
+        let mut gone = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let namespace = entry.namespace().to_owned();
+            let one = Delete { namespace: &namespace, ..self.deletion(&options)? };
+            match one.one(entry.name()).await {
+                Ok(_) => gone.push(entry),
+                Err(status) if status.is_not_found() => gone.push(entry),
+                Err(status) => return Err(status),
+            }
+        }
+        let table = self.table()?;
+        let meta = ListMeta { continue_token: String::new(), remaining: None, ..meta };
+        respond::list(&self.served, &stored, self.accept, &meta, gone, || table)
+    }
+
+    /// `create` of a kind that is only asked (reviews).
+    async fn ask(mut self) -> Result<Response, Status> {
+        let served = Arc::clone(&self.served);
+        let Some(action) = &served.def.action else { return Err(method_not_allowed()) };
+        let options = self.write_options("CreateOptions", false)?;
+        let body = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        self.act(action.as_ref(), &served.def.gvk, "", body, &options).await
+    }
+
+    /// Runs an action between the two phases of admission.
+    async fn act(
+        &self,
+        action: &dyn api::kind::Action,
+        gvk: &api::Gvk,
+        subresource: &str,
+        body: Object,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let admission = admit::Admission {
+            server: &self.server,
+            user: &self.call.user,
+            gvk: gvk.clone(),
+            resource: self.served.gvr(),
+            subresource,
+            namespace: self.namespace(),
+            name: &self.call.info.name,
+            dry_run: options.dry_run,
+            warnings: &self.call.warnings,
+        };
+        let body = admission.mutate(Operation::Create, body, None, &options.document).await?;
+        admission.validate(Operation::Create, Some(&body), None, &options.document).await?;
+        let ctx = self.server.action_context(&self.call.user, options.dry_run);
+        let mut answer = action.run(&ctx, self.namespace(), &self.call.info.name, body).await?;
+        if answer.kind().is_empty() {
+            answer.set_gvk(gvk);
+        }
+        let accept = Accept { shape: Shape::Object, ..self.accept };
+        if answer.kind() == "Status" {
+            return respond::value(201, accept, &answer.into_value());
+        }
+        let schema = match self.served.def.subresource(subresource) {
+            Some(subresource) => &subresource.schema,
+            None => &self.served.def.schema,
+        };
+        respond::document(201, accept, gvk, schema, answer)
+    }
+
+    fn is_head(&self) -> bool {
+        self.call.parts.method == Method::HEAD
+    }
+}
+
+/// An empty object's metadata, for documents that have none.
+pub(crate) fn empty_metadata() -> serde_json::Value {
+    json!({})
+}

@@ -1,0 +1,193 @@
+//! `CreateOptions`, `UpdateOptions`, `PatchOptions` and `DeleteOptions` (apimachinery `meta/v1/validation`).
+
+use api::field::{Error, ErrorList, Path};
+use api::kind::Propagation;
+use api::{Object, Status};
+use http::HeaderMap;
+use http::header::USER_AGENT;
+use serde_json::{Value, json};
+
+use crate::query::Query;
+
+/// What to do about unknown and duplicate fields of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// Options of a write.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    /// Never empty: the user agent's first word if the client names none.
+    pub manager: String,
+    pub validation: FieldValidation,
+    /// Only apply has it.
+    pub force: bool,
+    /// The options as a document, for admission.
+    pub document: Object,
+}
+
+impl WriteOptions {
+    /// Reads the query. `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`; `apply` tells an apply patch.
+    pub fn read(query: &Query, headers: &HeaderMap, kind: &str, apply: bool) -> Result<Self, Status> {
+        let manager = query.text("fieldManager");
+        let mut errors = ErrorList::new();
+        if kind == "PatchOptions" {
+            if apply && manager.is_empty() {
+                errors.push(Error::required(Path::new("fieldManager"), "is required for apply patch"));
+            } else if !apply && query.get("force").is_some() {
+                errors.push(Error::forbidden(Path::new("force"), "may not be specified for non-apply patch"));
+            }
+        }
+        errors.extend(api::meta::validate_field_manager(manager, &Path::new("fieldManager")));
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
+        errors.extend(validate_dry_run(&dry_run));
+        let validation = match query.text("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let known = ["", "Ignore", "Strict", "Warn"];
+                errors.push(Error::not_supported(Path::new("fieldValidation"), other, &known));
+                FieldValidation::Warn
+            }
+        };
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
+        }
+        let mut document = Object::default();
+        document.set(&["apiVersion"], "meta.k8s.io/v1");
+        document.set(&["kind"], kind);
+        if !dry_run.is_empty() {
+            document.set(&["dryRun"], json!(dry_run));
+        }
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = query.get(key).filter(|v| !v.is_empty()) {
+                document.set(&[key], value);
+            }
+        }
+        let force = query.flag("force");
+        if query.get("force").is_some() {
+            document.set(&["force"], force);
+        }
+        let manager = if manager.is_empty() { manager_of(headers) } else { manager.to_owned() };
+        Ok(Self { dry_run: !dry_run.is_empty(), manager, validation, force, document })
+    }
+
+    /// For writes the server makes itself.
+    pub fn internal() -> Self {
+        Self {
+            dry_run: false,
+            manager: "skiff".to_owned(),
+            validation: FieldValidation::Ignore,
+            force: false,
+            document: Object::default(),
+        }
+    }
+
+    /// The same options under another kind: updates that create.
+    pub fn document_as(&self, kind: &str) -> Object {
+        let mut document = self.document.clone();
+        document.set(&["kind"], kind);
+        document
+    }
+}
+
+fn validate_dry_run(values: &[&str]) -> ErrorList {
+    if values.iter().all(|v| *v == "All") {
+        return ErrorList::new();
+    }
+    vec![Error::not_supported(Path::new("dryRun"), json!(values), &["All"])]
+}
+
+/// `managerOrUserAgent`: the user agent up to its first slash, printable characters only, at most 128 bytes.
+fn manager_of(headers: &HeaderMap) -> String {
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let head: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+    match head.char_indices().find(|(at, c)| at + c.len_utf8() > 128) {
+        Some((at, _)) => head[..at].to_owned(),
+        None if head.is_empty() => "unknown".to_owned(),
+        None => head,
+    }
+}
+
+/// Options of a deletion.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    pub dry_run: bool,
+    /// Seconds.
+    pub grace_period: Option<i64>,
+    pub propagation: Option<Propagation>,
+    /// The deprecated `orphanDependents`; overrides everything.
+    pub orphan_dependents: Option<bool>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub document: Object,
+}
+
+impl DeleteOptions {
+    /// Reads a decoded `DeleteOptions`.
+    pub fn from_object(mut document: Object) -> Result<Self, Status> {
+        let mut errors = ErrorList::new();
+        let orphan_dependents = document.bool(&["orphanDependents"]);
+        let policy = document.str(&["propagationPolicy"]);
+        if let (Some(_), Some(policy)) = (orphan_dependents, policy) {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(Error::invalid(Path::new("propagationPolicy"), policy, detail));
+        }
+        let propagation = match policy {
+            None => None,
+            Some("Foreground") => Some(Propagation::Foreground),
+            Some("Background") => Some(Propagation::Background),
+            Some("Orphan") => Some(Propagation::Orphan),
+            Some(other) => {
+                let known = ["Background", "Foreground", "Orphan", "nil"];
+                errors.push(Error::not_supported(Path::new("propagationPolicy"), other, &known));
+                None
+            }
+        };
+        let dry_run: Vec<&str> = document.array(&["dryRun"]).iter().filter_map(Value::as_str).collect();
+        errors.extend(validate_dry_run(&dry_run));
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+        }
+        // Negative values are taken as one second on the delete path.
+        let grace_period = document.i64(&["gracePeriodSeconds"]).map(|s| if s < 0 { 1 } else { s });
+        let text = |path: &[&str]| document.str(path).map(ToOwned::to_owned);
+        let mut options = Self {
+            dry_run: !dry_run.is_empty(),
+            grace_period,
+            propagation,
+            orphan_dependents,
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+            document: Object::default(),
+        };
+        document.set(&["apiVersion"], "meta.k8s.io/v1");
+        document.set(&["kind"], "DeleteOptions");
+        options.document = document;
+        Ok(options)
+    }
+
+    /// Options in the query of a request without a body.
+    pub fn from_query(query: &Query) -> Result<Self, Status> {
+        let mut document = Object::default();
+        if let Some(seconds) = query.number("gracePeriodSeconds")? {
+            document.set(&["gracePeriodSeconds"], seconds);
+        }
+        if let Some(orphan) = query.optional_flag("orphanDependents") {
+            document.set(&["orphanDependents"], orphan);
+        }
+        if let Some(policy) = query.get("propagationPolicy") {
+            document.set(&["propagationPolicy"], policy);
+        }
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
+        if !dry_run.is_empty() {
+            document.set(&["dryRun"], json!(dry_run));
+        }
+        Self::from_object(document)
+    }
+}

@@ -1,0 +1,285 @@
+//! Watch: frames the cache's changes for one client (apiserver `endpoints/handlers/watch.go`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use axum::body::Body;
+use base::Shutdown;
+use bytes::{BufMut, Bytes, BytesMut};
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::time::{Instant, Sleep};
+
+use super::read::ListOptions;
+use crate::cache::entry::Entry;
+use crate::cache::watcher::Watcher;
+use crate::cache::{Cache, WatchStart};
+use crate::negotiate::{Accept, Format, Shape};
+use crate::respond::{self, Response};
+use crate::served::{Served, Stored};
+use crate::server::ApiServer;
+use crate::table::{IncludeObject, Table};
+
+/// How often a client that wants bookmarks gets one.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Watches without a timeout of their own end after this to twice this, so that they spread over servers.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Changes that wait are sent together up to this many bytes.
+const BATCH: usize = 64 << 10;
+
+/// One client's stream of frames.
+pub struct Frames {
+    server: Arc<ApiServer>,
+    served: Arc<Served>,
+    stored: Stored,
+    cache: Arc<Cache>,
+    watcher: Watcher,
+    accept: Accept,
+    include: IncludeObject,
+    shutdown: Shutdown,
+    bookmarks: bool,
+    /// The bookmark that ends the initial events is still to come.
+    initial_mark: bool,
+    last_bookmark: i64,
+    bookmark_at: std::pin::Pin<Box<Sleep>>,
+    end_at: std::pin::Pin<Box<Sleep>>,
+    columns_sent: bool,
+    done: bool,
+}
+
+/// Registers the watch. An error before the first byte is an ordinary answer, but for an expired version, which upstream
+/// reports as an `ERROR` event of a stream that is otherwise fine.
+pub async fn open(
+    server: &Arc<ApiServer>,
+    served: &Arc<Served>,
+    stored: &Stored,
+    accept: Accept,
+    include: IncludeObject,
+    options: &ListOptions,
+) -> Result<Result<Frames, Status>, Status> {
+    let cache = &stored.cache;
+    let revision = options.revision()?;
+    let initial = options.send_initial_events == Some(true);
+    let start = match (options.send_initial_events, revision) {
+        (Some(true), Some(version)) if version > 0 => {
+            cache.not_older_than(version).await?;
+            WatchStart::Existing
+        }
+        (Some(true) | None, None) => {
+            cache.fresh().await?;
+            WatchStart::Existing
+        }
+        (Some(true) | None, Some(0)) => {
+            cache.ready().await?;
+            WatchStart::Existing
+        }
+        (Some(false), None | Some(0)) => {
+            cache.fresh().await?;
+            WatchStart::Now
+        }
+        (_, Some(version)) => {
+            cache.fresh().await?;
+            WatchStart::After(version)
+        }
+    };
+    let watcher = match cache.watch(options.selection.clone(), &start) {
+        Ok(watcher) => watcher,
+        Err(status) => return Ok(Err(status)),
+    };
+    let seconds = options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let timeout = seconds.map_or_else(|| TIMEOUT_MIN.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+    let now = Instant::now();
+    Ok(Ok(Frames {
+        server: Arc::clone(server),
+        served: Arc::clone(served),
+        stored: stored.clone(),
+        cache: Arc::clone(cache),
+        last_bookmark: watcher.revision,
+        watcher,
+        accept,
+        include,
+        shutdown: server.shutdown.clone(),
+        bookmarks: options.allow_bookmarks,
+        initial_mark: initial && options.allow_bookmarks,
+        bookmark_at: Box::pin(tokio::time::sleep_until(now + BOOKMARK_INTERVAL)),
+        end_at: Box::pin(tokio::time::sleep_until(now + timeout)),
+        columns_sent: false,
+        done: false,
+    }))
+}
+
+impl Frames {
+    /// The next frames; `None` ends the stream. Several changes come together if they wait.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        while out.len() < BATCH {
+            let Some(event) = self.watcher.initial.pop_front() else { break };
+            self.push(&mut out, event.kind.as_str(), &event.entry);
+        }
+        if self.watcher.initial.is_empty() && std::mem::take(&mut self.initial_mark) {
+            let revision = self.watcher.revision;
+            self.push_bookmark(&mut out, revision, true);
+        }
+        if !out.is_empty() {
+            return Some(out.freeze());
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                event = self.watcher.receiver.recv() => {
+                    let Some(event) = event else {
+                        self.done = true;
+                        return None;
+                    };
+                    self.push(&mut out, event.kind.as_str(), &event.entry);
+                    while out.len() < BATCH && let Ok(event) = self.watcher.receiver.try_recv() {
+                        self.push(&mut out, event.kind.as_str(), &event.entry);
+                    }
+                    return Some(out.freeze());
+                }
+                () = &mut self.end_at => {
+                    self.done = true;
+                    return None;
+                }
+                () = &mut self.bookmark_at, if self.bookmarks => {
+                    self.bookmark_at.as_mut().reset(Instant::now() + BOOKMARK_INTERVAL);
+                    if let Some(revision) = self.cache.bookmark_revision(&self.watcher)
+                        && revision > self.last_bookmark
+                    {
+                        self.last_bookmark = revision;
+                        self.push_bookmark(&mut out, revision, false);
+                        return Some(out.freeze());
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry) {
+        let framed = match self.accept.shape {
+            Shape::Object => self.stored.view.json(entry),
+            Shape::PartialMetadata | Shape::PartialMetadataList => {
+                respond::partial_metadata(&self.stored, entry, self.accept.beta)
+            }
+            Shape::Table => self.stored.view.object(entry).and_then(|object| {
+                let mut table = self.table();
+                let version = object.resource_version().to_owned();
+                table.push(object);
+                serde_json::to_vec(&table.finish(json!({"resourceVersion": version})))
+                    .map(Bytes::from)
+                    .map_err(Status::internal)
+            }),
+        };
+        let framed = match (framed, self.accept.format) {
+            (Ok(_), Format::Protobuf) if self.accept.shape == Shape::Object => {
+                respond::protobuf_document(&self.served, &self.stored, entry)
+            }
+            (framed, _) => framed,
+        };
+        match framed {
+            Ok(object) => self.frame(out, kind, &object),
+            Err(status) => self.fail(out, &status),
+        }
+    }
+
+    fn table(&mut self) -> Table {
+        let def = Arc::clone(&self.served.def);
+        let mut table = Table::new(def, self.accept.meta_version(), self.include, self.server.clock.now());
+        table.with_columns = !std::mem::replace(&mut self.columns_sent, true);
+        table
+    }
+
+    fn push_bookmark(&mut self, out: &mut BytesMut, revision: i64, initial: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let gvk = &self.served.def.gvk;
+        let value = match self.accept.shape {
+            Shape::Object => json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata}),
+            Shape::PartialMetadata | Shape::PartialMetadataList => json!({
+                "kind": "PartialObjectMetadata", "apiVersion": self.accept.meta_version(), "metadata": metadata,
+            }),
+            Shape::Table => {
+                let object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
+                let mut table = self.table();
+                table.push(api::Object::from_value(object).unwrap_or_default());
+                table.finish(json!({"resourceVersion": revision.to_string()}))
+            }
+        };
+        self.push_value(out, "BOOKMARK", &value);
+    }
+
+    fn push_value(&self, out: &mut BytesMut, kind: &str, value: &Value) {
+        if self.accept.format == Format::Protobuf {
+            match crate::codec::protobuf_any(&self.served.def, value) {
+                Ok(object) => self.frame(out, kind, &object),
+                Err(status) => tracing::error!(error = %status, "cannot encode a watch event"),
+            }
+            return;
+        }
+        // A value always serialises.
+        self.frame(out, kind, &serde_json::to_vec(value).unwrap_or_default());
+    }
+
+    fn frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
+        match self.accept.format {
+            Format::Protobuf => crate::codec::push_watch_frame(out, kind, object),
+            Format::Json | Format::Yaml => {
+                out.put_slice(b"{\"type\":\"");
+                out.put_slice(kind.as_bytes());
+                out.put_slice(b"\",\"object\":");
+                out.put_slice(object);
+                out.put_slice(b"}\n");
+            }
+        }
+    }
+
+    fn fail(&mut self, out: &mut BytesMut, status: &Status) {
+        self.push_value(out, "ERROR", &status.to_value());
+        self.done = true;
+    }
+}
+
+/// The media type of a stream of frames.
+pub fn media_type(accept: Accept) -> &'static str {
+    match accept.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        // Upstream's JSON watch says no more than this.
+        Format::Json | Format::Yaml => "application/json",
+    }
+}
+
+/// The response of a watch over plain HTTP.
+pub fn respond(opened: Result<Frames, Status>, accept: Accept, served: &Served) -> Response {
+    let frames = match opened {
+        Ok(frames) => frames,
+        Err(status) => return error_event(&status, accept, served),
+    };
+    let stream = futures::stream::unfold(frames, |mut frames| async move {
+        let bytes = frames.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(bytes), frames))
+    });
+    respond::bytes(200, media_type(accept), Body::from_stream(stream))
+}
+
+fn error_event(status: &Status, accept: Accept, served: &Served) -> Response {
+    if accept.format == Format::Protobuf {
+        let mut out = BytesMut::new();
+        return match crate::codec::protobuf_any(&served.def, &status.to_value()) {
+            Ok(object) => {
+                crate::codec::push_watch_frame(&mut out, "ERROR", &object);
+                respond::bytes(200, media_type(accept), out.freeze())
+            }
+            Err(status) => respond::failure(&status, Accept::JSON),
+        };
+    }
+    let mut line = json!({"type": "ERROR", "object": status.to_value()}).to_string();
+    line.push('\n');
+    respond::bytes(200, media_type(accept), line)
+}
