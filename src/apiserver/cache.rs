@@ -56,8 +56,13 @@ struct State {
     queue: Option<mpsc::Receiver<WatchMessage>>,
     /// The feed task, waiting for messages.
     feed: Option<Waker>,
+    /// A list is in and `revision` can be resumed from.
     synced: bool,
+    /// What the store has acknowledged is in `queue` or applied.
+    live: bool,
     revision: i64,
+    /// Changes up to here were in the first list.
+    floor: i64,
     /// Revision of the newest change of this prefix itself.
     changed: i64,
     entries: BTreeMap<Box<str>, Arc<Entry>>,
@@ -127,12 +132,13 @@ impl Cache {
         {
             let mut state = self.state.lock();
             self.drain(&mut state);
-            if state.queue.is_some() {
+            if state.queue.is_some() && state.live {
                 // The store has handed over every event up to `newest`.
                 state.revision = state.revision.max(newest.0);
                 return Ok(state.revision);
             }
         }
+        self.store.request_progress().await.map_err(errors::store)?;
         self.wait_for(newest.0).await
     }
 
@@ -272,7 +278,10 @@ impl Cache {
                 }
                 state.revision = state.revision.max(revision.0);
             }
-            WatchMessage::Progress(revision) => state.revision = state.revision.max(revision.0),
+            WatchMessage::Progress(revision) => {
+                state.live = true;
+                state.revision = state.revision.max(revision.0);
+            }
             WatchMessage::Compacted(_) => {
                 state.synced = false;
                 state.end_feed();
@@ -280,7 +289,10 @@ impl Cache {
             // The feed task begins again from the last revision it saw.
             WatchMessage::Lagged => state.end_feed(),
         }
-        let revision = state.revision;
+        self.announce(state.revision);
+    }
+
+    fn announce(&self, revision: i64) {
         self.progress.send_if_modified(|p| {
             let moved = *p < revision;
             *p = revision.max(*p);
@@ -290,6 +302,9 @@ impl Cache {
 
     fn apply_event(&self, state: &mut State, event: &storage::Event) {
         let revision = event.kv.mod_revision.0;
+        if revision <= state.floor {
+            return;
+        }
         let Some(key) = event.kv.key.strip_prefix(self.prefix.as_bytes()).and_then(|k| std::str::from_utf8(k).ok())
         else {
             return;
@@ -304,7 +319,12 @@ impl Cache {
             }
             EventKind::Put => {
                 let Some(entry) = Entry::new(key, &event.kv.value, revision) else {
-                    tracing::error!(prefix = self.prefix, key, revision, "stored value is no JSON object; it is left out");
+                    tracing::error!(
+                        prefix = self.prefix,
+                        key,
+                        revision,
+                        "stored value is no JSON object; it is left out"
+                    );
                     return;
                 };
                 let entry = Arc::new(entry);
@@ -352,6 +372,7 @@ impl State {
         self.entries = entries;
         self.revision = revision.0;
         self.oldest = revision.0;
+        self.floor = revision.0;
         self.ring.clear();
         self.ring_bytes = 0;
         // What they missed cannot be told any more; their clients list again.

@@ -13,9 +13,7 @@ pub fn stopping() -> Status {
 /// A failed store as the API tells it. Conflicts never come here: they are answers, not errors.
 pub fn store(error: StoreError) -> Status {
     match error {
-        StoreError::Compacted { .. } => Status::expired(
-            "The resourceVersion for the provided list is too old.",
-        ),
+        StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision => Status::timeout("Too large resource version", 1),
         StoreError::TooLarge => Status::too_large("etcdserver: request is too large"),
         StoreError::DiskFull => Status::new(507, "InternalError", error.to_string()),
@@ -39,8 +37,11 @@ pub fn store(error: StoreError) -> Status {
 /// `storage.NewTooLargeResourceVersionError`.
 pub fn too_large_resource_version(wanted: i64, current: i64) -> Status {
     let message = format!("Too large resource version: {wanted}, current: {current}");
-    let cause =
-        Cause { reason: "ResourceVersionTooLarge".to_owned(), message: "Too large resource version".to_owned(), field: String::new() };
+    let cause = Cause {
+        reason: "ResourceVersionTooLarge".to_owned(),
+        message: "Too large resource version".to_owned(),
+        field: String::new(),
+    };
     let mut status = Status::timeout(message, 1);
     status.details = Some(Box::new(Details { retry_after_seconds: 1, causes: vec![cause], ..Details::default() }));
     status

@@ -40,7 +40,8 @@ pub struct Call {
     pub query: Query,
     pub user: UserInfo,
     pub parts: Parts,
-    pub body: Body,
+    /// Taken once; behind a lock only because bodies are not `Sync`.
+    pub body: Mutex<Body>,
     pub warnings: Warnings,
 }
 
@@ -142,16 +143,15 @@ async fn fenced(server: Arc<ApiServer>, request: Request<Body>, warnings: Warnin
     if let Err(status) = authorise(&server, &user, &info).await {
         return respond::failure(&status, Accept::JSON);
     }
-    let call = Call { info, query, user, parts, body, warnings };
+    let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
     if long_running {
         return router::dispatch(&server, call).await;
     }
     match tokio::time::timeout(REQUEST_TIMEOUT, router::dispatch(&server, call)).await {
         Ok(response) => response,
-        Err(_) => respond::failure(
-            &Status::timeout("request did not complete within the allotted timeout", 0),
-            Accept::JSON,
-        ),
+        Err(_) => {
+            respond::failure(&Status::timeout("request did not complete within the allotted timeout", 0), Accept::JSON)
+        }
     }
 }
 
@@ -177,6 +177,7 @@ pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) 
         namespace: info.namespace.clone(),
         name: info.name.clone(),
         path: info.path.clone(),
+        field_selector: info.field_selector.clone(),
     };
     check(server, user, &attributes).await
 }

@@ -74,12 +74,19 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: bool, protobuf: boo
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
-    clause.split(';').skip(1).filter_map(|p| p.trim().split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"')))
+    clause
+        .split(';')
+        .skip(1)
+        .filter_map(|p| p.trim().split_once('='))
+        .map(|(k, v)| (k.trim(), v.trim().trim_matches('"')))
 }
 
 /// Thousandths.
 fn quality(clause: &str) -> u32 {
-    parameters(clause).find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse::<f32>().ok()).map_or(1000, |q| (q * 1000.0) as u32)
+    parameters(clause)
+        .find(|(k, _)| *k == "q")
+        .and_then(|(_, v)| v.parse::<f32>().ok())
+        .map_or(1000, |q| (q * 1000.0) as u32)
 }
 
 fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
@@ -141,7 +148,10 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Table, false)),
         );
-        check("application/json;as=Table;v=v2;g=meta.k8s.io, application/json", Some((Format::Json, Shape::Object, false)));
+        check(
+            "application/json;as=Table;v=v2;g=meta.k8s.io, application/json",
+            Some((Format::Json, Shape::Object, false)),
+        );
         check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Shape::Object, false)));
         check("application/yaml", Some((Format::Yaml, Shape::Object, false)));
         check("text/html, */*;q=0.8", Some((Format::Json, Shape::Object, false)));

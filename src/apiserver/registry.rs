@@ -51,7 +51,15 @@ impl Objects {
     }
 
     /// Writes a new key; `None` if it exists.
-    pub async fn create(&self, served: &Served, stored: &Stored, key: &str, object: Object) -> Result<Option<Arc<Entry>>, Status> {
+    pub async fn create(
+        &self,
+        served: &Served,
+        stored: &Stored,
+        key: &str,
+        object: Object,
+    ) -> Result<Option<Arc<Entry>>, Status> {
+        // A watch from the answer's revision must find everything after it in the cache.
+        stored.cache.ready().await?;
         let bytes = encode(stored, object)?;
         let lease = self.lease(served).await?;
         let full = full_key(stored, key);
@@ -68,7 +76,14 @@ impl Objects {
     }
 
     /// Replaces what `current` shows with `object`.
-    pub async fn swap(&self, served: &Served, stored: &Stored, key: &str, current: &Current, object: Object) -> Result<Swap, Status> {
+    pub async fn swap(
+        &self,
+        served: &Served,
+        stored: &Stored,
+        key: &str,
+        current: &Current,
+        object: Object,
+    ) -> Result<Swap, Status> {
         let object = stored.view.to_stored(object)?;
         let mut before = current.entry.object()?;
         before.remove(&["metadata", "resourceVersion"]);
@@ -134,11 +149,7 @@ fn full_key(stored: &Stored, key: &str) -> Bytes {
 }
 
 fn exists_at(key: &Bytes, revision: Revision) -> Compare {
-    Compare {
-        range: KeyRange::key(key.clone()),
-        target: CompareTarget::Mod(revision),
-        result: CompareResult::Equal,
-    }
+    Compare { range: KeyRange::key(key.clone()), target: CompareTarget::Mod(revision), result: CompareResult::Equal }
 }
 
 fn put(key: &Bytes, value: &Bytes, lease: LeaseId) -> Op {

@@ -21,6 +21,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource, with a leading slash, as in the URL (still encoded); empty if nothing follows.
     pub rest: String,
+    /// Raw field selector of a list, watch or deletecollection.
+    pub field_selector: String,
     /// The verb came from the path (`/api/v1/watch/…`), which upstream deprecated.
     pub legacy_verb: bool,
 }
@@ -89,6 +91,9 @@ impl RequestInfo {
         let used = if info.verb == "proxy" { 2 } else { 3 };
         info.rest = rest_of(raw_path, raw.len() - parts.len() + used, raw.len());
         info.name_by_selector(query);
+        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") && !info.legacy_verb {
+            info.field_selector = query.text("fieldSelector").to_owned();
+        }
         Ok(info)
     }
 
@@ -180,11 +185,7 @@ mod tests {
             "/apis/apps/v1/namespaces/n/deployments",
             ("deletecollection", "apps", "v1", "n", "deployments", "", ""),
         );
-        check(
-            Method::POST,
-            "/api/v1/namespaces/n/pods/p/exec",
-            ("create", "", "v1", "n", "pods", "exec", "p"),
-        );
+        check(Method::POST, "/api/v1/namespaces/n/pods/p/exec", ("create", "", "v1", "n", "pods", "exec", "p"));
         check(Method::GET, "/apis/apps/v1", ("get", "", "", "", "", "", ""));
         check(Method::GET, "/healthz", ("get", "", "", "", "", "", ""));
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::schema::Schema;
+use api::{Gvk, Object, Status};
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -87,9 +88,7 @@ pub fn entry(
     table: impl FnOnce() -> Table,
 ) -> Result<Response, Status> {
     match (accept.shape, accept.format, accept.pretty) {
-        (Shape::Object, Format::Json, false) => {
-            Ok(bytes(code, Format::Json.media_type(), stored.view.json(entry)?))
-        }
+        (Shape::Object, Format::Json, false) => Ok(bytes(code, Format::Json.media_type(), stored.view.json(entry)?)),
         (Shape::Object, Format::Protobuf, _) => {
             let raw = protobuf_of(served, stored, entry)?;
             let body = crate::codec::protobuf_envelope(&served.def.gvk, &raw);
@@ -101,6 +100,21 @@ pub fn entry(
         }
         _ => object(code, served, accept, stored.view.object(entry)?, table),
     }
+}
+
+/// A stored object as a protobuf document, envelope and all.
+pub fn protobuf_document(served: &Served, stored: &Stored, entry: &Entry) -> Result<Bytes, Status> {
+    let raw = protobuf_of(served, stored, entry)?;
+    Ok(crate::codec::protobuf_envelope(&served.def.gvk, &raw).into())
+}
+
+/// A document of a kind that has a schema of its own (actions, scales).
+pub fn document(code: u16, accept: Accept, gvk: &Gvk, schema: &Schema, object: Object) -> Result<Response, Status> {
+    if accept.format == Format::Protobuf {
+        let raw = crate::codec::encode_protobuf(schema, &object)?;
+        return Ok(bytes(code, Format::Protobuf.media_type(), crate::codec::protobuf_envelope(gvk, &raw)));
+    }
+    value(code, accept, &object.into_value())
 }
 
 /// The protobuf message of a stored object, without the envelope; kept beside the JSON.
@@ -138,9 +152,13 @@ pub fn object(
         }
         Shape::PartialMetadata => {
             let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
-            value(code, accept, &json!({
-                "kind": "PartialObjectMetadata", "apiVersion": accept.meta_version(), "metadata": metadata,
-            }))
+            value(
+                code,
+                accept,
+                &json!({
+                    "kind": "PartialObjectMetadata", "apiVersion": accept.meta_version(), "metadata": metadata,
+                }),
+            )
         }
         Shape::PartialMetadataList => {
             Err(Status::not_acceptable(&[Format::Json.media_type(), Format::Yaml.media_type()]))

@@ -86,8 +86,7 @@ impl InFlight {
 impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let tasks = TaskTracker::new();
-        let table =
-            KindTable::new(&config.kinds, &KindTable::default(), &config.store, &tasks, &config.shutdown);
+        let table = KindTable::new(&config.kinds, &KindTable::default(), &config.store, &tasks, &config.shutdown);
         Arc::new(Self {
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),

@@ -18,8 +18,6 @@ use std::sync::Arc;
 use api::admission::Operation;
 use api::kind::{Subresource, SubresourceKind};
 use api::{Object, Status};
-use http::Method;
-use serde_json::json;
 
 use crate::cache::entry::Entry;
 use crate::filters::Call;
@@ -54,10 +52,8 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     if served.def.namespaced && info.namespace.is_empty() && info.names_object() {
         return respond::page_not_found();
     }
-    let connect = served
-        .def
-        .subresource(&info.subresource)
-        .is_some_and(|s| matches!(s.kind, SubresourceKind::Connect(_)));
+    let connect =
+        served.def.subresource(&info.subresource).is_some_and(|s| matches!(s.kind, SubresourceKind::Connect(_)));
     let accept = if connect {
         Ok(Accept::JSON)
     } else {
@@ -110,9 +106,6 @@ impl Verb {
 
     async fn subresource(mut self, subresource: &Subresource) -> Result<Response, Status> {
         let verb = self.call.info.verb.clone();
-        if let SubresourceKind::Connect(connect) = &subresource.kind {
-            return crate::connect::serve(self, subresource, &**connect).await;
-        }
         if !subresource.verbs.contains(&verb.as_str()) {
             return Err(method_not_allowed());
         }
@@ -120,9 +113,7 @@ impl Verb {
             (SubresourceKind::Status | SubresourceKind::View(_), "get") => self.get().await,
             (SubresourceKind::Status | SubresourceKind::View(_), "update") => self.update(Some(subresource)).await,
             (SubresourceKind::Status | SubresourceKind::View(_), "patch") => self.patch(Some(subresource)).await,
-            (SubresourceKind::Scale(paths), "get" | "update" | "patch") => {
-                scale::serve(self, subresource, paths).await
-            }
+            (SubresourceKind::Scale(paths), "get" | "update" | "patch") => scale::serve(self, subresource, paths).await,
             (SubresourceKind::Action(action), "create") => {
                 let options = self.write_options("CreateOptions", false)?;
                 let body = self.decode_as(&subresource.gvk, &subresource.schema, &options).await?;
@@ -144,7 +135,12 @@ impl Verb {
         WriteOptions::read(&self.call.query, &self.call.parts.headers, kind, apply)
     }
 
-    fn write<'a>(&'a self, subresource: Option<&'a Subresource>, options: &'a WriteOptions, named: bool) -> Result<Write<'a>, Status> {
+    fn write<'a>(
+        &'a self,
+        subresource: Option<&'a Subresource>,
+        options: &'a WriteOptions,
+        named: bool,
+    ) -> Result<Write<'a>, Status> {
         Ok(Write {
             server: &self.server,
             served: &self.served,
@@ -327,13 +323,4 @@ impl Verb {
         };
         respond::document(201, accept, gvk, schema, answer)
     }
-
-    fn is_head(&self) -> bool {
-        self.call.parts.method == Method::HEAD
-    }
-}
-
-/// An empty object's metadata, for documents that have none.
-pub(crate) fn empty_metadata() -> serde_json::Value {
-    json!({})
 }

@@ -40,44 +40,40 @@ impl Cache {
         state.watchers.clear();
     }
 
-    /// Watches from the last revision seen; lists first if there is none or the store no longer has it.
+    /// Watches from the last revision seen; watches and then lists if there is none or the store no longer has it.
+    ///
+    /// A watch from now on is live at once: what the store acknowledges is in its queue. One that begins in the past is
+    /// not, until the store says so with a `Progress`.
     async fn resume(&self) -> Result<(), StoreError> {
         let range = KeyRange::prefix(self.prefix.clone().into_bytes());
         let from = {
             let state = self.state.lock();
-            state.synced.then_some(state.revision)
+            state.synced.then_some(state.revision + 1)
         };
-        let revision = match from {
-            Some(revision) => revision,
-            None => self.list().await?.0,
-        };
-        let watch = self
-            .store
-            .watch(range, WatchOptions { start: Revision(revision + 1), prev_kv: false })
-            .await;
-        match watch {
-            Ok(watch) => {
-                let mut state = self.state.lock();
-                state.queue = Some(watch.messages);
-                state.synced = true;
-                let revision = state.revision;
-                drop(state);
-                self.progress.send_if_modified(|p| {
-                    let moved = *p < revision;
-                    *p = revision.max(*p);
-                    moved
-                });
-                Ok(())
-            }
+        let options = WatchOptions { start: Revision(from.unwrap_or_default()), prev_kv: false };
+        let watch = match self.store.watch(range, options).await {
+            Ok(watch) => watch,
             Err(StoreError::Compacted { .. }) => {
                 self.state.lock().synced = false;
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if from.is_none() {
+            self.first_list().await?;
         }
+        let revision = {
+            let mut state = self.state.lock();
+            state.queue = Some(watch.messages);
+            state.live = from.is_none_or(|from| watch.revision.0 < from);
+            state.synced = true;
+            state.revision
+        };
+        self.announce(revision);
+        Ok(())
     }
 
-    async fn list(&self) -> Result<Revision, StoreError> {
+    async fn first_list(&self) -> Result<(), StoreError> {
         let mut entries = BTreeMap::new();
         let mut range = KeyRange::prefix(self.prefix.clone().into_bytes());
         let mut revision = Revision(0);
@@ -109,7 +105,7 @@ impl Cache {
             }
         }
         self.state.lock().install(entries, revision);
-        Ok(revision)
+        Ok(())
     }
 
     /// Applies messages as they come, until the queue closes.

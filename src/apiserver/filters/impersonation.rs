@@ -28,7 +28,9 @@ pub async fn apply(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Res
     let extra: Vec<(String, String)> = parts
         .headers
         .iter()
-        .filter_map(|(k, v)| Some((percent_decode(k.as_str().strip_prefix(EXTRA)?, false), v.to_str().ok()?.to_owned())))
+        .filter_map(|(k, v)| {
+            Some((percent_decode(k.as_str().strip_prefix(EXTRA)?, false), v.to_str().ok()?.to_owned()))
+        })
         .collect();
     if name.is_empty() {
         return Err(Status::internal(format_args!(
@@ -36,18 +38,21 @@ pub async fn apply(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Res
             [groups, vec![uid], extra.into_iter().map(|(_, v)| v).collect()].concat()
         )));
     }
-    let question = |resource: &str, group: &str, namespace: &str, name: &str, subresource: &str| AuthorizationAttributes {
-        verb: "impersonate".to_owned(),
-        is_resource: true,
-        group: group.to_owned(),
-        version: "v1".to_owned(),
-        resource: resource.to_owned(),
-        subresource: subresource.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        path: String::new(),
-    };
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let question =
+        |resource: &str, group: &str, namespace: &str, name: &str, subresource: &str| AuthorizationAttributes {
+            verb: "impersonate".to_owned(),
+            is_resource: true,
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            resource: resource.to_owned(),
+            subresource: subresource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            path: String::new(),
+            ..AuthorizationAttributes::default()
+        };
+    let own_name = name.clone();
+    let account = own_name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     let asked = match account {
         Some((namespace, account)) => question("serviceaccounts", "", namespace, account, ""),
         None => question("users", "", "", &name, ""),
@@ -73,6 +78,11 @@ pub async fn apply(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Res
     if !target.in_group(add) && !target.in_group(UNAUTHENTICATED) {
         target.groups.push(add.to_owned());
     }
-    parts.headers = parts.headers.drain().filter_map(|(k, v)| k.filter(|k| !k.as_str().starts_with("impersonate-")).map(|k| (k, v))).collect();
+    parts.headers = parts
+        .headers
+        .iter()
+        .filter(|(k, _)| !k.as_str().starts_with("impersonate-"))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     Ok(target)
 }

@@ -20,7 +20,13 @@ pub struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn attributes(&self, operation: Operation, object: Option<Object>, old: Option<Object>, options: &Object) -> Attributes {
+    fn attributes(
+        &self,
+        operation: Operation,
+        object: Option<Object>,
+        old: Option<Object>,
+        options: &Object,
+    ) -> Attributes {
         let name = match &object {
             Some(object) if self.name.is_empty() => object.name().to_owned(),
             _ => self.name.to_owned(),

@@ -26,11 +26,17 @@ pub async fn read(body: Body) -> Result<Bytes, Status> {
 
 impl Verb {
     pub(super) async fn take_body(&mut self) -> Result<Bytes, Status> {
-        read(std::mem::replace(&mut self.call.body, Body::empty())).await
+        let body = std::mem::replace(self.call.body.get_mut(), Body::empty());
+        read(body).await
     }
 
     /// Decodes the body as `gvk`, by its schema, with defaults.
-    pub(super) async fn decode_as(&mut self, gvk: &Gvk, schema: &Schema, options: &WriteOptions) -> Result<Object, Status> {
+    pub(super) async fn decode_as(
+        &mut self,
+        gvk: &Gvk,
+        schema: &Schema,
+        options: &WriteOptions,
+    ) -> Result<Object, Status> {
         let format = BodyFormat::of(&self.call.parts.headers)?;
         let body = self.take_body().await?;
         let mut object = codec::decode(format, &body, gvk, schema, options.validation, &self.call.warnings)?;

@@ -169,13 +169,9 @@ impl Delete<'_> {
             if period >= given {
                 return Grace::Pending;
             }
-            let end = object
-                .str(&["metadata", "deletionTimestamp"])
-                .and_then(|t| t.parse::<Timestamp>().ok())
-                .unwrap_or(now);
-            let mut at = end
-                .checked_add(SignedDuration::from_secs(period.saturating_sub(given)))
-                .unwrap_or(now);
+            let end =
+                object.str(&["metadata", "deletionTimestamp"]).and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(now);
+            let mut at = end.checked_add(SignedDuration::from_secs(period.saturating_sub(given))).unwrap_or(now);
             if at < now {
                 at = now;
                 // Grace was asked for and has run out: the least there is, so that the last delete is still somebody's.

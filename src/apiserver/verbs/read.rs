@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use api::Status;
 use api::field::{Error, ErrorList, Path};
 use api::selector::{FieldSelector, LabelSelector};
 use api::status::Details;
-use api::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use storage::{KeyRange, RangeOptions, Revision, StoreError};
 
+use crate::cache::Listing;
 use crate::cache::entry::Entry;
 use crate::cache::view::Selection;
-use crate::cache::Listing;
 use crate::errors;
 use crate::query::Query;
 use crate::request::RequestInfo;
@@ -38,8 +38,10 @@ impl ListOptions {
     /// Reads and checks the query (apimachinery `internalversion/validation`).
     pub fn read(served: &Served, stored: &Stored, info: &RequestInfo, query: &Query) -> Result<Self, Status> {
         let watch = info.verb == "watch" || query.flag("watch");
-        let labels = LabelSelector::parse(query.text("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
-        let fields = FieldSelector::parse(query.text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let labels =
+            LabelSelector::parse(query.text("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields =
+            FieldSelector::parse(query.text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in fields.requirements() {
             let path = requirement.field.as_str();
             let known = matches!(path, "metadata.name" | "metadata.namespace")
@@ -111,7 +113,8 @@ impl ListOptions {
                 }
             }
             if self.send_initial_events.is_some() {
-                errors.push(Error::forbidden(Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
+                errors
+                    .push(Error::forbidden(Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
@@ -144,7 +147,9 @@ impl ListOptions {
 fn unknown_field(served: &Served, path: &str) -> Status {
     // Conversion functions and the default (metadata only) word this differently upstream.
     if served.def.selectable_fields.is_empty() {
-        Status::bad_request(format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""))
+        Status::bad_request(format!(
+            "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        ))
     } else {
         Status::bad_request(format!("field label not supported: {path}"))
     }
@@ -168,7 +173,13 @@ pub fn parse_version(text: &str) -> Result<Option<i64>, Status> {
 }
 
 /// The object by name, at least as new as `resourceVersion` asks.
-pub async fn get(served: &Served, stored: &Stored, namespace: &str, name: &str, version: &str) -> Result<Arc<Entry>, Status> {
+pub async fn get(
+    served: &Served,
+    stored: &Stored,
+    namespace: &str,
+    name: &str,
+    version: &str,
+) -> Result<Arc<Entry>, Status> {
     match parse_version(version)? {
         None => drop(stored.cache.fresh().await?),
         Some(0) => stored.cache.ready().await?,
@@ -212,7 +223,11 @@ fn encode_continue(last_key: &str, revision: i64) -> String {
 }
 
 /// A page of objects.
-pub async fn list(server: &ApiServer, stored: &Stored, options: &ListOptions) -> Result<(ListMeta, Vec<Arc<Entry>>), Status> {
+pub async fn list(
+    server: &ApiServer,
+    stored: &Stored,
+    options: &ListOptions,
+) -> Result<(ListMeta, Vec<Arc<Entry>>), Status> {
     let cache = &stored.cache;
     let selection = &options.selection;
     let prefix = selection.key_prefix();
@@ -227,7 +242,9 @@ pub async fn list(server: &ApiServer, stored: &Stored, options: &ListOptions) ->
                 cache.list(selection, "", options.limit)
             }
             // A limit with a version means exactly that version unless the client says otherwise (legacy behaviour).
-            Some(version) if options.version_match == "Exact" || (options.version_match.is_empty() && options.limit > 0) => {
+            Some(version)
+                if options.version_match == "Exact" || (options.version_match.is_empty() && options.limit > 0) =>
+            {
                 list_at(server, stored, selection, version, "", options.limit).await.map_err(errors_of_list)?
             }
             Some(version) => {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use api::admission::Operation;
 use api::field::{Error, Path};
 use api::kind::{RequestContext, Strategy, Subresource};
-use api::status::Details;
 use api::{Object, Status, UserInfo};
 
 use super::admit::Admission;
@@ -74,11 +73,14 @@ impl<'a> Write<'a> {
         Admission {
             server: self.server,
             user: self.user,
-            gvk: self.subresource.map_or_else(|| self.served.def.gvk.clone(), |s| match s.kind {
-                // Scale bodies are admitted as what they are; views as their parent.
-                api::kind::SubresourceKind::Scale(_) => self.served.def.gvk.clone(),
-                _ => s.gvk.clone(),
-            }),
+            gvk: self.subresource.map_or_else(
+                || self.served.def.gvk.clone(),
+                |s| match s.kind {
+                    // Scale bodies are admitted as what they are; views as their parent.
+                    api::kind::SubresourceKind::Scale(_) => self.served.def.gvk.clone(),
+                    _ => s.gvk.clone(),
+                },
+            ),
             resource: self.served.gvr(),
             subresource: self.subresource_name(),
             namespace: self.namespace,
@@ -117,7 +119,8 @@ impl<'a> Write<'a> {
     }
 
     async fn create_admitted(&self, object: Object, options: &Object) -> Result<Arc<Entry>, Status> {
-        let generated = object.name().is_empty() && object.str(&["metadata", "generateName"]).is_some_and(|g| !g.is_empty());
+        let generated =
+            object.name().is_empty() && object.str(&["metadata", "generateName"]).is_some_and(|g| !g.is_empty());
         if !generated {
             return self.create_once(object, options, false).await;
         }
@@ -348,7 +351,12 @@ impl<'a> Write<'a> {
     }
 
     /// The last finalizer is gone: the update becomes the deletion (`deleteWithoutFinalizers`).
-    async fn delete_finalized(&self, key: &str, current: &Current, object: Object) -> Result<Option<Arc<Entry>>, Status> {
+    async fn delete_finalized(
+        &self,
+        key: &str,
+        current: &Current,
+        object: Object,
+    ) -> Result<Option<Arc<Entry>>, Status> {
         let shown = registry::unwritten(self.stored, key, object.clone(), current.revision)?;
         if self.options.dry_run {
             return Ok(Some(shown));
@@ -369,9 +377,4 @@ fn should_delete(strategy: &dyn Strategy, object: &Object, old: &Object) -> bool
         && strategy.extra_finalizers(object).is_empty()
         && old.is_deleting()
         && old.i64(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default() == 0
-}
-
-/// The failure of a request whose generated name was taken, as a retryable answer.
-pub fn details_of(status: &mut Status) -> &mut Details {
-    status.details.get_or_insert_with(Default::default)
 }

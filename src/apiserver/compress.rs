@@ -1,0 +1,54 @@
+//! Gzip of large answers (apiserver `endpoints/handlers/responsewriters` `deferredResponseWriter`).
+
+use std::io::Write;
+
+use axum::body::Body;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::StreamExt;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
+use http::{HeaderMap, HeaderValue};
+use http_body::Body as _;
+
+use crate::respond::Response;
+
+/// Smaller answers go as they are.
+const SIZE_MIN: u64 = 128 << 10;
+
+/// Compresses the response if the client takes gzip and it is worth it.
+pub fn maybe(request: &HeaderMap, response: Response) -> Response {
+    let takes = request
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|v| v.split(';').next().unwrap_or_default().trim() == "gzip");
+    if !takes || response.body().size_hint().exact().is_some_and(|size| size < SIZE_MIN) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    parts.headers.remove(CONTENT_LENGTH);
+    let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let state = (body.into_data_stream(), Some(encoder));
+    let stream = futures::stream::unfold(state, |(mut body, encoder)| async move {
+        let mut encoder = encoder?;
+        loop {
+            let step = match body.next().await {
+                None => return Some((encoder.finish().map(Bytes::from).map_err(axum::Error::new), (body, None))),
+                Some(Err(error)) => return Some((Err(error), (body, None))),
+                Some(Ok(chunk)) => encoder.write_all(&chunk),
+            };
+            if let Err(error) = step {
+                return Some((Err(axum::Error::new(error)), (body, None)));
+            }
+            let out = std::mem::take(encoder.get_mut());
+            if !out.is_empty() {
+                return Some((Ok(Bytes::from(out)), (body, Some(encoder))));
+            }
+        }
+    });
+    Response::from_parts(parts, Body::from_stream(stream))
+}

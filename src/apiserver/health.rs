@@ -1,0 +1,98 @@
+//! `/healthz`, `/livez`, `/readyz` and `/version` (apiserver `server/healthz`).
+
+use std::fmt::Write;
+
+use crate::filters::Call;
+use crate::respond::{self, Response};
+use crate::server::ApiServer;
+
+/// What kubectl and other clients are told.
+pub const GIT_VERSION: &str = concat!("v1.37.0+skiff", env!("CARGO_PKG_VERSION"));
+
+/// The checks, in the order of upstream's answer.
+const CHECKS: [&str; 4] = ["ping", "log", "etcd", "poststarthook/start-apiextensions-controllers"];
+
+/// One endpoint or one check of it: `parts` is the path.
+pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response {
+    let endpoint = parts[0];
+    let shutdown_matters = endpoint == "readyz";
+    if parts.len() > 1 {
+        let name = parts[1..].join("/");
+        if !CHECKS.contains(&name.as_str()) && !(shutdown_matters && name == "shutdown") {
+            return respond::page_not_found();
+        }
+        return match check(server, &name).await {
+            Ok(()) => respond::text(200, "ok"),
+            Err(why) => respond::text(500, format!("internal server error: {why}\n")),
+        };
+    }
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let mut names: Vec<&str> = CHECKS.to_vec();
+    if shutdown_matters {
+        names.push("shutdown");
+    }
+    let mut report = String::new();
+    let mut failed = Vec::new();
+    for name in &names {
+        // Writing to a string cannot fail.
+        let _ = match excluded.contains(name) {
+            true => writeln!(report, "[+]{name} excluded: ok"),
+            false => match check(server, name).await {
+                Ok(()) => writeln!(report, "[+]{name} ok"),
+                Err(_) => {
+                    failed.push(*name);
+                    writeln!(report, "[-]{name} failed: reason withheld")
+                }
+            },
+        };
+    }
+    let unknown: Vec<String> = excluded.iter().filter(|e| !names.contains(e)).map(|e| format!("{e:?}")).collect();
+    if !unknown.is_empty() {
+        let _ = writeln!(report, "warn: some health checks cannot be excluded: no matches for {}", unknown.join(", "));
+    }
+    if !failed.is_empty() {
+        tracing::warn!(endpoint, failed = failed.join(","), "health check failed");
+        return respond::text(500, format!("{report}{endpoint} check failed\n"));
+    }
+    if call.query.get("verbose").is_some() {
+        return respond::text(200, format!("{report}{endpoint} check passed\n"));
+    }
+    respond::text(200, "ok")
+}
+
+async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
+    match name {
+        "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),
+        "shutdown" if server.shutdown.is_cancelled() => Err("process is shutting down".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// `/version` (`version.Info`).
+pub fn version() -> Response {
+    let (major, minor) = ("1", "37");
+    let info = serde_json::json!({
+        "major": major,
+        "minor": minor,
+        "emulationMajor": major,
+        "emulationMinor": minor,
+        "minCompatibilityMajor": major,
+        "minCompatibilityMinor": "36",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+    });
+    respond::bytes(200, crate::negotiate::JSON, info.to_string())
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,101 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch (apiserver `endpoints/handlers/patch.go`).
+
+use api::kind::Subresource;
+use api::{Object, Status};
+use http::header::CONTENT_TYPE;
+use serde_json::Value;
+use std::sync::Arc;
+
+use super::Verb;
+use super::options::WriteOptions;
+use super::write::Change;
+use crate::respond::Response;
+use crate::served::Served;
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+
+/// A patch as sent.
+pub enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Object),
+}
+
+impl Patch {
+    pub fn apply(&self, served: &Served, current: &Object) -> Result<Object, Status> {
+        self.apply_to(&served.def.schema, current)
+    }
+
+    /// The patched document; decoding it is the caller's.
+    pub fn apply_to(&self, schema: &api::schema::Schema, current: &Object) -> Result<Object, Status> {
+        let whole = |value: Value| {
+            Object::from_value(value).ok_or_else(|| Status::bad_request("the patched document is no JSON object"))
+        };
+        match self {
+            Self::Json(patch) => whole(api::patch::json(current.clone().into_value(), patch)?),
+            Self::Merge(patch) => whole(api::patch::merge(current.clone().into_value(), patch)?),
+            Self::Strategic(patch) => api::patch::strategic(schema, current.clone(), patch.clone()),
+        }
+    }
+}
+
+struct Patched<'a> {
+    served: &'a Served,
+    patch: &'a Patch,
+    name: &'a str,
+    options: &'a WriteOptions,
+    warnings: &'a crate::filters::Warnings,
+}
+
+impl Change for Patched<'_> {
+    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+        let Some(current) = current else { return Err(self.served.not_found(self.name)) };
+        let patched = self.patch.apply(self.served, current)?;
+        let def = &self.served.def;
+        let mut object =
+            crate::codec::decode_value(patched, &def.gvk, &def.schema, self.options.validation, self.warnings)?;
+        def.strategy.default(&mut object);
+        if object.name() != self.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                object.name(),
+                self.name
+            )));
+        }
+        Ok(object)
+    }
+}
+
+impl Verb {
+    /// Reads the patch of the body.
+    pub(super) async fn read_patch(&mut self) -> Result<Patch, Status> {
+        let media_type = self.call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+        let body = self.take_body().await?;
+        let json = || {
+            serde_json::from_slice::<Value>(&body)
+                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
+        match media_type.as_str() {
+            JSON_PATCH => Ok(Patch::Json(json()?)),
+            MERGE_PATCH => Ok(Patch::Merge(json()?)),
+            STRATEGIC_PATCH => Object::from_value(json()?)
+                .map(Patch::Strategic)
+                .ok_or_else(|| Status::bad_request("error decoding patch: the patch is no JSON object")),
+            _ => Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH])),
+        }
+    }
+
+    pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        let options = self.write_options("PatchOptions", false)?;
+        let patch = self.read_patch().await?;
+        let served = Arc::clone(&self.served);
+        let name = self.call.info.name.clone();
+        let change =
+            Patched { served: &served, patch: &patch, name: &name, options: &options, warnings: &self.call.warnings };
+        let written = self.write(subresource, &options, true)?.update(&change, false).await?;
+        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+    }
+}
