@@ -63,9 +63,8 @@ impl Client {
 
     async fn from_kubeconfig(kubeconfig: kube::config::Kubeconfig) -> Result<Self, Error> {
         let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .map_err(|e| Error::Config(Box::new(e)))?;
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| Error::Config(Box::new(e)))?;
         let kube = kube::Client::try_from(config).map_err(|e| Error::Config(Box::new(e)))?;
         Ok(Self { kube })
     }
@@ -330,9 +329,8 @@ pub(crate) mod tests {
                 };
                 let (status, chunks, open) = answer(&entry);
                 log.lock().push(entry);
-                let chunks = futures::stream::iter(
-                    chunks.into_iter().map(|c| Ok::<_, Infallible>(http_body::Frame::data(c))),
-                );
+                let chunks =
+                    futures::stream::iter(chunks.into_iter().map(|c| Ok::<_, Infallible>(http_body::Frame::data(c))));
                 let body: futures::stream::BoxStream<'static, _> = if open {
                     Box::pin(futures::StreamExt::chain(chunks, futures::stream::pending()))
                 } else {
@@ -371,6 +369,9 @@ pub(crate) mod tests {
     #[test]
     fn paths() {
         assert_eq!(resource_path("", "v1", "nodes", "", "", ""), "/api/v1/nodes");
-        assert_eq!(resource_path("apps", "v1", "deployments", "n", "d", "scale"), "/apis/apps/v1/namespaces/n/deployments/d/scale");
+        assert_eq!(
+            resource_path("apps", "v1", "deployments", "n", "d", "scale"),
+            "/apis/apps/v1/namespaces/n/deployments/d/scale"
+        );
     }
 }

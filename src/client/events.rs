@@ -197,7 +197,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_repeated_event_is_counted_up() {
         let (client, seen) = crate::client::tests::fake(|seen| {
-            let body = if seen.method == "POST" { seen.body.to_string() } else { "{\"metadata\":{\"name\":\"x\"}}".into() };
+            let body =
+                if seen.method == "POST" { seen.body.to_string() } else { "{\"metadata\":{\"name\":\"x\"}}".into() };
             (200, vec![Bytes::from(body)], false)
         });
         let recorder = Recorder::new(client, "tester", "", Arc::new(base::SystemClock));

@@ -164,6 +164,11 @@ impl<K: Resource> Informer<K> {
         self.shared.read(|store| store.by_owner(uid))
     }
 
+    /// The objects of a namespace that no controller manages.
+    pub fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.shared.read(|store| store.orphans(namespace))
+    }
+
     /// The pods bound to a node; empty for every other kind.
     pub fn by_node(&self, node: &str) -> Vec<Arc<K>> {
         self.shared.read(|store| store.by_node(node))
@@ -280,15 +285,13 @@ mod tests {
                     let whole = line("MODIFIED", "b", 5, false);
                     (200, vec![whole.slice(..20), whole.slice(20..)], false)
                 }
-                () if url.contains("resourceVersion=5") => (410, vec![Bytes::from_static(b"{\"reason\":\"Expired\"}")], false),
+                () if url.contains("resourceVersion=5") => {
+                    (410, vec![Bytes::from_static(b"{\"reason\":\"Expired\"}")], false)
+                }
                 () if url.contains("sendInitialEvents") => {
                     let mut all = line("ADDED", "a", 1, false).to_vec();
                     all.extend_from_slice(&line("ADDED", "b", 2, false));
-                    let lines = vec![
-                        Bytes::from(all),
-                        line("BOOKMARK", "", 3, true),
-                        line("DELETED", "a", 4, false),
-                    ];
+                    let lines = vec![Bytes::from(all), line("BOOKMARK", "", 3, true), line("DELETED", "a", 4, false)];
                     (200, lines, false)
                 }
                 () => unreachable!("{url}"),

@@ -174,9 +174,7 @@ impl LeaderElector {
     }
 
     async fn release(&mut self) {
-        let Ok(Some(mut lease)) =
-            self.client.get_opt::<Lease>(&self.config.namespace, &self.config.name).await
-        else {
+        let Ok(Some(mut lease)) = self.client.get_opt::<Lease>(&self.config.namespace, &self.config.name).await else {
             return;
         };
         if lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) != Some(&self.config.identity) {

@@ -29,10 +29,18 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A page (its objects are with the sink already).
-    Page { continue_token: String, version: String },
+    Page {
+        continue_token: String,
+        version: String,
+    },
     /// An object was added, changed or deleted.
-    Event { version: String },
-    Bookmark { version: String, initial_end: bool },
+    Event {
+        version: String,
+    },
+    Bookmark {
+        version: String,
+        initial_end: bool,
+    },
     /// The request failed, or the stream brought an error.
     Failed(Failure),
     /// The stream ended or broke.

@@ -435,7 +435,9 @@ mod tests {
 
     #[test]
     fn broken_json_is_left_alone() {
-        for bad in [r#"{"metadata":{"managedFields":[{"#, "", "[]", r#"{"metadata":"x"}"#, r#"{"metadata":{"a":"\"#, "}"] {
+        for bad in
+            [r#"{"metadata":{"managedFields":[{"#, "", "[]", r#"{"metadata":"x"}"#, r#"{"metadata":{"a":"\"#, "}"]
+        {
             assert_eq!(&*without_managed_fields(bad.as_bytes()), bad.as_bytes());
         }
     }

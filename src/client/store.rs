@@ -16,6 +16,7 @@ const QUEUE_MAX: usize = 4096;
 /// Objects by namespace and name, and by what reconcilers ask for.
 pub(crate) struct Store<K> {
     objects: HashMap<Box<str>, HashMap<Box<str>, Arc<K>>>,
+    /// By the managing controller's uid, or by [`orphans_of`] for objects without one.
     by_owner: HashMap<Box<str>, Vec<Arc<K>>>,
     by_node: HashMap<Box<str>, Vec<Arc<K>>>,
     len: usize,
@@ -44,6 +45,11 @@ impl<K: Resource> Store<K> {
         self.by_owner.get(uid).cloned().unwrap_or_default()
     }
 
+    /// Objects of a namespace that no controller manages.
+    pub(crate) fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.by_owner.get(&*orphans_of(namespace)).cloned().unwrap_or_default()
+    }
+
     pub(crate) fn by_node(&self, node: &str) -> Vec<Arc<K>> {
         self.by_node.get(node).cloned().unwrap_or_default()
     }
@@ -54,9 +60,7 @@ impl<K: Resource> Store<K> {
 
     /// Puts an object in and returns the one it replaces.
     fn insert(&mut self, object: Arc<K>) -> Option<Arc<K>> {
-        if let Some(owner) = controller_of(object.metadata()) {
-            self.by_owner.entry(owner.uid.as_str().into()).or_default().push(Arc::clone(&object));
-        }
+        self.by_owner.entry(owner_key(&*object)).or_default().push(Arc::clone(&object));
         if let Some(node) = object.node_name() {
             self.by_node.entry(node.into()).or_default().push(Arc::clone(&object));
         }
@@ -90,13 +94,23 @@ impl<K: Resource> Store<K> {
     }
 
     fn unindex(&mut self, object: &Arc<K>) {
-        if let Some(owner) = controller_of(object.metadata()) {
-            remove_from(&mut self.by_owner, &owner.uid, object);
-        }
+        remove_from(&mut self.by_owner, &owner_key(&**object), object);
         if let Some(node) = object.node_name() {
             remove_from(&mut self.by_node, node, object);
         }
     }
+}
+
+fn owner_key<K: Resource>(object: &K) -> Box<str> {
+    match controller_of(object.metadata()) {
+        Some(owner) => owner.uid.as_str().into(),
+        None => orphans_of(object.namespace()),
+    }
+}
+
+/// No uid begins with a zero byte.
+fn orphans_of(namespace: &str) -> Box<str> {
+    format!("\0{namespace}").into()
 }
 
 fn remove_from<K>(index: &mut HashMap<Box<str>, Vec<Arc<K>>>, key: &str, object: &Arc<K>) {

@@ -1,1 +1,163 @@
-//! controllers
+//! The controllers of Kubernetes' controller manager: one file each, one harness, one table.
+//!
+//! Each runs as its own service account, reads from the shared informers and writes through its own client. Behaviour,
+//! conditions, events and reasons are upstream's (`pkg/controller`). When nothing changes, nothing here writes.
+
+mod claim;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod error;
+mod expectations;
+mod harness;
+mod hash;
+mod intstr;
+mod pods;
+mod replicaset;
+mod root_ca;
+mod selector;
+mod service_pods;
+mod serviceaccount;
+
+use std::sync::Arc;
+
+use base::{SharedClock, Shutdown};
+use client::{Client, Informers, Recorder};
+use ipnet::IpNet;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+pub use error::Error;
+use harness::Context;
+pub use harness::Metrics;
+
+/// Makes the client of a service account in `kube-system`, by its name: user
+/// `system:serviceaccount:kube-system:<name>`, groups `system:serviceaccounts`,
+/// `system:serviceaccounts:kube-system` and `system:authenticated`.
+pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
+/// What the controllers need to know.
+#[derive(Clone)]
+pub struct ControllersConfig {
+    pub client_for: ClientFor,
+    pub informers: Informers,
+    pub clock: SharedClock,
+    pub settings: Settings,
+    /// Names of controllers to run, as of kube-controller-manager's `--controllers`: `*` is all, `-name` takes one out.
+    pub enabled: Vec<String>,
+}
+
+/// Facts about the cluster.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// What `kube-root-ca.crt` publishes.
+    pub root_ca_pem: String,
+    /// Where pods get their addresses from: at most one of each family; empty if something else gives out node ranges.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Ranges that no node may get.
+    pub service_cidrs: Vec<IpNet>,
+    /// Length of a node's prefix, IPv4 and IPv6 (upstream's defaults are 24 and 64).
+    pub node_mask_v4: u8,
+    pub node_mask_v6: u8,
+}
+
+impl Settings {
+    /// Upstream's defaults, without ranges.
+    pub fn new(root_ca_pem: impl Into<String>) -> Self {
+        Self { root_ca_pem: root_ca_pem.into(), node_mask_v4: 24, node_mask_v6: 64, ..Self::default() }
+    }
+}
+
+/// A controller: its name (kube-controller-manager's), its service account, and what starts it.
+struct Entry {
+    name: &'static str,
+    account: &'static str,
+    start: fn(Context),
+}
+
+const TABLE: &[Entry] = &[
+    Entry { name: "deployment-controller", account: "deployment-controller", start: deployment::start },
+    Entry { name: "replicaset-controller", account: "replicaset-controller", start: replicaset::start_replicaset },
+    Entry {
+        name: "replicationcontroller-controller",
+        account: "replication-controller",
+        start: replicaset::start_replicationcontroller,
+    },
+    Entry { name: "endpointslice-controller", account: "endpointslice-controller", start: endpointslice::start },
+    Entry { name: "endpoints-controller", account: "endpoint-controller", start: endpoints::start },
+    Entry { name: "serviceaccount-controller", account: "service-account-controller", start: serviceaccount::start },
+    Entry {
+        name: "root-ca-certificate-publisher-controller",
+        account: "root-ca-cert-publisher",
+        start: root_ca::start,
+    },
+];
+
+/// Names of all controllers.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|entry| entry.name)
+}
+
+fn is_enabled(name: &str, enabled: &[String]) -> bool {
+    let mut all = enabled.is_empty();
+    for entry in enabled {
+        if entry == name {
+            return true;
+        }
+        if entry.strip_prefix('-') == Some(name) {
+            return false;
+        }
+        all |= entry == "*";
+    }
+    all
+}
+
+/// Runs the enabled controllers until shutdown; returns when all have stopped.
+pub async fn run(config: ControllersConfig, shutdown: Shutdown) {
+    let tasks = TaskTracker::new();
+    let settings = Arc::new(config.settings);
+    let mut count = 0;
+    for unknown in config.enabled.iter().filter(|e| {
+        let name = e.strip_prefix('-').unwrap_or(e);
+        name != "*" && !TABLE.iter().any(|entry| entry.name == name)
+    }) {
+        warn!(controller = %unknown, "no such controller");
+    }
+    for entry in TABLE.iter().filter(|entry| is_enabled(entry.name, &config.enabled)) {
+        let client = (config.client_for)(entry.account);
+        let context = Context {
+            name: entry.name,
+            recorder: Recorder::new(client.clone(), entry.account, "", Arc::clone(&config.clock)),
+            client,
+            informers: config.informers.clone(),
+            clock: Arc::clone(&config.clock),
+            settings: Arc::clone(&settings),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+            metrics: Arc::new(Metrics::default()),
+        };
+        (entry.start)(context);
+        count += 1;
+    }
+    info!(count, "controllers started");
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_picked_by_name() {
+        let check = |enabled: &[&str], name: &str, expected: bool| {
+            let enabled: Vec<String> = enabled.iter().map(|e| (*e).to_owned()).collect();
+            assert_eq!(is_enabled(name, &enabled), expected, "{enabled:?} {name}");
+        };
+        check(&[], "a", true);
+        check(&["*"], "a", true);
+        check(&["*", "-a"], "a", false);
+        check(&["*", "-a"], "b", true);
+        check(&["a"], "b", false);
+    }
+}

@@ -19,7 +19,10 @@ const SPAM_PER_SECOND: f64 = 1.0 / 300.0;
 pub(super) enum Verdict {
     Drop,
     /// Write the event; over the one of that name if there is one.
-    Write { event: Box<Event>, known: Option<String> },
+    Write {
+        event: Box<Event>,
+        known: Option<String>,
+    },
 }
 
 #[derive(Default)]
