@@ -266,14 +266,29 @@ pub trait Action: Send + Sync {
 /// Says where a connection goes; the API server carries it.
 #[async_trait]
 pub trait Connect: Send + Sync {
-    /// `object` is the parent as stored; `path` is what follows the subresource's name in the URL, `query` the raw query.
+    /// The parent's own name in a URL's name segment: proxies also take `name:port` and `scheme:name:port` there.
+    fn parent_name<'s>(&self, segment: &'s str) -> &'s str {
+        segment
+    }
+
+    /// `object` is the parent as stored.
     async fn target(
         &self,
         ctx: &ActionContext<'_>,
         object: &Object,
-        path: &str,
-        query: &str,
+        request: &ConnectRequest<'_>,
     ) -> Result<ConnectTarget, Status>;
+}
+
+/// What a connection's URL says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectRequest<'r> {
+    /// The name segment, of which [`Connect::parent_name`] is the parent's name.
+    pub segment: &'r str,
+    /// What follows the subresource's name, with its leading slash; empty if nothing does.
+    pub path: &'r str,
+    /// The raw query, without `?`.
+    pub query: &'r str,
 }
 
 /// The other end of a proxied request.

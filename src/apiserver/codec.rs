@@ -1,7 +1,9 @@
 //! Where the verbs meet the codecs of `api`: bodies in, documents out.
 
+use api::codec::protobuf;
+use api::codec::{self, FieldValidation, MediaType};
 use api::kind::KindDef;
-use api::schema::{Schema, Types};
+use api::schema::{Schema, Types, walk};
 use api::{Gvk, Object, Status};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -9,115 +11,115 @@ use http::header::CONTENT_TYPE;
 use serde_json::Value;
 
 use crate::filters::Warnings;
-use crate::negotiate::{JSON, YAML};
 use crate::respond::ListMeta;
-use crate::verbs::options::FieldValidation;
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 /// A request body's encoding, from its Content-Type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyFormat {
-    Json,
-    Yaml,
+pub fn body_format(headers: &HeaderMap) -> Result<MediaType, Status> {
+    MediaType::of_body(headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default())
 }
 
-impl BodyFormat {
-    /// JSON unless the client says something else.
-    pub fn of(headers: &HeaderMap) -> Result<Self, Status> {
-        let text = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        match text.split(';').next().unwrap_or_default().trim() {
-            "" | JSON => Ok(Self::Json),
-            YAML | "application/x-yaml" | "text/yaml" => Ok(Self::Yaml),
-            _ => Err(Status::unsupported_media_type(&[JSON, YAML])),
-        }
-    }
-}
-
-/// Decodes a body into an object of `gvk`'s schema.
+/// Decodes a body as `gvk` by its schema and fills the schema's defaults.
 pub fn decode(
-    format: BodyFormat,
+    format: MediaType,
     body: &[u8],
-    default: &Gvk,
-    _schema: &Schema,
-    _validation: FieldValidation,
-    _warnings: &Warnings,
+    gvk: &Gvk,
+    schema: &Schema,
+    validation: FieldValidation,
+    warnings: &Warnings,
 ) -> Result<Object, Status> {
-    let mut object = parse(format, body)?;
-    if object.kind().is_empty() {
-        object.set(&["kind"], default.kind.clone());
-    }
-    if object.api_version().is_empty() {
-        object.set(&["apiVersion"], default.api_version());
-    }
+    let decoded = codec::decode(body, format, schema, gvk, validation)?;
+    warnings.extend(decoded.warnings);
+    let mut object = decoded.object;
+    walk::default(schema, &mut object);
     Ok(object)
 }
 
-fn parse(format: BodyFormat, body: &[u8]) -> Result<Object, Status> {
-    let value: Value = match format {
-        BodyFormat::Json => serde_json::from_slice(body)
-            .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
-        BodyFormat::Yaml => {
-            let text = std::str::from_utf8(body).map_err(|e| Status::bad_request(format!("yaml: {e}")))?;
-            serde_saphyr::from_str(text)
-                .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?
-        }
-    };
-    Object::from_value(value)
-        .ok_or_else(|| Status::bad_request("couldn't get version/kind; json parse error: the body is no JSON object"))
+/// [`decode`] of a document that was parsed already: the result of a patch.
+pub fn decode_value(
+    value: &Object,
+    gvk: &Gvk,
+    schema: &Schema,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Object, Status> {
+    let decoded = codec::decode_value(&value.0, schema, gvk, validation)?;
+    warnings.extend(decoded.warnings);
+    let mut object = decoded.object;
+    walk::default(schema, &mut object);
+    Ok(object)
 }
 
-/// Decodes an options document of the API machinery.
-pub fn decode_options(format: BodyFormat, body: &[u8], _kind: &str, _types: &Types) -> Result<Object, Status> {
-    parse(format, body)
+/// Decodes an options document of the API machinery, e.g. `DeleteOptions`.
+pub fn decode_options(
+    format: MediaType,
+    body: &[u8],
+    kind: &str,
+    types: &std::sync::Arc<Types>,
+) -> Result<Object, Status> {
+    match meta_schema(types, kind) {
+        Some(schema) => codec::decode_options(body, format, &schema, kind).map_err(|s| Status::bad_request(s.message)),
+        // A table without the machinery's types (tests): the shape is checked where the members are read.
+        None => Ok(codec::decode_unstructured(body, format, &Gvk::new("", "v1", kind))?.object),
+    }
+}
+
+/// The schema of one of the API machinery's own types.
+pub fn meta_schema(types: &std::sync::Arc<Types>, kind: &str) -> Option<Schema> {
+    Some(Schema { types: std::sync::Arc::clone(types), root: types.id(&format!("{META}{kind}"))? })
 }
 
 pub fn to_yaml(value: &Value) -> Result<Vec<u8>, Status> {
     serde_saphyr::to_string(value).map(String::into_bytes).map_err(Status::internal)
 }
 
-fn no_protobuf() -> Status {
-    Status::not_acceptable(&[JSON, YAML])
+/// Whether protobuf bodies and answers are offered for a kind: it has a message of its own.
+pub fn offers_protobuf(def: &KindDef) -> bool {
+    def.schema.def().fields.iter().any(|f| f.proto != 0)
 }
 
-/// Whether protobuf bodies and answers are offered for a kind.
-pub fn offers_protobuf(_def: &KindDef) -> bool {
-    false
+/// The message of an object, without envelope.
+pub fn encode_protobuf(schema: &Schema, object: &Object) -> Bytes {
+    protobuf::encode(schema, object).into()
 }
 
-pub fn encode_protobuf(_schema: &Schema, _object: &Object) -> Result<Bytes, Status> {
-    Err(no_protobuf())
+pub fn protobuf_envelope(gvk: &Gvk, raw: &[u8]) -> Vec<u8> {
+    protobuf::envelope(gvk, raw)
 }
 
-pub fn protobuf_document(_value: &Value) -> Result<Vec<u8>, Status> {
-    Err(no_protobuf())
+/// A `Status`, or another document of the API machinery, as a protobuf body. `None` if the tables lack its type.
+pub fn protobuf_document(types: &std::sync::Arc<Types>, value: &Value) -> Option<Vec<u8>> {
+    let object = Object::from_value(value.clone())?;
+    let schema = meta_schema(types, object.kind())?;
+    let version = api::GroupVersion::parse(object.api_version())?;
+    let gvk = Gvk::new(version.group, version.version, object.kind());
+    Some(protobuf::envelope(&gvk, &protobuf::encode(&schema, &object)))
 }
 
-pub fn protobuf_any(_def: &KindDef, _value: &Value) -> Result<Bytes, Status> {
-    Err(no_protobuf())
+/// An object of a served kind or a document of the API machinery.
+pub fn protobuf_any(def: &KindDef, value: &Value) -> Result<Bytes, Status> {
+    let object = Object::from_value(value.clone()).unwrap_or_default();
+    if object.kind() == def.gvk.kind && object.api_version() == def.gvk.api_version() {
+        return Ok(protobuf::envelope(&def.gvk, &protobuf::encode(&def.schema, &object)).into());
+    }
+    protobuf_document(&def.schema.types, value)
+        .map(Bytes::from)
+        .ok_or_else(|| Status::internal(format_args!("{} has no protobuf form", object.kind())))
 }
 
-pub fn protobuf_envelope(_gvk: &Gvk, raw: &[u8]) -> Vec<u8> {
-    raw.to_vec()
-}
-
-pub fn list_meta_protobuf(_meta: &ListMeta) -> Vec<u8> {
-    Vec::new()
+pub fn list_meta_protobuf(meta: &ListMeta) -> Vec<u8> {
+    protobuf::list_meta(&protobuf::ListMeta {
+        resource_version: &meta.revision.to_string(),
+        continue_token: &meta.continue_token,
+        remaining_item_count: meta.remaining.and_then(|r| i64::try_from(r).ok()),
+    })
 }
 
 pub fn push_list_item(list: &mut Vec<u8>, item: &[u8]) {
-    list.extend_from_slice(item);
+    protobuf::push_list_item(list, item);
 }
 
-pub fn push_watch_frame(out: &mut BytesMut, _kind: &str, object: &[u8]) {
-    out.extend_from_slice(object);
-}
-
-/// Decodes a patched document.
-pub fn decode_value(
-    value: Object,
-    _gvk: &Gvk,
-    _schema: &Schema,
-    _validation: FieldValidation,
-    _warnings: &Warnings,
-) -> Result<Object, Status> {
-    Ok(value)
+pub fn push_watch_frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
+    out.extend_from_slice(&protobuf::frame(&protobuf::watch_event(kind, object)));
 }

@@ -44,9 +44,10 @@ pub fn page_not_found() -> Response {
     text(404, "404 page not found\n")
 }
 
-/// A failure. Protobuf clients get JSON too where no other form was agreed on: the content type tells.
+/// A failure, in JSON unless YAML was agreed on. Protobuf clients take JSON too: the content type tells.
 pub fn failure(status: &Status, accept: Accept) -> Response {
-    let accept = Accept { shape: Shape::Object, ..accept };
+    let format = if accept.format == Format::Protobuf { Format::Json } else { accept.format };
+    let accept = Accept { shape: Shape::Object, format, ..accept };
     let mut response = match value(status.code, accept, &status.to_value()) {
         Ok(response) => response,
         Err(_) => bytes(status.code, Format::Json.media_type(), Body::from(status.to_value().to_string())),
@@ -63,7 +64,8 @@ pub fn failure(status: &Status, accept: Accept) -> Response {
 pub fn value(code: u16, accept: Accept, value: &Value) -> Result<Response, Status> {
     let body = match accept.format {
         Format::Yaml => yaml(value)?,
-        Format::Protobuf => crate::codec::protobuf_document(value)?,
+        // Only kinds and what is made of them have protobuf forms; clients of that form take JSON too.
+        Format::Protobuf => return self::value(code, Accept { format: Format::Json, ..accept }, value),
         Format::Json if accept.pretty => pretty(value)?,
         Format::Json => serde_json::to_vec(value).map_err(Status::internal)?,
     };
@@ -94,6 +96,12 @@ pub fn entry(
             let body = crate::codec::protobuf_envelope(&served.def.gvk, &raw);
             Ok(bytes(code, Format::Protobuf.media_type(), body))
         }
+        (Shape::PartialMetadata, Format::Protobuf, _) => {
+            let object = Object::from_value(
+                serde_json::from_slice(&partial_metadata(stored, entry, accept.beta)?).map_err(Status::internal)?,
+            );
+            partial_protobuf(code, served, accept, "PartialObjectMetadata", object)
+        }
         (Shape::PartialMetadata, Format::Json, false) => {
             let body = partial_metadata(stored, entry, accept.beta)?;
             Ok(bytes(code, Format::Json.media_type(), body))
@@ -111,7 +119,7 @@ pub fn protobuf_document(served: &Served, stored: &Stored, entry: &Entry) -> Res
 /// A document of a kind that has a schema of its own (actions, scales).
 pub fn document(code: u16, accept: Accept, gvk: &Gvk, schema: &Schema, object: Object) -> Result<Response, Status> {
     if accept.format == Format::Protobuf {
-        let raw = crate::codec::encode_protobuf(schema, &object)?;
+        let raw = crate::codec::encode_protobuf(schema, &object);
         return Ok(bytes(code, Format::Protobuf.media_type(), crate::codec::protobuf_envelope(gvk, &raw)));
     }
     value(code, accept, &object.into_value())
@@ -120,7 +128,7 @@ pub fn document(code: u16, accept: Accept, gvk: &Gvk, schema: &Schema, object: O
 /// The protobuf message of a stored object, without the envelope; kept beside the JSON.
 fn protobuf_of(served: &Served, stored: &Stored, entry: &Entry) -> Result<Bytes, Status> {
     entry.encoded(("protobuf", stored.view.index), || {
-        crate::codec::encode_protobuf(&served.def.schema, &stored.view.object(entry)?)
+        Ok(crate::codec::encode_protobuf(&served.def.schema, &stored.view.object(entry)?))
     })
 }
 
@@ -134,12 +142,8 @@ pub fn object(
 ) -> Result<Response, Status> {
     match accept.shape {
         Shape::Object if accept.format == Format::Protobuf => {
-            let body = if object.kind() == "Status" {
-                crate::codec::protobuf_document(&object.into_value())?
-            } else {
-                let raw = crate::codec::encode_protobuf(&served.def.schema, &object)?;
-                crate::codec::protobuf_envelope(&served.def.gvk, &raw)
-            };
+            let raw = crate::codec::encode_protobuf(&served.def.schema, &object);
+            let body = crate::codec::protobuf_envelope(&served.def.gvk, &raw);
             Ok(bytes(code, Format::Protobuf.media_type(), body))
         }
         Shape::Object => value(code, accept, &object.into_value()),
@@ -184,6 +188,23 @@ pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<By
         );
         Ok(text.into())
     })
+}
+
+fn partial_protobuf(
+    code: u16,
+    served: &Served,
+    accept: Accept,
+    kind: &str,
+    object: Option<Object>,
+) -> Result<Response, Status> {
+    let schema = crate::codec::meta_schema(&served.def.schema.types, kind);
+    let (Some(schema), Some(object)) = (schema, object) else {
+        return Err(Status::not_acceptable(&[Format::Json.media_type(), Format::Yaml.media_type()]));
+    };
+    let version = if accept.beta { "v1beta1" } else { "v1" };
+    let raw = crate::codec::encode_protobuf(&schema, &object);
+    let body = crate::codec::protobuf_envelope(&Gvk::new("meta.k8s.io", version, kind), &raw);
+    Ok(bytes(code, Format::Protobuf.media_type(), body))
 }
 
 /// `metadata` of a list.
@@ -265,7 +286,11 @@ pub fn list(
     } else {
         (served.def.list_kind.as_str(), gvk.api_version())
     };
-    value(200, accept, &json!({"kind": kind, "apiVersion": version, "metadata": meta.to_value(), "items": items}))
+    let list = json!({"kind": kind, "apiVersion": version, "metadata": meta.to_value(), "items": items});
+    if accept.format == Format::Protobuf {
+        return partial_protobuf(200, served, accept, "PartialObjectMetadataList", Object::from_value(list));
+    }
+    value(200, accept, &list)
 }
 
 /// `head` + items joined by commas + `]}`; in one piece if small, else made chunk by chunk while it is sent.

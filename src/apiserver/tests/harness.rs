@@ -232,11 +232,7 @@ impl Harness {
     pub async fn read(response: http::Response<Body>) -> Answer {
         let (parts, body) = response.into_parts();
         let bytes: Bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
-            code: parts.status.as_u16(),
-           
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        }
+        Answer { code: parts.status.as_u16(), text: String::from_utf8_lossy(&bytes).into_owned() }
     }
 
     pub async fn get(&self, path: &str) -> Answer {

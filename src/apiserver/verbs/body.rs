@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::Verb;
 use super::options::{DeleteOptions, WriteOptions};
-use crate::codec::{self, BodyFormat};
+use crate::codec;
 
 /// Upstream's `MaxRequestBodyBytes`.
 pub const BODY_MAX: usize = 3 << 20;
@@ -37,25 +37,9 @@ impl Verb {
         schema: &Schema,
         options: &WriteOptions,
     ) -> Result<Object, Status> {
-        let format = BodyFormat::of(&self.call.parts.headers)?;
+        let format = codec::body_format(&self.call.parts.headers)?;
         let body = self.take_body().await?;
         let mut object = codec::decode(format, &body, gvk, schema, options.validation, &self.call.warnings)?;
-        if object.api_version() != gvk.api_version() {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({}) does not match the expected API version ({})",
-                object.api_version(),
-                gvk.api_version()
-            )));
-        }
-        if object.kind() != gvk.kind {
-            return Err(Status::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: no kind {:?} is registered for this resource",
-                object.kind(),
-                gvk.version,
-                gvk.kind,
-                object.kind()
-            )));
-        }
         if *gvk == self.served.def.gvk {
             self.served.def.strategy.default(&mut object);
         }
@@ -68,7 +52,7 @@ impl Verb {
         if body.is_empty() {
             return DeleteOptions::from_query(&self.call.query);
         }
-        let format = BodyFormat::of(&self.call.parts.headers)?;
+        let format = codec::body_format(&self.call.parts.headers)?;
         let document = codec::decode_options(format, &body, "DeleteOptions", &self.server.types)?;
         let mut options = DeleteOptions::from_object(document)?;
         // Dry run may stand in the query too.

@@ -1,5 +1,6 @@
 //! `CreateOptions`, `UpdateOptions`, `PatchOptions` and `DeleteOptions` (apimachinery `meta/v1/validation`).
 
+use api::codec::FieldValidation;
 use api::field::{Error, ErrorList, Path};
 use api::kind::Propagation;
 use api::{Object, Status};
@@ -9,19 +10,11 @@ use serde_json::{Value, json};
 
 use crate::query::Query;
 
-/// What to do about unknown and duplicate fields of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation {
-    Ignore,
-    Warn,
-    Strict,
-}
-
 /// Options of a write.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     pub dry_run: bool,
-    /// Never empty: the user agent's first word if the client names none.
+    /// The user agent's first word if the client names none.
     pub manager: String,
     pub validation: FieldValidation,
     /// Only apply has it.
@@ -45,16 +38,12 @@ impl WriteOptions {
         errors.extend(api::meta::validate_field_manager(manager, &Path::new("fieldManager")));
         let dry_run: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
         errors.extend(validate_dry_run(&dry_run));
-        let validation = match query.text("fieldValidation") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let known = ["", "Ignore", "Strict", "Warn"];
-                errors.push(Error::not_supported(Path::new("fieldValidation"), other, &known));
-                FieldValidation::Warn
-            }
-        };
+        let validation = FieldValidation::parse(query.text("fieldValidation")).unwrap_or_else(|| {
+            let known = ["", "Ignore", "Strict", "Warn"];
+            let value = query.text("fieldValidation");
+            errors.push(Error::not_supported(Path::new("fieldValidation"), value, &known));
+            FieldValidation::Warn
+        });
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
         }
@@ -73,7 +62,8 @@ impl WriteOptions {
         if query.get("force").is_some() {
             document.set(&["force"], force);
         }
-        let manager = if manager.is_empty() { manager_of(headers) } else { manager.to_owned() };
+        let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let manager = api::apply::manager_name(manager, agent);
         Ok(Self { dry_run: !dry_run.is_empty(), manager, validation, force, document })
     }
 
@@ -101,17 +91,6 @@ fn validate_dry_run(values: &[&str]) -> ErrorList {
         return ErrorList::new();
     }
     vec![Error::not_supported(Path::new("dryRun"), json!(values), &["All"])]
-}
-
-/// `managerOrUserAgent`: the user agent up to its first slash, printable characters only, at most 128 bytes.
-fn manager_of(headers: &HeaderMap) -> String {
-    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let head: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
-    match head.char_indices().find(|(at, c)| at + c.len_utf8() > 128) {
-        Some((at, _)) => head[..at].to_owned(),
-        None if head.is_empty() => "unknown".to_owned(),
-        None => head,
-    }
 }
 
 /// Options of a deletion.

@@ -1,5 +1,6 @@
-//! PATCH: JSON patch, merge patch, strategic merge patch (apiserver `endpoints/handlers/patch.go`).
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply (apiserver `endpoints/handlers/patch.go`).
 
+use api::codec::{FieldValidation, MediaType};
 use api::kind::Subresource;
 use api::{Object, Status};
 use http::header::CONTENT_TYPE;
@@ -15,6 +16,8 @@ use crate::served::Served;
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
+const APPLY_JSON_PATCH: &str = "application/apply-patch+json";
 
 /// A patch as sent.
 pub enum Patch {
@@ -55,7 +58,7 @@ impl Change for Patched<'_> {
         let patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
         let mut object =
-            crate::codec::decode_value(patched, &def.gvk, &def.schema, self.options.validation, self.warnings)?;
+            crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)?;
         def.strategy.default(&mut object);
         if object.name() != self.name {
             return Err(Status::bad_request(format!(
@@ -68,27 +71,68 @@ impl Change for Patched<'_> {
     }
 }
 
+/// Server-side apply: merges by ownership, and creates what is not there.
+struct Applied<'a> {
+    server: &'a crate::server::ApiServer,
+    served: &'a Served,
+    subresource: &'a str,
+    object: Object,
+    options: &'a WriteOptions,
+    warnings: &'a crate::filters::Warnings,
+}
+
+impl Change for Applied<'_> {
+    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+        let def = &self.served.def;
+        let manager = api::apply::FieldManager {
+            schema: &def.schema,
+            gvk: &def.gvk,
+            subresource: self.subresource,
+            reset: api::apply::reset_fields(self.subresource, def.has_status()),
+            now: self.server.clock.now(),
+        };
+        let merged = manager.apply(current, &self.object, &self.options.manager, self.options.force)?;
+        let mut object =
+            crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
+        def.strategy.default(&mut object);
+        Ok(object)
+    }
+
+    fn owns_fields(&self) -> bool {
+        true
+    }
+}
+
 impl Verb {
+    fn patch_type(&self) -> String {
+        let text = self.call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        text.split(';').next().unwrap_or_default().trim().to_owned()
+    }
+
     /// Reads the patch of the body.
     pub(super) async fn read_patch(&mut self) -> Result<Patch, Status> {
-        let media_type = self.call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+        let media_type = self.patch_type();
+        let known = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH];
+        if !known.contains(&media_type.as_str()) {
+            return Err(Status::unsupported_media_type(&known));
+        }
         let body = self.take_body().await?;
-        let json = || {
-            serde_json::from_slice::<Value>(&body)
-                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
-        };
+        let json = serde_json::from_slice::<Value>(&body)
+            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
         match media_type.as_str() {
-            JSON_PATCH => Ok(Patch::Json(json()?)),
-            MERGE_PATCH => Ok(Patch::Merge(json()?)),
-            STRATEGIC_PATCH => Object::from_value(json()?)
+            JSON_PATCH => Ok(Patch::Json(json)),
+            MERGE_PATCH => Ok(Patch::Merge(json)),
+            STRATEGIC_PATCH => Object::from_value(json)
                 .map(Patch::Strategic)
                 .ok_or_else(|| Status::bad_request("error decoding patch: the patch is no JSON object")),
-            _ => Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH])),
+            _ => Err(Status::unsupported_media_type(&known)),
         }
     }
 
     pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        if matches!(self.patch_type().as_str(), APPLY_PATCH | APPLY_JSON_PATCH) {
+            return self.apply(subresource).await;
+        }
         let options = self.write_options("PatchOptions", false)?;
         let patch = self.read_patch().await?;
         let served = Arc::clone(&self.served);
@@ -96,6 +140,32 @@ impl Verb {
         let change =
             Patched { served: &served, patch: &patch, name: &name, options: &options, warnings: &self.call.warnings };
         let written = self.write(subresource, &options, true)?.update(&change, false).await?;
+        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+    }
+
+    async fn apply(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        let options = self.write_options("PatchOptions", true)?;
+        let body = self.take_body().await?;
+        let gvk = self.served.def.gvk.clone();
+        let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &gvk)?;
+        let mut object = decoded.object;
+        // Unknown and duplicate fields are told by decoding once more by the schema.
+        let checked = api::codec::decode(&body, MediaType::Yaml, &self.served.def.schema, &gvk, options.validation)?;
+        self.call.warnings.extend(checked.warnings);
+        self.check_name(&mut object)?;
+        if self.served.def.namespaced && object.namespace().is_empty() {
+            object.set(&["metadata", "namespace"], self.namespace());
+        }
+        super::before::ensure_namespace(&self.served.def, self.namespace(), &mut object)?;
+        let change = Applied {
+            server: &self.server,
+            served: &self.served,
+            subresource: subresource.map_or("", |s| s.name),
+            object,
+            options: &options,
+            warnings: &self.call.warnings,
+        };
+        let written = self.write(subresource, &options, true)?.update(&change, subresource.is_none()).await?;
         self.entry(if written.created { 201 } else { 200 }, &written.entry)
     }
 }

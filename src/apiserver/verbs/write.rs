@@ -111,7 +111,7 @@ impl<'a> Write<'a> {
         before::ensure_namespace(&self.served.def, self.namespace, &mut object)?;
         self.dedup_owners(&mut object);
         if !self.trusted {
-            super::ownership::on_create(self, &mut object)?;
+            super::ownership::on_create(self, &mut object);
             object = self.admission().mutate(Operation::Create, object, None, &self.options.document).await?;
             self.dedup_owners(&mut object);
         }
@@ -234,7 +234,7 @@ impl<'a> Write<'a> {
             return Err(self.uid_conflict(object.uid(), ""));
         }
         if !change.owns_fields() {
-            super::ownership::on_create(self, &mut object)?;
+            super::ownership::on_create(self, &mut object);
         }
         let options = self.options.document_as("CreateOptions");
         let info = crate::request::RequestInfo {
@@ -274,7 +274,7 @@ impl<'a> Write<'a> {
         if !self.trusted {
             before::restrict(def, part, &mut object, old);
             if !change.owns_fields() {
-                super::ownership::on_update(self, &mut object, old)?;
+                super::ownership::on_update(self, &mut object, old);
             }
             object = self.admission().mutate(Operation::Update, object, Some(old), &self.options.document).await?;
             self.dedup_owners(&mut object);
@@ -296,7 +296,7 @@ impl<'a> Write<'a> {
             before::ensure_namespace(def, self.namespace, &mut object)?;
             let warnings = before::before_update(def, part, &self.context(), &mut object, old)?;
             self.warnings.extend(warnings);
-            super::ownership::keep_times(&mut object, old);
+            api::apply::keep_times_of_unchanged(old, &mut object);
             self.admission().validate(Operation::Update, Some(&object), Some(old), &self.options.document).await?;
         }
         if should_delete(&*def.strategy, &object, old) {
