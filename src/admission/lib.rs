@@ -1,1 +1,39 @@
-//! admission
+//! Admission plugins: one per file, in upstream's order.
+//!
+//! Plugins read the cluster through the shared informers and, where those do not know yet (or have not synced), ask the
+//! API server itself. No plugin waits for an informer: the control plane creates its own first objects through them.
+
+mod attributes;
+mod cluster;
+mod limits;
+mod plugins;
+
+use std::sync::Arc;
+
+use api::admission::AdmissionPlugin;
+use api::services::Authorizer;
+use client::{Client, Informers};
+
+use crate::cluster::Cluster;
+
+/// Every plugin that is on by default, in upstream's order (`AllOrderedPlugins`).
+///
+/// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may
+/// read everything. `authorizer` decides which tokens a node may ask for.
+pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authorizer>) -> Vec<Arc<dyn AdmissionPlugin>> {
+    let cluster = Cluster::new(client, informers);
+    vec![
+        Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),
+        Arc::new(plugins::LimitRanger::new(cluster.clone())),
+        Arc::new(plugins::ServiceAccount::new(cluster.clone())),
+        Arc::new(plugins::NodeRestriction::new(cluster.clone(), authorizer)),
+        Arc::new(plugins::TaintNodesByCondition),
+        Arc::new(plugins::Priority::new(cluster.clone())),
+        Arc::new(plugins::DefaultTolerationSeconds),
+        Arc::new(plugins::DefaultStorageClass::new(cluster.clone())),
+        Arc::new(plugins::StorageObjectInUseProtection),
+        Arc::new(plugins::PersistentVolumeClaimResize::new(cluster.clone())),
+        Arc::new(plugins::RuntimeClass::new(cluster.clone())),
+        Arc::new(plugins::DefaultIngressClass::new(cluster)),
+    ]
+}

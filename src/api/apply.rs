@@ -161,13 +161,7 @@ impl FieldManager<'_> {
     ///
     /// Errors: 409 with a cause for each field that another manager owns, unless `force`; 400 for an object of another
     /// kind or with managed fields; 500 (as upstream) for one that does not fit the schema.
-    pub fn apply(
-        &self,
-        live: Option<&Object>,
-        applied: &Object,
-        manager: &str,
-        force: bool,
-    ) -> Result<Object, Status> {
+    pub fn apply(&self, live: Option<&Object>, applied: &Object, manager: &str, force: bool) -> Result<Object, Status> {
         let (version, kind) = (applied.api_version(), applied.kind());
         if version != self.gvk.api_version() || kind != self.gvk.kind {
             return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
@@ -186,19 +180,17 @@ impl FieldManager<'_> {
             self.track(&self.empty(), &live, &mut managers, BEFORE_FIRST_APPLY);
         }
         let result = match self.apply_once(&live, applied, managers.clone(), manager, force) {
-            Err(ApplyError::Conflicts(conflicts)) if manager == KUBECTL => {
-                match self.allowed_by_last_applied(&live) {
-                    None => Err(ApplyError::Conflicts(conflicts)),
-                    Some(allowed) => {
-                        let rest: Vec<Conflict> = conflicts.into_iter().filter(|c| !allowed.has(&c.path)).collect();
-                        if rest.is_empty() {
-                            self.apply_once(&live, applied, managers, manager, true)
-                        } else {
-                            Err(ApplyError::Conflicts(rest))
-                        }
+            Err(ApplyError::Conflicts(conflicts)) if manager == KUBECTL => match self.allowed_by_last_applied(&live) {
+                None => Err(ApplyError::Conflicts(conflicts)),
+                Some(allowed) => {
+                    let rest: Vec<Conflict> = conflicts.into_iter().filter(|c| !allowed.has(&c.path)).collect();
+                    if rest.is_empty() {
+                        self.apply_once(&live, applied, managers, manager, true)
+                    } else {
+                        Err(ApplyError::Conflicts(rest))
                     }
                 }
-            }
+            },
             result => result,
         };
         let (mut object, managers) = result.map_err(|error| match error {
@@ -288,11 +280,8 @@ impl FieldManager<'_> {
         let set = walk::field_set(root, &config).recursive_difference(&reset);
         let manager = self.manager(name, Operation::Apply);
         let last = managers.get(&manager).cloned();
-        let owned = Owned {
-            set,
-            api_version: self.gvk.api_version(),
-            time: last.as_ref().and_then(|l| l.time.clone()),
-        };
+        let owned =
+            Owned { set, api_version: self.gvk.api_version(), time: last.as_ref().and_then(|l| l.time.clone()) };
         managers.insert(manager.clone(), owned);
         let pruned = match &last {
             Some(last) if !last.set.is_empty() => prune(root, merged, &managers, &last.set),
@@ -407,8 +396,7 @@ fn same_but_entries(a: &Object, b: &Object) -> bool {
             match (name.as_str(), value, other) {
                 ("metadata", Value::Object(a), Some(Value::Object(b))) => {
                     let members = |m: &Map<String, Value>| m.len() - usize::from(m.contains_key("managedFields"));
-                    members(a) == members(b)
-                        && a.iter().all(|(k, v)| k == "managedFields" || b.get(k) == Some(v))
+                    members(a) == members(b) && a.iter().all(|(k, v)| k == "managedFields" || b.get(k) == Some(v))
                 }
                 _ => other == Some(value),
             }

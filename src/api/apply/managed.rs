@@ -132,7 +132,9 @@ pub(super) fn encode(object: &mut Object, managers: Managers) {
                 "fieldsType": "FieldsV1",
                 "fieldsV1": owned.set.to_json(),
             });
-            for (name, value) in [("manager", Some(manager.name)), ("subresource", Some(manager.subresource)), ("time", owned.time)] {
+            for (name, value) in
+                [("manager", Some(manager.name)), ("subresource", Some(manager.subresource)), ("time", owned.time)]
+            {
                 if let Some(value) = value.filter(|v| !v.is_empty()) {
                     entry[name] = value.into();
                 }

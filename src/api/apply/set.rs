@@ -161,10 +161,7 @@ impl FieldSet {
     pub(super) fn intersection(&self, other: &Self) -> Self {
         self.filtered(|element, node| {
             let theirs = other.0.get(element)?;
-            Some(Node {
-                member: node.member && theirs.member,
-                children: node.children.intersection(&theirs.children),
-            })
+            Some(Node { member: node.member && theirs.member, children: node.children.intersection(&theirs.children) })
         })
     }
 

@@ -163,7 +163,12 @@ fn a_created_object_belongs_to_its_creator() {
 #[test]
 fn fields_no_longer_applied_are_removed_unless_owned_by_another() {
     let mut world = World::new();
-    world.apply("a", json!({"spec": {"replicas": 1, "text": "x", "tags": ["p", "q"], "items": [{"name": "i", "value": "1"}]}})).unwrap();
+    world
+        .apply(
+            "a",
+            json!({"spec": {"replicas": 1, "text": "x", "tags": ["p", "q"], "items": [{"name": "i", "value": "1"}]}}),
+        )
+        .unwrap();
     world.apply("b", json!({"spec": {"tags": ["q"], "items": [{"name": "i"}]}})).unwrap();
     world.apply("a", json!({"spec": {"replicas": 1}})).unwrap();
     assert_eq!(world.spec(), json!({"replicas": 1, "tags": ["q"], "items": [{"name": "i"}]}));
@@ -261,10 +266,7 @@ fn values_without_structure_are_owned_member_by_member() {
     let mut world = World::new();
     world.apply("a", json!({"spec": {"free": {"x": 1, "y": {"z": [1]}}}})).unwrap();
     world.apply("b", json!({"spec": {"free": {"w": true}}})).unwrap();
-    assert_eq!(
-        world.fields("a"),
-        json!({"f:spec": {"f:free": {"f:x": {}, "f:y": {".": {}, "f:z": {}}}}})
-    );
+    assert_eq!(world.fields("a"), json!({"f:spec": {"f:free": {"f:x": {}, "f:y": {".": {}, "f:z": {}}}}}));
     world.apply("a", json!({"spec": {"free": {"x": 1}}})).unwrap();
     assert_eq!(world.spec(), json!({"free": {"w": true, "x": 1}}));
 }
@@ -344,10 +346,7 @@ fn what_does_not_fit_is_refused() {
     );
     let error = world.apply("a", json!({"spec": {"tags": ["a", "a"]}})).unwrap_err();
     assert!(error.ends_with(".spec.tags: duplicate entries for key [=\"a\"]"), "{error}");
-    assert_eq!(
-        world.apply("a", json!({"kind": "Other"})).unwrap_err(),
-        "invalid object type: x.io/v1, Kind=Other"
-    );
+    assert_eq!(world.apply("a", json!({"kind": "Other"})).unwrap_err(), "invalid object type: x.io/v1, Kind=Other");
     assert_eq!(
         world.apply("a", json!({"metadata": {"managedFields": []}})).unwrap_err(),
         "metadata.managedFields must be nil"

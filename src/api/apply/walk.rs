@@ -155,13 +155,7 @@ pub(super) fn compare(at: Place<'_>, old: &Map<String, Value>, new: &Map<String,
     comparison
 }
 
-fn compare_at(
-    at: Place<'_>,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<Element>,
-    out: &mut Comparison,
-) {
+fn compare_at(at: Place<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Element>, out: &mut Comparison) {
     if let (Some(old), Some(new)) = (old, new)
         && old == new
     {
@@ -429,8 +423,8 @@ pub(super) fn with_named_fields(at: Option<Place<'_>>, set: &FieldSet) -> FieldS
             },
             (_, None) => None,
         };
-        let named = !children.is_empty()
-            && element.field_name().is_some_and(|name| at.is_some_and(|at| at.declares(name)));
+        let named =
+            !children.is_empty() && element.field_name().is_some_and(|name| at.is_some_and(|at| at.declares(name)));
         (member || named, with_named_fields(place, children))
     })
 }

@@ -1,0 +1,69 @@
+//! Reading the cluster: the informers first, the API server where they do not know.
+
+use std::sync::Arc;
+
+use api::Status;
+use client::{Client, Error, Informers, ListParams, Resource};
+
+/// What plugins read from. Clones share the informers.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    client: Client,
+    informers: Informers,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client, informers: Informers) -> Self {
+        Self { client, informers }
+    }
+
+    /// What the informer knows.
+    pub(crate) fn known<K: Resource>(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.informers.informer::<K>().get(namespace, name)
+    }
+
+    /// What the API server has.
+    pub(crate) async fn live<K: Resource>(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, Status> {
+        Ok(self.client.get_opt::<K>(namespace, name).await.map_err(status)?.map(Arc::new))
+    }
+
+    /// What the informer knows, or else what the API server has.
+    pub(crate) async fn get<K: Resource>(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, Status> {
+        match self.known(namespace, name) {
+            Some(found) => Ok(Some(found)),
+            None => self.live(namespace, name).await,
+        }
+    }
+
+    /// All of a cluster-scoped kind; from the API server until the informer has synced.
+    pub(crate) async fn list<K: Resource>(&self) -> Result<Vec<Arc<K>>, Status> {
+        let informer = self.informers.informer::<K>();
+        if informer.has_synced() { Ok(informer.list()) } else { self.live_list("").await }
+    }
+
+    /// All of a namespace as the informer knows; `None` until it has synced.
+    pub(crate) fn known_in_namespace<K: Resource>(&self, namespace: &str) -> Option<Vec<Arc<K>>> {
+        let informer = self.informers.informer::<K>();
+        informer.has_synced().then(|| informer.namespace(namespace))
+    }
+
+    pub(crate) async fn live_list<K: Resource>(&self, namespace: &str) -> Result<Vec<Arc<K>>, Status> {
+        let list = self.client.list::<K>(namespace, &ListParams::default()).await.map_err(status)?;
+        Ok(list.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// A question that failed, as an answer to the client's own request.
+fn status(error: Error) -> Status {
+    match error {
+        Error::Api { code, reason, message, .. } => {
+            // Reasons of answers are a closed set; anything else is shown by its code alone.
+            let reason = ["NotFound", "Forbidden", "Unauthorized", "Timeout", "TooManyRequests", "ServiceUnavailable"]
+                .into_iter()
+                .find(|known| *known == reason)
+                .unwrap_or("InternalError");
+            Status::new(code, reason, message)
+        }
+        other => Status::internal(base::chain(&other)),
+    }
+}
