@@ -1,3 +1,108 @@
-//! Kubernetes' built-in kinds: data and strategies.
+//! Kubernetes' built-in kinds: for each its names, storage place, rules, table columns and subresources.
+//!
+//! [`all`] makes the [`KindDef`]s from the generated facts ([`facts`]) and from one file per kind, found by group:
+//! `core/pod.rs`, `apps/deployment.rs`. A kind without a file has the generic rules. Nothing here does I/O of its own;
+//! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
+mod apps;
+mod checks;
+mod columns;
+mod core;
+mod define;
+pub mod duration;
 pub mod facts;
+mod json;
+mod podspec;
+mod rules;
+
+use std::sync::Arc;
+
+use api::kind::KindDef;
+use api::schema::facts::ResourceFacts;
+
+use define::{Extra, define};
+
+/// What the kinds must know of the cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Service addresses: one network, or one of each family, the first being the default.
+    pub service_cidrs: Vec<ipnet::IpNet>,
+    /// First and last port of NodePorts.
+    pub node_ports: (u16, u16),
+    /// The cluster's DNS addresses, kept free for the Service that asks for them.
+    pub cluster_dns: Vec<std::net::IpAddr>,
+    /// The kubelets' port where a node's status does not say.
+    pub kubelet_port: u16,
+}
+
+/// Every built-in resource that v1.37 serves by default.
+pub fn all(config: &Config) -> Vec<Arc<KindDef>> {
+    facts::resources()
+        .iter()
+        .filter_map(|facts| {
+            let definition = define(facts, extra(facts, config));
+            if definition.is_none() {
+                tracing::error!(kind = %facts.gvk, "built-in kind without a schema");
+            }
+            definition.map(Arc::new)
+        })
+        .collect()
+}
+
+fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
+    let kind = facts.gvk.kind.as_str();
+    let extra = match facts.gvk.group.as_str() {
+        "" => core::extra(kind, config),
+        "apps" => apps::extra(kind),
+        _ => None,
+    };
+    extra.unwrap_or_default()
+}
+
+/// A time as `metav1.Time` prints it: in whole seconds.
+pub(crate) fn timestamp(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            node_ports: (30000, 32767),
+            cluster_dns: vec!["10.43.0.10".parse().unwrap()],
+            kubelet_port: 10250,
+        }
+    }
+
+    #[test]
+    fn every_resource_is_defined_with_its_subresources() {
+        let kinds = all(&config());
+        assert_eq!(kinds.len(), facts::resources().len());
+        for (kind, facts) in kinds.iter().zip(facts::resources()) {
+            let names: Vec<&str> = kind.subresources.iter().map(|s| s.name).collect();
+            let want: Vec<&str> = facts.subresources.iter().map(|s| s.name).collect();
+            assert_eq!(names, want, "{}", kind.gvk);
+            assert!(kind.storage.is_some() || kind.action.is_some(), "{} has nothing behind it", kind.gvk);
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_a_stock_cluster() {
+        let kinds = all(&config());
+        let check = |kind: &str, prefix: &str| {
+            let found = kinds.iter().find(|k| k.gvk.kind == kind).and_then(|k| k.storage.as_ref());
+            assert_eq!(found.map(|s| s.prefix.as_str()), Some(prefix));
+        };
+        check("Pod", "/registry/pods/");
+        check("Node", "/registry/minions/");
+        check("Service", "/registry/services/specs/");
+        check("Endpoints", "/registry/services/endpoints/");
+        check("ReplicationController", "/registry/controllers/");
+        check("Ingress", "/registry/ingress/");
+        check("Deployment", "/registry/deployments/");
+        check("CustomResourceDefinition", "/registry/apiextensions.k8s.io/customresourcedefinitions/");
+    }
+}

@@ -1,0 +1,191 @@
+//! Deployments.
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use serde_json::{Value, json};
+
+use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, one_of, percent};
+use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
+use crate::define::Extra;
+use crate::json::{Json, child, dig, existing, fill};
+use crate::podspec::{defaults, validate};
+use crate::rules::Rules;
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules {
+        default,
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            let at = Path::new("spec");
+            spec(&mut errors, &at, object.at("spec"));
+            immutable(&mut errors, at.child("selector"), dig(object, &["spec", "selector"]), dig(old, &["spec", "selector"]));
+            errors
+        }),
+        validate_status: |object, old| {
+            let mut errors = ErrorList::new();
+            counts(&mut errors, object);
+            let (new, old) = (object.at("status").int("collisionCount"), old.at("status").int("collisionCount"));
+            if old.is_some() && new.unwrap_or_default() < old.unwrap_or_default() {
+                let at = Path::new("status").child("collisionCount");
+                errors.push(Error::invalid(at, new.unwrap_or_default(), "cannot be decremented"));
+            }
+            errors
+        },
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Ready", |o, _| {
+            let count = |path: &[&str]| dig(o, path).as_i64().unwrap_or_default();
+            format!("{}/{}", count(&["status", "readyReplicas"]), count(&["spec", "replicas"])).into()
+        }),
+        text("Up-to-date", |o, _| number(o, &["status", "updatedReplicas"])),
+        text("Available", |o, _| number(o, &["status", "availableReplicas"])),
+        age(),
+        wide("Containers", |o, _| container_names(dig(o, &["spec", "template", "spec"]))),
+        wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
+        wide("Selector", |o, _| selector_text(dig(o, &["spec", "selector"])).into()),
+    ];
+    Extra::new(rules, columns).with_generation().with_scale(&["spec", "selector"])
+}
+
+/// `SetDefaults_Deployment`.
+fn default(object: &mut Object) {
+    let Some(spec) = existing(&mut object.0, "spec") else { return };
+    fill(spec, "replicas", 1);
+    if let Some(strategy) = child(spec, "strategy") {
+        fill(strategy, "type", "RollingUpdate");
+        if strategy.text("type") == "RollingUpdate"
+            && let Some(rolling) = child(strategy, "rollingUpdate")
+        {
+            fill(rolling, "maxUnavailable", "25%");
+            fill(rolling, "maxSurge", "25%");
+        }
+    }
+    fill(spec, "revisionHistoryLimit", 10);
+    fill(spec, "progressDeadlineSeconds", 600);
+    defaults::template(spec, "template");
+}
+
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    non_negative(errors, at.child("replicas"), spec.at("replicas"));
+    validate::selector_and_template(errors, at, spec);
+    strategy(errors, &at.child("strategy"), spec.at("strategy"));
+    non_negative(errors, at.child("minReadySeconds"), spec.at("minReadySeconds"));
+    non_negative(errors, at.child("revisionHistoryLimit"), spec.at("revisionHistoryLimit"));
+    if let Some(deadline) = spec.int("progressDeadlineSeconds") {
+        let at = at.child("progressDeadlineSeconds");
+        non_negative(errors, at.clone(), spec.at("progressDeadlineSeconds"));
+        if deadline <= spec.int("minReadySeconds").unwrap_or_default() {
+            errors.push(Error::invalid(at, deadline, "must be greater than minReadySeconds"));
+        }
+    }
+}
+
+fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.text("type") {
+        "Recreate" => {
+            if !rolling.is_null() {
+                let text = "may not be specified when strategy `type` is 'Recreate'";
+                errors.push(Error::forbidden(at.child("rollingUpdate"), text));
+            }
+        }
+        "RollingUpdate" if rolling.is_null() => {
+            let text = "this should be defaulted and never be nil";
+            errors.push(Error::required(at.child("rollingUpdate"), text));
+        }
+        "RollingUpdate" => {
+            let at = at.child("rollingUpdate");
+            for member in ["maxUnavailable", "maxSurge"] {
+                int_or_percent(errors, at.child(member), rolling.at(member));
+            }
+            let none = |value: &Value| value.as_i64() == Some(0) || percent(value) == Some(0);
+            if none(rolling.at("maxUnavailable")) && none(rolling.at("maxSurge")) {
+                let value = rolling.at("maxUnavailable").clone();
+                let text = "may not be 0 when `maxSurge` is 0";
+                errors.push(Error::invalid(at.child("maxUnavailable"), value, text));
+            }
+            at_most_100_percent(errors, at.child("maxUnavailable"), rolling.at("maxUnavailable"));
+        }
+        other => one_of(errors, at.child("type"), other, &["Recreate", "RollingUpdate"]),
+    }
+}
+
+/// Counts in a status (`ValidateDeploymentStatus`).
+fn counts(errors: &mut ErrorList, object: &Object) {
+    let (status, at) = (object.at("status"), Path::new("status"));
+    for member in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "collisionCount",
+        "terminatingReplicas",
+    ] {
+        non_negative(errors, at.child(member), status.at(member));
+    }
+    let count = |member: &str| status.int(member).unwrap_or_default();
+    let mut more = |member: &str, than: &str| {
+        if count(member) > count(than) {
+            let text = format!("cannot be greater than {}", if than == "replicas" { "status.replicas" } else { than });
+            errors.push(Error::invalid(at.child(member), count(member), text));
+        }
+    };
+    more("updatedReplicas", "replicas");
+    more("readyReplicas", "replicas");
+    more("availableReplicas", "replicas");
+    more("availableReplicas", "readyReplicas");
+}
+
+/// For tests here and beside: a Deployment's shape with defaults.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(spec: Value) -> Object {
+        let mut object = Object::from_value(json!({"metadata": {"name": "d"}, "spec": spec})).unwrap();
+        default(&mut object);
+        object
+    }
+
+    #[test]
+    fn problems_read_as_upstream() {
+        let check = |value: Value, want: &[&str]| {
+            let mut errors = ErrorList::new();
+            spec(&mut errors, &Path::new("spec"), deployment(value).at("spec"));
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(texts, want);
+        };
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        check(json!({"selector": {"matchLabels": {"a": "b"}}, "template": template}), &[]);
+        check(
+            json!({"selector": {"matchLabels": {"a": "c"}}, "template": template}),
+            &["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"],
+        );
+        check(json!({"template": template}), &["spec.selector: Required value"]);
+        check(
+            json!({"selector": {"matchLabels": {"a": "b"}}, "template": template,
+                "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}),
+            &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0"],
+        );
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let object = deployment(json!({"template": {"spec": {}}}));
+        assert_eq!(object.i64(&["spec", "replicas"]), Some(1));
+        assert_eq!(
+            *dig(&object, &["spec", "strategy"]),
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+        );
+        assert_eq!(object.str(&["spec", "template", "spec", "restartPolicy"]), Some("Always"));
+    }
+}

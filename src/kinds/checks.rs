@@ -1,0 +1,142 @@
+//! Field checks that push onto an error list, over the grammars of `api::validation`.
+
+use api::field::{Error, ErrorList, Path};
+use api::selector::LabelSelector;
+use api::validation;
+use serde_json::Value;
+
+use crate::json::{Json, same};
+
+pub(crate) use api::validation::{config_map_key as config_key, label_key as qualified_name, label_value, port_name};
+pub(crate) use api::validation::{http_header_name as header_name, relaxed_env_var_name as env_name};
+
+/// `field is immutable`
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+
+/// One error for each text.
+pub(crate) fn invalid_all(errors: &mut ErrorList, path: &Path, value: &str, texts: Vec<String>) {
+    errors.extend(texts.into_iter().map(|text| Error::invalid(path.clone(), value, text)));
+}
+
+/// Reports a change of `new` against `old`.
+pub(crate) fn immutable(errors: &mut ErrorList, path: Path, new: &Value, old: &Value) {
+    if !same(new, old) {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
+/// Reports a negative number.
+pub(crate) fn non_negative(errors: &mut ErrorList, path: Path, value: &Value) {
+    if let Some(number) = value.as_i64() {
+        errors.extend(validation::nonnegative(number, path));
+    }
+}
+
+/// Reports a value that is not one of `supported`; an empty one is `Required`.
+pub(crate) fn one_of(errors: &mut ErrorList, path: Path, value: &str, supported: &[&str]) {
+    if value.is_empty() {
+        errors.push(Error::required(path, ""));
+    } else if !supported.contains(&value) {
+        errors.push(Error::not_supported(path, value, supported));
+    }
+}
+
+/// Reports a set value that is not one of `supported`.
+pub(crate) fn one_of_if_set(errors: &mut ErrorList, path: Path, value: &Value, supported: &[&str]) {
+    if let Some(value) = value.as_str()
+        && !supported.contains(&value)
+    {
+        errors.push(Error::not_supported(path, value, supported));
+    }
+}
+
+/// `ValidateLabels` of a map of labels.
+pub(crate) fn labels(errors: &mut ErrorList, path: &Path, map: &Value) {
+    errors.extend(validation::labels(Some(map), path));
+}
+
+/// `ValidateLabelSelector`.
+pub(crate) fn label_selector(errors: &mut ErrorList, path: &Path, selector: &Value) {
+    errors.extend(validation::label_selector(Some(selector), false, path));
+}
+
+/// Whether a label selector is null or selects everything.
+pub(crate) fn selects_everything(selector: &Value) -> bool {
+    selector.count("matchLabels") + selector.count("matchExpressions") == 0
+}
+
+/// Whether a `LabelSelector` matches labels. Null matches nothing, an empty one everything; an invalid one nothing.
+pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
+    LabelSelector::from_object(selector)
+        .is_ok_and(|selector| selector.matches(|key| labels.get(key).and_then(Value::as_str)))
+}
+
+/// Whether a plain map of labels selects `labels`. An empty map selects nothing.
+pub(crate) fn map_matches(selector: &Value, labels: &Value) -> bool {
+    selector
+        .as_object()
+        .is_some_and(|map| !map.is_empty() && map.iter().all(|(key, value)| labels.at(key) == value))
+}
+
+/// `ValidateDNS1123Label` of a field.
+pub(crate) fn label_name(errors: &mut ErrorList, path: &Path, value: &str) {
+    invalid_all(errors, path, value, validation::dns1123_label(value, false));
+}
+
+/// `ValidateDNS1123Subdomain` of a field.
+pub(crate) fn subdomain(errors: &mut ErrorList, path: &Path, value: &str) {
+    invalid_all(errors, path, value, validation::dns1123_subdomain(value, false));
+}
+
+/// `IsValidPortNum`.
+pub(crate) fn port_number(errors: &mut ErrorList, path: Path, port: i64) {
+    errors.extend(validation::port_number(port).into_iter().map(|text| Error::invalid(path.clone(), port, text)));
+}
+
+/// `ValidatePortNumOrName`.
+pub(crate) fn port(errors: &mut ErrorList, path: &Path, value: &Value) {
+    match value {
+        Value::String(name) => invalid_all(errors, path, name, port_name(name)),
+        other => port_number(errors, path.clone(), other.as_i64().unwrap_or_default()),
+    }
+}
+
+/// `IsValidIPForLegacyField`.
+pub(crate) fn ip(errors: &mut ErrorList, path: Path, value: &str) {
+    errors.extend(validation::ip_legacy(&path, value, &[]));
+}
+
+/// `IsValidCIDRForLegacyField`.
+pub(crate) fn cidr(errors: &mut ErrorList, path: Path, value: &str) {
+    errors.extend(validation::cidr_legacy(&path, value, &[]));
+}
+
+/// `validateLocalDescendingPath`: relative and without `..`.
+pub(crate) fn descending_path(errors: &mut ErrorList, path: &Path, value: &str) {
+    errors.extend(validation::local_descending_path(value, path));
+}
+
+/// `validatePathNoBacksteps`.
+pub(crate) fn no_backsteps(errors: &mut ErrorList, path: &Path, value: &str) {
+    errors.extend(validation::no_backsteps(value, path));
+}
+
+/// A whole percentage (`25%`) as a number.
+pub(crate) fn percent(value: &Value) -> Option<i64> {
+    value.as_str().and_then(validation::percent_value)
+}
+
+/// `ValidatePositiveIntOrPercent`.
+pub(crate) fn int_or_percent(errors: &mut ErrorList, path: Path, value: &Value) {
+    match value {
+        Value::String(text) => invalid_all(errors, &path, text, validation::percent(text)),
+        number => non_negative(errors, path, number),
+    }
+}
+
+/// `IsNotMoreThan100Percent`.
+pub(crate) fn at_most_100_percent(errors: &mut ErrorList, path: Path, value: &Value) {
+    if percent(value).is_some_and(|p| p > 100) {
+        errors.push(Error::invalid(path, value.clone(), "must not be greater than 100%"));
+    }
+}

@@ -1,0 +1,173 @@
+//! PersistentVolumeClaims.
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use serde_json::Value;
+
+use crate::checks::{label_selector, one_of_if_set, subdomain};
+use crate::columns::{age, name, string, string_or, text, wide};
+use crate::define::Extra;
+use crate::json::{Json, Members, amount, child, dig, existing, fill, same};
+use crate::rules::Rules;
+
+pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules {
+        default,
+        create: |_, object| object.set(&["status"], serde_json::json!({"phase": "Pending"})),
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            errors
+        },
+        validate_update: Some(validate_update),
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Status", |o, _| if o.is_deleting() { "Terminating".into() } else { string(o, &["status", "phase"]) }),
+        text("Volume", |o, _| string(o, &["spec", "volumeName"])),
+        text("Capacity", |o, _| if bound(o) { string(o, &["status", "capacity", "storage"]) } else { "".into() }),
+        text("Access Modes", |o, _| {
+            if bound(o) { access_modes(o.at("status").list("accessModes")).into() } else { "".into() }
+        }),
+        text("StorageClass", |o, _| class(o).into()),
+        text("VolumeAttributesClass", |o, _| string_or(o, &["spec", "volumeAttributesClassName"], "<unset>")),
+        age(),
+        wide("VolumeMode", |o, _| string_or(o, &["spec", "volumeMode"], "<unset>")),
+    ];
+    Extra::new(rules, columns)
+}
+
+fn bound(object: &Object) -> bool {
+    object.at("spec").count("volumeName") > 0
+}
+
+/// The class by the old annotation or by the field.
+pub(super) fn class(object: &Object) -> &str {
+    object
+        .annotation("volume.beta.kubernetes.io/storage-class")
+        .or_else(|| dig(object, &["spec", "storageClassName"]).as_str())
+        .unwrap_or_default()
+}
+
+/// `GetAccessModesAsString`.
+pub(super) fn access_modes(modes: &[Value]) -> String {
+    [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")]
+        .iter()
+        .filter(|(mode, _)| modes.iter().any(|m| m.as_str() == Some(mode)))
+        .map(|(_, short)| *short)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn default(object: &mut Object) {
+    if let Some(status) = child(&mut object.0, "status") {
+        fill(status, "phase", "Pending");
+    }
+    if let Some(spec) = existing(&mut object.0, "spec") {
+        spec_defaults(spec);
+    }
+}
+
+/// `SetDefaults_PersistentVolumeClaimSpec`, and `dataSource` and `dataSourceRef` in step (`NormalizeDataSources`).
+pub(crate) fn spec_defaults(spec: &mut Members) {
+    fill(spec, "volumeMode", "Filesystem");
+    let (source, reference) = (spec.at("dataSource").clone(), spec.at("dataSourceRef").clone());
+    if source.is_null() && reference.is_object() && reference.count("namespace") == 0 {
+        spec.insert("dataSource".to_owned(), reference);
+    } else if reference.is_null() && source.is_object() {
+        spec.insert("dataSourceRef".to_owned(), source);
+    }
+}
+
+/// `ValidatePersistentVolumeClaimSpec`.
+pub(crate) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
+    let modes = spec.list("accessModes");
+    if modes.is_empty() {
+        errors.push(Error::required(path.child("accessModes"), "at least 1 access mode is required"));
+    }
+    label_selector(errors, &path.child("selector"), spec.at("selector"));
+    let mut exclusive = false;
+    for mode in modes {
+        let mode = mode.as_str().unwrap_or_default();
+        if !ACCESS_MODES.contains(&mode) {
+            errors.push(Error::not_supported(path.child("accessModes"), mode, ACCESS_MODES));
+        }
+        exclusive |= mode == "ReadWriteOncePod";
+    }
+    if exclusive && modes.len() > 1 {
+        let text = "may not use ReadWriteOncePod with other access modes";
+        errors.push(Error::forbidden(path.child("accessModes"), text));
+    }
+    let requests = spec.at("resources").at("requests");
+    let at = path.child("resources").key("storage");
+    if !requests.has("storage") {
+        errors.push(Error::required(at, ""));
+    } else if amount(requests.at("storage")).sign() <= 0 {
+        let text = "must be greater than zero";
+        errors.push(Error::invalid(at, requests.at("storage").clone(), text));
+    }
+    let storage_class = spec.text("storageClassName");
+    if !storage_class.is_empty() {
+        subdomain(errors, &path.child("storageClassName"), storage_class);
+    }
+    one_of_if_set(errors, path.child("volumeMode"), spec.at("volumeMode"), &["Block", "Filesystem"]);
+    for member in ["dataSource", "dataSourceRef"] {
+        let source = spec.at(member);
+        if source.is_null() {
+            continue;
+        }
+        let at = path.child(member);
+        for part in ["name", "kind"] {
+            if source.count(part) == 0 {
+                errors.push(Error::required(at.child(part), ""));
+            }
+        }
+        if source.count("apiGroup") == 0 && source.text("kind") != "PersistentVolumeClaim" {
+            let text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.push(Error::invalid(at, source.text("kind"), text));
+        }
+    }
+}
+
+/// `ValidatePersistentVolumeClaimUpdate`: only growth, a late class and the volume's name.
+fn validate_update(object: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let at = Path::new("spec");
+    spec(&mut errors, &at, object.at("spec"));
+    let (new, before) = (object.at("spec"), old.at("spec"));
+    let Some(mut munged) = new.as_object().cloned() else { return errors };
+    if before.count("volumeName") == 0 {
+        munged.remove("volumeName");
+    }
+    if !before.has("storageClassName") && before.count("volumeName") == 0 || class(old) == class(object) {
+        crate::json::restore(&mut munged, "storageClassName", before);
+    }
+    crate::json::restore(&mut munged, "volumeAttributesClassName", before);
+    let is_bound = dig(object, &["status", "phase"]).as_str() == Some("Bound");
+    let (size, old_size) = (
+        amount(new.at("resources").at("requests").at("storage")),
+        amount(before.at("resources").at("requests").at("storage")),
+    );
+    if is_bound {
+        if size < old_size && size < amount(dig(object, &["status", "capacity", "storage"])) {
+            let at = at.child("resources").child("requests").child("storage");
+            errors.push(Error::forbidden(at, "field can not be less than status.capacity"));
+        }
+        crate::json::restore(&mut munged, "resources", before);
+    }
+    let mut compare = before.clone();
+    if let Some(map) = compare.as_object_mut()
+        && before.count("volumeName") == 0
+    {
+        map.remove("volumeName");
+    }
+    if !same(&Value::Object(munged), &compare) {
+        let text = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
+            claims";
+        errors.push(Error::forbidden(at, text));
+    }
+    errors
+}

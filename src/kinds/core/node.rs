@@ -1,0 +1,196 @@
+//! Nodes.
+
+use std::sync::Arc;
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use api::kind::SubresourceKind;
+use serde_json::Value;
+
+use crate::Config;
+use crate::checks::{cidr, invalid_all, label_value, one_of, qualified_name};
+use crate::columns::{age, field, name, string, string_or, text, wide};
+use crate::define::Extra;
+use crate::json::{Json, dig, restore};
+use crate::podspec::resources;
+use crate::rules::Rules;
+
+use super::connect::NodeProxy;
+
+pub(super) fn extra(config: &Config) -> Extra {
+    let rules = Rules {
+        default,
+        update: |_, object, old| {
+            // spec.configSource is no longer supported and keeps what it was.
+            if let Some(spec) = object.0.get_mut("spec").and_then(Value::as_object_mut) {
+                restore(spec, "configSource", old.at("spec"));
+            }
+        },
+        validate,
+        validate_update: Some(validate_update),
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Status", |o, _| status(o).into()),
+        text("Roles", |o, _| roles(o).into()),
+        age(),
+        text("Version", |o, _| string(o, &["status", "nodeInfo", "kubeletVersion"])),
+        wide("Internal-IP", |o, _| address(o, "InternalIP").into()),
+        wide("External-IP", |o, _| address(o, "ExternalIP").into()),
+        wide("OS-Image", |o, _| string_or(o, &["status", "nodeInfo", "osImage"], "<unknown>")),
+        wide("Kernel-Version", |o, _| kernel(o).into()),
+        wide("Container-Runtime", |o, _| {
+            string_or(o, &["status", "nodeInfo", "containerRuntimeVersion"], "<unknown>")
+        }),
+    ];
+    Extra::new(rules, columns)
+        .with_fields(vec![field("spec.unschedulable", |o| o.at("spec").flag("unschedulable").to_string())])
+        .with_subresource("proxy", SubresourceKind::Connect(Arc::new(NodeProxy { port: config.kubelet_port })))
+}
+
+/// `SetDefaults_NodeStatus`.
+fn default(object: &mut Object) {
+    let status = object.at("status");
+    if !status.has("allocatable") && status.has("capacity") {
+        let capacity = status.at("capacity").clone();
+        object.set(&["status", "allocatable"], capacity);
+    }
+}
+
+fn status(object: &Object) -> String {
+    let ready = object.array(&["status", "conditions"]).iter().find(|c| c.text("type") == "Ready");
+    let mut text = match ready.map(|c| c.text("status")) {
+        Some("True") => "Ready".to_owned(),
+        Some(_) => "NotReady".to_owned(),
+        None => "Unknown".to_owned(),
+    };
+    if object.at("spec").flag("unschedulable") {
+        text.push_str(",SchedulingDisabled");
+    }
+    text
+}
+
+fn roles(object: &Object) -> String {
+    let mut roles: Vec<&str> = object
+        .labels()
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if key == "kubernetes.io/role" => Some(value),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") }
+}
+
+fn address<'o>(object: &'o Object, kind: &str) -> &'o str {
+    let addresses = object.array(&["status", "addresses"]);
+    addresses.iter().find(|a| a.text("type") == kind).map_or("<none>", |a| a.text("address"))
+}
+
+fn kernel(object: &Object) -> String {
+    let info = dig(object, &["status", "nodeInfo"]);
+    let kernel = match info.text("kernelVersion") {
+        "" => "<unknown>",
+        version => version,
+    };
+    match info.text("architecture") {
+        "" => kernel.to_owned(),
+        arch => format!("{kernel} ({arch})"),
+    }
+}
+
+fn validate(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let spec = Path::new("spec");
+    taints(&mut errors, &spec.child("taints"), object.array(&["spec", "taints"]));
+    capacity(&mut errors, object);
+    let cidrs = object.array(&["spec", "podCIDRs"]);
+    for (i, network) in cidrs.iter().enumerate() {
+        cidr(&mut errors, spec.child("podCIDRs").index(i), network.as_str().unwrap_or_default());
+    }
+    let single = dig(object, &["spec", "podCIDR"]).as_str().unwrap_or_default();
+    if let Some(first) = cidrs.first()
+        && first.as_str() != Some(single)
+    {
+        let text = "must be the same value as podCIDRs[0]";
+        errors.push(Error::invalid(spec.child("podCIDRs").index(0), first.clone(), text));
+    }
+    if cidrs.len() > 2 {
+        let value = Value::from(cidrs);
+        let text = "may specify no more than one CIDR for each IP family";
+        errors.push(Error::invalid(spec.child("podCIDRs"), value, text));
+    }
+    errors
+}
+
+fn capacity(errors: &mut ErrorList, object: &Object) {
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in object.at("status").entries(list) {
+            let at = Path::new("status").child(list).key(name);
+            resources::quantity(errors, &at, name, value);
+        }
+    }
+}
+
+fn taints(errors: &mut ErrorList, path: &Path, list: &[Value]) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (i, taint) in list.iter().enumerate() {
+        let at = path.index(i);
+        let (key, value, effect) = (taint.text("key"), taint.text("value"), taint.text("effect"));
+        invalid_all(errors, &at.child("key"), key, qualified_name(key));
+        let problems = label_value(value);
+        if !problems.is_empty() {
+            errors.push(Error::invalid(at.child("value"), value, problems.join(";")));
+        }
+        one_of(errors, at.child("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if seen.contains(&(key, effect)) {
+            let mut error = Error::duplicate(at, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        } else {
+            seen.push((key, effect));
+        }
+    }
+}
+
+/// Pod networks and the provider's id are given once (`ValidateNodeUpdate`).
+fn validate_update(object: &Object, old: &Object) -> ErrorList {
+    let mut errors = validate(object);
+    let spec = Path::new("spec");
+    let (new, old) = (object.at("spec"), old.at("spec"));
+    if old.count("podCIDRs") > 0 && new.at("podCIDRs") != old.at("podCIDRs") {
+        let text = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(Error::forbidden(spec.child("podCIDRs"), text));
+    }
+    if old.count("providerID") > 0 && new.text("providerID") != old.text("providerID") {
+        let text = "node updates may not change providerID except from \"\" to valid";
+        errors.push(Error::forbidden(spec.child("providerID"), text));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_read_as_upstream() {
+        let node = Object::from_value(json!({
+            "metadata": {"labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/control-plane": ""}},
+            "spec": {"unschedulable": true},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
+                "nodeInfo": {"kernelVersion": "6.18", "architecture": "amd64"}},
+        }))
+        .unwrap();
+        assert_eq!(status(&node), "NotReady,SchedulingDisabled");
+        assert_eq!(roles(&node), "control-plane,worker");
+        assert_eq!(kernel(&node), "6.18 (amd64)");
+        assert_eq!(address(&node, "InternalIP"), "<none>");
+    }
+}

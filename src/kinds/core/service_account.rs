@@ -1,0 +1,127 @@
+//! ServiceAccounts and their tokens.
+
+use std::sync::Arc;
+
+use api::kind::{Action, SubresourceKind};
+use api::services::{ActionContext, TokenRequest};
+use api::{GroupResource, Gvr, Object, Status};
+use api::field::{Error, Path};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::columns::{age, name};
+use crate::define::Extra;
+use crate::json::{Json, dig};
+use crate::rules::Rules;
+use crate::timestamp;
+
+/// The longest life that a token may be asked for: 2^32 seconds.
+const LONGEST: i64 = 1 << 32;
+const SHORTEST: i64 = 600;
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules { ..Rules::GENERIC };
+    // Upstream's table shows Secrets no more: bound tokens took their place.
+    Extra::new(rules, vec![name(), age()]).with_subresource("token", SubresourceKind::Action(Arc::new(Token)))
+}
+
+/// `serviceaccounts/token` (`pkg/registry/core/serviceaccount/storage/token.go`).
+struct Token;
+
+#[async_trait]
+impl Action for Token {
+    async fn run(
+        &self,
+        ctx: &ActionContext<'_>,
+        namespace: &str,
+        name: &str,
+        mut body: Object,
+    ) -> Result<Object, Status> {
+        let accounts = Gvr::new("", "v1", "serviceaccounts");
+        let account = ctx.registry.get(&accounts, namespace, name).await?;
+        for (member, own) in [("name", name), ("namespace", namespace)] {
+            let given = dig(&body, &["metadata", member]).as_str().unwrap_or_default();
+            if !given.is_empty() && given != own {
+                let noun = if member == "name" { "service account name" } else { "service account namespace" };
+                return Err(Status::bad_request(format!("{noun} in request body does not match the request URL")));
+            }
+        }
+        let spec = body.at("spec").clone();
+        let seconds = spec.int("expirationSeconds").unwrap_or(3600);
+        let at = Path::new("spec").child("expirationSeconds");
+        let problem = match seconds {
+            ..SHORTEST => Some("may not specify a duration less than 10 minutes"),
+            SHORTEST..=LONGEST => None,
+            _ => Some("may not specify a duration larger than 2^32 seconds"),
+        };
+        if let Some(text) = problem {
+            let errors = [Error::invalid(at, seconds, text)];
+            return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &errors));
+        }
+        let (bound_object, node) = bound(ctx, namespace, name, spec.at("boundObjectRef")).await?;
+        let audiences: Vec<String> =
+            spec.list("audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let request = TokenRequest {
+            namespace: namespace.to_owned(),
+            service_account: name.to_owned(),
+            service_account_uid: account.uid().to_owned(),
+            audiences,
+            expiration_seconds: seconds,
+            bound_object,
+            node,
+        };
+        let (token, expires) = ctx.tokens.issue(request).await?;
+        body.set(&["metadata", "name"], name);
+        body.set(&["metadata", "namespace"], namespace);
+        body.set(&["metadata", "creationTimestamp"], timestamp(ctx.now));
+        body.set(&["spec", "expirationSeconds"], seconds);
+        body.set(&["status"], json!({"token": token, "expirationTimestamp": timestamp(expires)}));
+        Ok(body)
+    }
+}
+
+type Bound = (Option<(String, String, String)>, Option<(String, String)>);
+
+/// The object that a token is bound to, and its node if it is a pod.
+async fn bound(ctx: &ActionContext<'_>, namespace: &str, account: &str, reference: &Value) -> Result<Bound, Status> {
+    if reference.is_null() {
+        return Ok((None, None));
+    }
+    let (kind, name) = (reference.text("kind"), reference.text("name"));
+    let (resource, namespace) = match (reference.text("apiVersion"), kind) {
+        ("v1", "Pod") => ("pods", namespace),
+        ("v1", "Secret") => ("secrets", namespace),
+        ("v1", "Node") => ("nodes", ""),
+        (version, kind) => {
+            let text = format!("cannot bind token to object of type {version}, Kind={kind}");
+            return Err(Status::bad_request(text));
+        }
+    };
+    let object = ctx.registry.get(&Gvr::new("", "v1", resource), namespace, name).await?;
+    let uid = reference.text("uid");
+    if !uid.is_empty() && uid != object.uid() {
+        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object \
+            might have been deleted and then recreated");
+        return Err(Status::conflict(&GroupResource::new("", resource), name, why));
+    }
+    let mut node = None;
+    if kind == "Pod" {
+        let own = dig(&object, &["spec", "serviceAccountName"]).as_str().unwrap_or_default();
+        if own != account {
+            let text = format!("cannot bind token for serviceaccount {account:?} to pod running with different \
+                serviceaccount name.");
+            return Err(Status::bad_request(text));
+        }
+        let node_name = dig(&object, &["spec", "nodeName"]).as_str().unwrap_or_default();
+        if !node_name.is_empty() {
+            // A pod whose node object is gone still gets its token, without the node's uid.
+            let uid = match ctx.registry.get(&Gvr::new("", "v1", "nodes"), "", node_name).await {
+                Ok(found) => found.uid().to_owned(),
+                Err(status) if status.is_not_found() => String::new(),
+                Err(status) => return Err(status),
+            };
+            node = Some((node_name.to_owned(), uid));
+        }
+    }
+    Ok((Some((kind.to_owned(), name.to_owned(), object.uid().to_owned())), node))
+}

@@ -1,0 +1,104 @@
+//! A kind's rules as a table of plain functions.
+
+use api::Object;
+use api::field::ErrorList;
+use api::kind::{Propagation, RequestContext, Strategy};
+
+/// [`Strategy`] with one function for each step; what is not named keeps the generic behaviour.
+pub(crate) struct Rules {
+    pub default: fn(&mut Object),
+    pub create: fn(&RequestContext<'_>, &mut Object),
+    pub update: fn(&RequestContext<'_>, &mut Object, &Object),
+    pub status_update: fn(&RequestContext<'_>, &mut Object, &Object),
+    pub validate: fn(&Object) -> ErrorList,
+    /// `None`: the new object is validated as at creation.
+    pub validate_update: Option<fn(&Object, &Object) -> ErrorList>,
+    pub validate_status: fn(&Object, &Object) -> ErrorList,
+    pub name: fn(&str, bool) -> Vec<String>,
+    pub warnings: fn(&Object, Option<&Object>) -> Vec<String>,
+    pub create_on_update: bool,
+    pub unconditional_update: bool,
+    pub graceful: fn(&Object, Option<i64>) -> Option<i64>,
+    pub propagation: Propagation,
+    pub finalizers: fn(&Object) -> Vec<&str>,
+}
+
+impl Rules {
+    pub const GENERIC: Self = Self {
+        default: |_| {},
+        create: |_, _| {},
+        update: |_, _, _| {},
+        status_update: |_, _, _| {},
+        validate: |_| ErrorList::new(),
+        validate_update: None,
+        validate_status: |_, _| ErrorList::new(),
+        name: api::validation::dns1123_subdomain,
+        warnings: |_, _| Vec::new(),
+        create_on_update: false,
+        unconditional_update: true,
+        graceful: |_, _| None,
+        propagation: Propagation::Background,
+        finalizers: |_| Vec::new(),
+    };
+}
+
+impl Strategy for Rules {
+    fn default(&self, object: &mut Object) {
+        (self.default)(object);
+    }
+
+    fn prepare_for_create(&self, ctx: &RequestContext<'_>, object: &mut Object) {
+        (self.create)(ctx, object);
+    }
+
+    fn prepare_for_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {
+        (self.update)(ctx, object, old);
+    }
+
+    fn prepare_for_status_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {
+        (self.status_update)(ctx, object, old);
+    }
+
+    fn validate(&self, _ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
+        (self.validate)(object)
+    }
+
+    fn validate_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+        match self.validate_update {
+            Some(validate) => validate(object, old),
+            None => (self.validate)(object),
+        }
+    }
+
+    fn validate_status_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+        (self.validate_status)(object, old)
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        (self.name)(name, prefix)
+    }
+
+    fn warnings(&self, object: &Object, old: Option<&Object>) -> Vec<String> {
+        (self.warnings)(object, old)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn graceful_delete(&self, object: &Object, requested: Option<i64>) -> Option<i64> {
+        (self.graceful)(object, requested)
+    }
+
+    fn default_propagation(&self) -> Propagation {
+        self.propagation
+    }
+
+    fn extra_finalizers<'a>(&self, object: &'a Object) -> Vec<&'a str> {
+        (self.finalizers)(object)
+    }
+}
