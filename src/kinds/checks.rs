@@ -71,13 +71,6 @@ pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
         .is_ok_and(|selector| selector.matches(|key| labels.get(key).and_then(Value::as_str)))
 }
 
-/// Whether a plain map of labels selects `labels`. An empty map selects nothing.
-pub(crate) fn map_matches(selector: &Value, labels: &Value) -> bool {
-    selector
-        .as_object()
-        .is_some_and(|map| !map.is_empty() && map.iter().all(|(key, value)| labels.at(key) == value))
-}
-
 /// `ValidateDNS1123Label` of a field.
 pub(crate) fn label_name(errors: &mut ErrorList, path: &Path, value: &str) {
     invalid_all(errors, path, value, validation::dns1123_label(value, false));

@@ -29,11 +29,6 @@ pub(crate) fn integer(name: &'static str, value: Cell) -> Column {
     column(name, "integer", "", "", 0, value)
 }
 
-/// A column of booleans.
-pub(crate) fn boolean(name: &'static str, value: Cell) -> Column {
-    column(name, "boolean", "", "", 0, value)
-}
-
 /// A column that `-o wide` adds.
 pub(crate) fn wide(name: &'static str, value: Cell) -> Column {
     column(name, "string", "", "", 1, value)

@@ -2,7 +2,7 @@
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, one_of, percent};
 use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
@@ -145,9 +145,10 @@ fn counts(errors: &mut ErrorList, object: &Object) {
     more("availableReplicas", "readyReplicas");
 }
 
-/// For tests here and beside: a Deployment's shape with defaults.
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn deployment(spec: Value) -> Object {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::checks::{invalid_all, qualified_name};
 use crate::columns::{age, field, name, string, text};
 use crate::define::Extra;
-use crate::json::{Json, child, dig, fill, restore};
+use crate::json::{child, dig, fill, restore};
 use crate::rules::Rules;
 
 const KUBERNETES: &str = "kubernetes";

@@ -34,6 +34,13 @@ struct Taken {
     ports: HashSet<u16>,
 }
 
+impl Taken {
+    fn free(&mut self, addresses: &[IpAddr], ports: &[u16]) {
+        self.addresses.retain(|ip| !addresses.contains(ip));
+        self.ports.retain(|port| !ports.contains(port));
+    }
+}
+
 /// Fixed facts of the cluster.
 struct Pools {
     networks: Vec<IpNet>,
@@ -97,8 +104,7 @@ impl Pending for Transaction {
     fn commit(mut self: Box<Self>) {
         self.committed = true;
         let mut taken = self.taken.lock();
-        self.old_addresses.iter().for_each(|ip| drop(taken.addresses.remove(ip)));
-        self.old_ports.iter().for_each(|port| drop(taken.ports.remove(port)));
+        taken.free(&self.old_addresses, &self.old_ports);
     }
 }
 
@@ -106,8 +112,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.committed {
             let mut taken = self.taken.lock();
-            self.new_addresses.iter().for_each(|ip| drop(taken.addresses.remove(ip)));
-            self.new_ports.iter().for_each(|port| drop(taken.ports.remove(port)));
+            taken.free(&self.new_addresses, &self.new_ports);
         }
     }
 }
@@ -155,8 +160,7 @@ impl WriteHook for Allocator {
 
     async fn deleted(&self, object: &Object) {
         let mut taken = self.taken.lock();
-        addresses(object).for_each(|ip| drop(taken.addresses.remove(&ip)));
-        ports(object).iter().for_each(|port| drop(taken.ports.remove(port)));
+        taken.free(&addresses(object).collect::<Vec<_>>(), &ports(object));
     }
 }
 

@@ -7,7 +7,7 @@ use api::validation::dns1123_subdomain;
 use serde_json::Value;
 
 use crate::checks::{
-    config_key, descending_path, env_name, invalid_all, label_name, no_backsteps, one_of, port_name, port_number,
+    config_key, env_name, invalid_all, label_name, no_backsteps, one_of, port_name, port_number,
     qualified_name,
 };
 use crate::json::Json;
@@ -457,9 +457,4 @@ fn env_from(errors: &mut ErrorList, path: &Path, list: &[Value]) {
             _ => errors.push(Error::invalid(path.clone(), "", "may not have more than one field specified at a time")),
         }
     }
-}
-
-/// A path that stays inside its volume, for callers outside this module.
-pub(crate) fn relative(errors: &mut ErrorList, path: &Path, value: &str) {
-    descending_path(errors, path, value);
 }
