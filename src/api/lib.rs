@@ -12,6 +12,7 @@ pub mod kind;
 pub mod meta;
 pub mod names;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

@@ -10,6 +10,7 @@ mod write;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::wire::Forward;
 use self::write::Writer;
 use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;

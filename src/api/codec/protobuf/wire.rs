@@ -77,3 +77,57 @@ pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
+
+/// Writes messages front to back, leaving out empty values, as proto3 does.
+#[derive(Default)]
+pub struct Forward {
+    out: Vec<u8>,
+}
+
+impl Forward {
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+
+    fn tag(&mut self, number: u32, wire_type: u8) {
+        push_varint(&mut self.out, u64::from(number) << 3 | u64::from(wire_type));
+    }
+
+    /// Nothing for `None`; an empty text is written, because it may be an item of a list.
+    pub fn text(&mut self, number: u32, text: Option<&str>) {
+        if let Some(text) = text {
+            self.tag(number, LEN);
+            push_varint(&mut self.out, text.len() as u64);
+            self.out.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    pub fn flag(&mut self, number: u32, value: bool) {
+        if value {
+            self.tag(number, VARINT);
+            self.out.push(1);
+        }
+    }
+
+    pub fn integer(&mut self, number: u32, value: Option<i64>) {
+        if let Some(value) = value {
+            self.tag(number, VARINT);
+            push_varint(&mut self.out, value as u64);
+        }
+    }
+
+    pub fn double(&mut self, number: u32, value: Option<f64>) {
+        if let Some(value) = value {
+            self.tag(number, FIXED64);
+            self.out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    pub fn message(&mut self, number: u32, write: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        write(&mut inner);
+        self.tag(number, LEN);
+        push_varint(&mut self.out, inner.out.len() as u64);
+        self.out.extend_from_slice(&inner.out);
+    }
+}
