@@ -9,9 +9,15 @@ use crate::options::CheckOptions;
 pub enum Outcome {
     Good(String),
     /// Works, but something is lost; says what.
-    Reduced { what: String, fix: String },
+    Reduced {
+        what: String,
+        fix: String,
+    },
     /// Does not work.
-    Bad { what: String, fix: String },
+    Bad {
+        what: String,
+        fix: String,
+    },
 }
 
 /// One thing looked at.
@@ -92,9 +98,10 @@ fn cgroups(mount: &Path, controllers: &Path) -> Outcome {
     }
     let table = std::fs::read_to_string(controllers).unwrap_or_default();
     let enabled = |name: &str| {
-        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|columns| {
-            matches!(columns.as_slice(), [controller, _, _, "1"] if *controller == name)
-        })
+        table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .any(|columns| matches!(columns.as_slice(), [controller, _, _, "1"] if *controller == name))
     };
     if !enabled("memory") {
         return bad(

@@ -177,7 +177,11 @@ pub enum OptionsError {
     #[error(transparent)]
     Usage(#[from] clap::Error),
     #[error("cannot read the configuration file {path}")]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the configuration file {path} is not valid: {why}")]
     Invalid { path: PathBuf, why: String },
 }
@@ -190,9 +194,8 @@ impl Cli {
             return Ok(Self::from_arg_matches(&matches)?);
         };
         let path = server.get_one::<PathBuf>("config").cloned().unwrap_or_default();
-        let given = |id: &str| {
-            matches!(server.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-        };
+        let given =
+            |id: &str| matches!(server.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !given("config") => String::new(),
@@ -206,18 +209,14 @@ impl Cli {
 }
 
 /// The flags that a configuration file stands for, without those that are `given` otherwise.
-fn file_arguments(
-    path: &Path,
-    text: &str,
-    given: impl Fn(&str) -> bool,
-) -> Result<Vec<String>, OptionsError> {
+fn file_arguments(path: &Path, text: &str, given: impl Fn(&str) -> bool) -> Result<Vec<String>, OptionsError> {
     use serde_json::Value;
     let invalid = |why: String| OptionsError::Invalid { path: path.to_owned(), why };
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let settings: serde_json::Map<String, Value> =
-        serde_saphyr::from_str(text).map_err(|e| invalid(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
+    let settings: serde_json::Map<String, Value> = serde_saphyr::from_str(text)
+        .map_err(|e| invalid(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
     let command = Cli::command();
     let Some(server) = command.find_subcommand("server") else { return Ok(Vec::new()) };
     let mut arguments = Vec::new();
