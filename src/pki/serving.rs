@@ -7,7 +7,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring::default_provider;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -50,6 +50,31 @@ impl ServingCertificate {
             builder.with_client_cert_verifier(Arc::new(ProofOfPossession::new(client_roots, provider)?))
         };
         let mut config = builder.with_cert_resolver(self.clone());
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        Ok(config)
+    }
+}
+
+impl ServingCertificate {
+    /// A server configuration that takes only connections with a certificate signed by one of `client_roots`.
+    pub fn mutual_config(
+        self: &Arc<Self>,
+        client_roots: &[CertificateDer<'static>],
+        alpn: &[&[u8]],
+    ) -> Result<ServerConfig, PkiError> {
+        let provider = Arc::new(default_provider());
+        let mut roots = RootCertStore::empty();
+        for root in client_roots {
+            roots.add(root.clone()).map_err(PkiError::Tls)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .map_err(|e| PkiError::Tls(rustls::Error::General(e.to_string())))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(PkiError::Tls)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(self.clone());
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         Ok(config)
     }
