@@ -246,7 +246,7 @@ fn parse_major(text: &str) -> Option<u32> {
 fn configuration(options: &ChildOptions, major: u32) -> String {
     // What we have no use for costs memory, and the CRI would look after our containers too.
     let (version, disabled): (u32, &[&str]) = match major {
-        0 | 1 => (2, &["io.containerd.grpc.v1.cri", "io.containerd.runtime.v1.linux"]),
+        0 | 1 => (2, &["io.containerd.grpc.v1.cri"]),
         _ => (
             3,
             &[

@@ -50,19 +50,22 @@ pub fn run(tests: Vec<(&'static str, Test)>) {
         let begun = std::time::Instant::now();
         let (root, archive, socket) = (root.path().to_owned(), archive.clone(), socket.clone());
         let outcome = tokio.block_on(async {
-            let node = Node::new(root, archive, socket).await;
-            tokio::spawn(tokio::time::timeout(PATIENCE * 2, test(node))).await
+            let whole = async move { test(Node::new(root, archive, socket).await).await };
+            tokio::spawn(tokio::time::timeout(PATIENCE * 2, whole)).await
         });
         let passed = matches!(outcome, Ok(Ok(())));
         println!("test {name} ... {} ({:.1?})", if passed { "ok" } else { "FAILED" }, begun.elapsed());
         if !passed {
             failures.push(name);
         }
-        tokio.block_on(clean_up(root_of(&options), socket_of(&options)));
+        let cleaned = tokio.block_on(async { tokio::spawn(clean_up(root_of(&options), socket_of(&options))).await });
+        if cleaned.is_err() {
+            failures.push("cleaning up");
+        }
     }
     stop.cancel();
     tokio.block_on(child::stop(&options)).unwrap();
-    if !failures.is_empty() {
+    if !failures.is_empty() && std::env::var_os("SKIFF_TEST_CONTAINERD_LOG").is_some() {
         println!("{}", std::fs::read_to_string(&options.log).unwrap_or_default());
     }
     assert!(failures.is_empty(), "failed: {failures:?}");
