@@ -200,7 +200,11 @@ impl Carrier {
 
     fn authority(&self) -> String {
         let host = &self.target.host;
-        if host.contains(':') { format!("[{host}]:{}", self.target.port) } else { format!("{host}:{}", self.target.port) }
+        if host.contains(':') {
+            format!("[{host}]:{}", self.target.port)
+        } else {
+            format!("{host}:{}", self.target.port)
+        }
     }
 
     /// The request as it goes out: the client's, without its credentials and what belongs to its connection.
@@ -209,10 +213,8 @@ impl Carrier {
         let body = std::mem::replace(call.body.get_mut(), Body::empty());
         let mut headers = call.parts.headers.clone();
         let protocol = headers.get(UPGRADE).cloned();
-        let incoming_host = headers
-            .get(HOST)
-            .cloned()
-            .or_else(|| HeaderValue::from_str(call.parts.uri.authority()?.as_str()).ok());
+        let incoming_host =
+            headers.get(HOST).cloned().or_else(|| HeaderValue::from_str(call.parts.uri.authority()?.as_str()).ok());
         remove_hop_by_hop(&mut headers);
         headers.remove(AUTHORIZATION);
         if upgrade {
@@ -261,7 +263,8 @@ impl Carrier {
             return Ok(answer);
         }
         let limited = http_body_util::Limited::new(response.into_body(), ERROR_TEXT_MAX);
-        let text = limited.collect().await.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
+        let text =
+            limited.collect().await.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
         Err(match code {
             400 => Status::bad_request(text),
             404 => {

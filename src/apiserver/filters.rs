@@ -12,9 +12,11 @@ use axum::body::Body;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::metrics;
 use crate::negotiate::Accept;
 use crate::query::Query;
 use crate::request::RequestInfo;
@@ -153,8 +155,15 @@ async fn fenced(
     }
     let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
     if long_running {
-        let _open = server.metrics.open(&call.info);
-        return router::dispatch(&server, call).await;
+        let open = metrics::open(&server, &call.info);
+        let response = router::dispatch(&server, call).await;
+        // The request is open as long as its body is being sent.
+        return response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _ = &open;
+                frame
+            }))
+        });
     }
     match tokio::time::timeout(REQUEST_TIMEOUT, router::dispatch(&server, call)).await {
         Ok(response) => response,

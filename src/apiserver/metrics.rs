@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -48,14 +49,14 @@ struct Counts {
 }
 
 /// A long-running request; its end is counted when dropped.
-pub struct Open<'a> {
-    metrics: &'a Metrics,
+pub struct Open {
+    server: Arc<ApiServer>,
     kind: Kind,
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(counts) = self.metrics.requests.lock().get_mut(&self.kind) {
+        if let Some(counts) = self.server.metrics.requests.lock().get_mut(&self.kind) {
             counts.open -= 1;
         }
     }
@@ -120,7 +121,13 @@ impl Metrics {
     pub fn answered(&self, info: &RequestInfo, dry_run: bool, code: u16, took: Duration) {
         let mut kind = Kind::of(info, dry_run);
         if code == 404 && info.is_resource && info.name.is_empty() {
-            kind = Kind { group: String::new(), version: String::new(), resource: String::new(), subresource: String::new(), ..kind };
+            kind = Kind {
+                group: String::new(),
+                version: String::new(),
+                resource: String::new(),
+                subresource: String::new(),
+                ..kind
+            };
         }
         let seconds = took.as_secs_f64();
         let mut requests = self.requests.lock();
@@ -133,17 +140,17 @@ impl Metrics {
         }
     }
 
-    /// Counts a long-running request while the result lives.
-    pub fn open(&self, info: &RequestInfo) -> Open<'_> {
-        let kind = Kind::of(info, false);
-        self.requests.lock().entry(kind.clone()).or_default().open += 1;
-        Open { metrics: self, kind }
-    }
-
     /// Remembers when the process began, in seconds since the epoch.
     pub fn set_start(&self, seconds: f64) {
         *self.started.lock() = Some(seconds);
     }
+}
+
+/// Counts a long-running request while the result lives.
+pub fn open(server: &Arc<ApiServer>, info: &RequestInfo) -> Open {
+    let kind = Kind::of(info, false);
+    server.metrics.requests.lock().entry(kind.clone()).or_default().open += 1;
+    Open { server: Arc::clone(server), kind }
 }
 
 /// The exposition text.
@@ -162,14 +169,24 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
     {
         let requests = server.metrics.requests.lock();
         let name = "apiserver_request_total";
-        head(out, name, "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.")?;
+        head(
+            out,
+            name,
+            "counter",
+            "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        )?;
         for (kind, counts) in requests.iter() {
             for (code, count) in &counts.codes {
                 writeln!(out, "{name}{{code=\"{code}\",{}}} {count}", kind.labels())?;
             }
         }
         let name = "apiserver_request_duration_seconds";
-        head(out, name, "histogram", "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.")?;
+        head(
+            out,
+            name,
+            "histogram",
+            "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        )?;
         for (kind, counts) in requests.iter().filter(|(_, c)| c.count > 0) {
             let labels = kind.labels();
             let mut total = 0;
@@ -181,13 +198,23 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
             writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", counts.sum, counts.count)?;
         }
         let name = "apiserver_longrunning_requests";
-        head(out, name, "gauge", "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.")?;
+        head(
+            out,
+            name,
+            "gauge",
+            "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
+        )?;
         for (kind, counts) in requests.iter().filter(|(_, c)| c.open > 0) {
             writeln!(out, "{name}{{{}}} {}", kind.labels(), counts.open)?;
         }
     }
     let name = "apiserver_current_inflight_requests";
-    head(out, name, "gauge", "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.")?;
+    head(
+        out,
+        name,
+        "gauge",
+        "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+    )?;
     let (reads, writes) = (&server.in_flight.reads, &server.in_flight.writes);
     writeln!(out, "{name}{{request_kind=\"mutating\"}} {}", writes.load(Ordering::Relaxed))?;
     writeln!(out, "{name}{{request_kind=\"readOnly\"}} {}", reads.load(Ordering::Relaxed))?;
@@ -203,8 +230,17 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
     for (resource, count) in seen.values() {
         writeln!(out, "{name}{{resource=\"{resource}\"}} {count}")?;
     }
-    head(out, "kubernetes_build_info", "gauge", "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version.")?;
-    writeln!(out, "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"37\"}} 1", crate::health::GIT_VERSION)?;
+    head(
+        out,
+        "kubernetes_build_info",
+        "gauge",
+        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version.",
+    )?;
+    writeln!(
+        out,
+        "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"37\"}} 1",
+        crate::health::GIT_VERSION
+    )?;
     process(server, out)
 }
 

@@ -42,9 +42,20 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
 
 /// `/`: what else there is (apiserver `server/routes/index.go`).
 fn paths(server: &ApiServer) -> Response {
-    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-        .map(ToOwned::to_owned)
-        .to_vec();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(ToOwned::to_owned)
+    .to_vec();
     for served in &server.table.load().all {
         let gvk = &served.def.gvk;
         if !gvk.group.is_empty() {

@@ -164,7 +164,10 @@ mod tests {
         check("<IMG alt='a>b' src=/x >", "<IMG alt='a>b' src=/api/v1/p/proxy/x >");
         check("<a href=\"http://10.0.0.1:80/y\">", "<a href=\"/api/v1/p/proxy/y\">");
         check("<a href=\"http://other/y\">", "<a href=\"http://other/y\">");
-        check("<a href=\"relative\"><!-- <a href=\"/c\"> --><p title=\"/t\">", "<a href=\"relative\"><!-- <a href=\"/c\"> --><p title=\"/t\">");
+        check(
+            "<a href=\"relative\"><!-- <a href=\"/c\"> --><p title=\"/t\">",
+            "<a href=\"relative\"><!-- <a href=\"/c\"> --><p title=\"/t\">",
+        );
         check("<a href=\"/api/v1/p/proxy/z\">", "<a href=\"/api/v1/p/proxy/z\">");
     }
 }

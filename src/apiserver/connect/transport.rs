@@ -31,14 +31,15 @@ pub struct Kubelets {
 pub async fn connect(server: &ApiServer, target: &ConnectTarget) -> io::Result<SendRequest<Body>> {
     let address = (target.host.as_str(), target.port);
     let dial = async {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|e| io::Error::new(e.kind(), format!("dial tcp {}:{}: connect: {}", target.host, target.port, go_text(&e))))?;
+        let stream = TcpStream::connect(address).await.map_err(|e| {
+            io::Error::new(e.kind(), format!("dial tcp {}:{}: connect: {}", target.host, target.port, go_text(&e)))
+        })?;
         stream.set_nodelay(true)?;
         match target.tls {
             Tls::Plain => speak(server, stream).await,
             Tls::Kubelet => {
-                let kubelets = server.kubelets.as_ref().ok_or_else(|| io::Error::other("no kubelet client certificate"))?;
+                let kubelets =
+                    server.kubelets.as_ref().ok_or_else(|| io::Error::other("no kubelet client certificate"))?;
                 secure(server, stream, Arc::clone(&kubelets.tls), target).await
             }
             Tls::Insecure => secure(server, stream, unverified()?, target).await,
