@@ -29,7 +29,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = EtcdServer::bind(store.clone(), vec![listen], member, shutdown.child_token()).await?;
     let stop = shutdown.clone();
     let signal = tokio::spawn(async move {
-        let heard = tokio::signal::ctrl_c().await;
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let heard = tokio::select! {
+            heard = tokio::signal::ctrl_c() => heard,
+            _ = terminate.recv() => Ok(()),
+        };
         stop.cancel();
         heard
     });

@@ -97,7 +97,7 @@ fn read_chunk(
         }
     }
     // Looked at after the read: rows are deleted only after this number has been raised.
-    let oldest = shared.oldest(shared.touches_lost(range));
+    let oldest = shared.oldest_events(shared.touches_lost(range));
     if next < oldest {
         return Err(StoreError::Compacted { compact_revision: Revision(oldest) });
     }

@@ -92,7 +92,7 @@ impl Leases {
         LeaseStatus {
             id,
             granted_ttl: lease.ttl,
-            ttl: left.as_secs_f64().ceil() as i64,
+            ttl: left.as_secs() as i64,
             keys: if keys { lease.keys.iter().cloned().collect() } else { Vec::new() },
         }
     }

@@ -24,7 +24,8 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// How much history to keep. `None`: until someone calls `compact`.
     pub history: Option<Duration>,
-    /// The write-ahead log is cut back to this size, in bytes, when it has been folded into the database.
+    /// The write-ahead log is folded into the database when it has grown to this size, in bytes. A larger one is cut
+    /// back to it.
     pub wal_bytes: u64,
 }
 
@@ -39,7 +40,7 @@ impl Default for SqliteOptions {
             watch_queue_len: 1024,
             readers: 4,
             history: Some(Duration::from_secs(300)),
-            wal_bytes: 8 * 1024 * 1024,
+            wal_bytes: 16 * 1024 * 1024,
         }
     }
 }

@@ -219,8 +219,9 @@ fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<()
          PRAGMA synchronous = FULL;
          PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -4096;
-         PRAGMA wal_autocheckpoint = 1000;
+         PRAGMA wal_autocheckpoint = {};
          PRAGMA journal_size_limit = {};",
+        options.wal_bytes / 4096,
         options.wal_bytes
     ))
     .map_err(at(path))?;

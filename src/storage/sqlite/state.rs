@@ -89,6 +89,13 @@ impl Shared {
         if lost { compacted.max(self.ephemeral.floor) } else { compacted }
     }
 
+    /// The first revision from which all events are still known. Of keys in memory the state survives an orderly stop,
+    /// the events that led to it do not.
+    pub(super) fn oldest_events(&self, lost: bool) -> i64 {
+        let compacted = self.compacted();
+        if lost && self.ephemeral.floor > 0 { compacted.max(self.ephemeral.floor + 1) } else { compacted }
+    }
+
     /// Remembers that `count` keys follow `last` up to the end of `range`: the next page of the same list then need
     /// not count them again.
     pub(super) fn remember_count(&self, revision: i64, range: &KeyRange, last: &[u8], count: u64) {

@@ -365,7 +365,7 @@ async fn an_orderly_stop_keeps_everything() {
     assert_eq!(bench.put("/e/a", "3").await, 5);
     // History of memory ends with the process; that of the disk does not.
     let mut lost = bench.watch("/", 3).await;
-    assert_eq!(next(&mut lost).await, "compacted 4");
+    assert_eq!(next(&mut lost).await, "compacted 5");
     let mut kept = bench.watch("/d/", 2).await;
     assert_eq!(next(&mut kept).await, "2:+/d/a=1");
 }
