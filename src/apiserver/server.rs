@@ -20,9 +20,7 @@ use http::{Request, Response};
 use storage::Store;
 use tokio_util::task::TaskTracker;
 
-use crate::connect::Kubelets;
 use crate::filters::Authenticate;
-use crate::metrics::Metrics;
 use crate::registry::Objects;
 use crate::router;
 use crate::served::{KindTable, Served};
@@ -38,10 +36,6 @@ pub struct Config {
     pub tokens: Arc<dyn Tokens>,
     pub clock: SharedClock,
     pub shutdown: Shutdown,
-    /// `host:port` at which clients reach the server, as discovery tells it.
-    pub advertise: String,
-    /// How kubelets are reached for exec, logs and the like; `None`: they are not.
-    pub kubelets: Option<Kubelets>,
     /// Non-mutating and mutating requests that run at the same time (upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
     pub reads_in_flight_max: usize,
@@ -61,9 +55,6 @@ pub struct ApiServer {
     pub(crate) shutdown: Shutdown,
     pub(crate) tasks: TaskTracker,
     pub(crate) in_flight: InFlight,
-    pub(crate) advertise: String,
-    pub(crate) kubelets: Option<Kubelets>,
-    pub(crate) metrics: Metrics,
 }
 
 /// Requests being served, against their limits.
@@ -96,12 +87,7 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let table = KindTable::new(&config.kinds, &KindTable::default(), &config.store, &tasks, &config.shutdown);
-        let metrics = Metrics::default();
-        metrics.set_start(config.clock.now().as_duration().as_secs_f64());
         Arc::new(Self {
-            advertise: config.advertise,
-            kubelets: config.kubelets,
-            metrics,
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),
             admission: ArcSwap::from_pointee(Vec::new()),

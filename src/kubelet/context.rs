@@ -1,0 +1,45 @@
+//! What every task of the node agent shares.
+
+use std::sync::Arc;
+
+use base::{SharedClock, Shutdown};
+use client::{Client, Informer, Informers};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use runtime::Runtime;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroups::Cgroups;
+use crate::config::KubeletConfig;
+use crate::events::Events;
+use crate::images::Images;
+use crate::machine::Machine;
+use crate::network::PodNetwork;
+use crate::objects::Objects;
+use crate::observed::Cache;
+use crate::probes::Probes;
+use crate::table::PodTable;
+use crate::volumes::tokens::Tokens;
+
+/// Shared by every task; nothing in it is held locked across an await.
+pub struct Context {
+    pub config: Arc<KubeletConfig>,
+    pub client: Client,
+    pub informers: Informers,
+    pub runtime: Arc<dyn Runtime>,
+    pub network: Arc<dyn PodNetwork>,
+    pub clock: SharedClock,
+    pub events: Events,
+    pub cache: Cache,
+    pub table: Arc<PodTable>,
+    pub images: Images,
+    pub config_maps: Objects<ConfigMap>,
+    pub secrets: Objects<Secret>,
+    pub tokens: Tokens,
+    pub probes: Arc<Probes>,
+    pub cgroups: Cgroups,
+    pub machine: Machine,
+    pub services: Informer<Service>,
+    /// Tasks that outlive the call that started them; waited for at the end.
+    pub tasks: TaskTracker,
+    pub shutdown: Shutdown,
+}

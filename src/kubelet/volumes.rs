@@ -1,0 +1,186 @@
+//! A pod's volumes: made before its containers start, brought up to date while it lives, removed after it ended.
+//!
+//! Each source is one file here. Layout on disk as upstream's:
+//! `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`.
+
+pub mod atomic;
+pub mod empty_dir;
+pub mod host_path;
+pub mod ownership;
+pub mod payload;
+pub mod subpath;
+pub mod tokens;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::config::KubeletConfig;
+use crate::context::Context;
+use crate::objects::ObjectError;
+use crate::{downward, mounts, spec};
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Downward(#[from] downward::DownwardError),
+    #[error("references non-existent {kind} key: {key}")]
+    MissingKey { kind: &'static str, key: String },
+    #[error("{0}")]
+    HostPath(String),
+    #[error("failed to fetch token: {0}")]
+    Token(String),
+    #[error("{step} {path}")]
+    Io { step: &'static str, path: PathBuf, #[source] source: std::io::Error },
+    #[error("invalid path {0:?} in volume")]
+    BadPath(String),
+    #[error("no volume plugin matched")]
+    Unsupported,
+}
+
+impl VolumeError {
+    pub fn io(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { step, path, source }
+    }
+}
+
+/// A pod's volumes on this node.
+#[derive(Debug, Clone, Default)]
+pub struct Mounted {
+    /// Path on the node, by volume name.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// Names whose content the node agent owns: containers may not write there.
+    pub read_only: Vec<String>,
+    /// When something in them must be renewed.
+    pub refresh_after: Option<Duration>,
+}
+
+/// A volume that could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume {volume:?}")]
+pub struct SetupError {
+    pub volume: String,
+    #[source]
+    pub source: VolumeError,
+}
+
+/// Makes all volumes of the pod or brings them up to date. Idempotent. `ips` as known so far.
+pub async fn set_up(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Result<Mounted, SetupError> {
+    let mut mounted = Mounted::default();
+    for volume in spec::spec(pod).volumes.iter().flatten() {
+        set_up_one(ctx, pod, ips, volume, &mut mounted)
+            .await
+            .map_err(|source| SetupError { volume: volume.name.clone(), source })?;
+    }
+    Ok(mounted)
+}
+
+fn folder(config: &KubeletConfig, pod: &Pod, plugin: &str, name: &str) -> PathBuf {
+    config.pod_dir(spec::uid(pod)).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+}
+
+async fn set_up_one(
+    ctx: &Context,
+    pod: &Pod,
+    ips: &[IpAddr],
+    volume: &Volume,
+    mounted: &mut Mounted,
+) -> Result<(), VolumeError> {
+    let plugin = if let Some(source) = &volume.host_path {
+        let path = host_path::set_up(source)?;
+        mounted.paths.insert(volume.name.clone(), path);
+        return Ok(());
+    } else if let Some(source) = &volume.empty_dir {
+        let path = empty_dir::path(&ctx.config, spec::uid(pod), &volume.name);
+        let group = fs_group(pod);
+        let source = source.clone();
+        let memory = ctx.machine.memory_bytes;
+        blocking({
+            let path = path.clone();
+            move || empty_dir::set_up(&path, &source, group, memory)
+        })
+        .await?;
+        mounted.paths.insert(volume.name.clone(), path);
+        return Ok(());
+    } else if volume.config_map.is_some() {
+        "configmap"
+    } else if volume.secret.is_some() {
+        "secret"
+    } else if volume.projected.is_some() {
+        "projected"
+    } else if volume.downward_api.is_some() {
+        "downward-api"
+    } else {
+        return Err(VolumeError::Unsupported);
+    };
+    let content = payload::collect(ctx, pod, ips, volume).await?;
+    let path = folder(&ctx.config, pod, plugin, &volume.name);
+    let group = fs_group(pod);
+    let in_memory = plugin != "configmap";
+    blocking({
+        let path = path.clone();
+        move || {
+            if in_memory {
+                mounts::tmpfs(&path, None)?;
+            }
+            std::fs::create_dir_all(&path).map_err(VolumeError::io("cannot make", &path))?;
+            if atomic::write(&path, &content.files)?
+                && let Some(group) = group
+            {
+                ownership::apply(&path, group, true)?;
+            }
+            Ok(())
+        }
+    })
+    .await?;
+    if let Some(after) = content.refresh_after {
+        mounted.refresh_after = Some(mounted.refresh_after.map_or(after, |known| known.min(after)));
+    }
+    mounted.read_only.push(volume.name.clone());
+    mounted.paths.insert(volume.name.clone(), path);
+    Ok(())
+}
+
+/// Group that owns the pod's volumes.
+pub fn fs_group(pod: &Pod) -> Option<i64> {
+    spec::spec(pod).security_context.as_ref().and_then(|s| s.fs_group)
+}
+
+/// Runs file work off the async threads.
+pub async fn blocking<T: Send + 'static, F>(work: F) -> Result<T, VolumeError>
+where
+    F: FnOnce() -> Result<T, VolumeError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(VolumeError::Io {
+            step: "file work ended early in",
+            path: PathBuf::new(),
+            source: std::io::Error::other(error),
+        }),
+    }
+}
+
+/// Unmounts everything below the pod's folder and removes it. Idempotent.
+pub async fn tear_down(config: &KubeletConfig, uid: &str) -> Result<(), VolumeError> {
+    let folder = config.pod_dir(uid);
+    blocking(move || {
+        if !folder.exists() {
+            return Ok(());
+        }
+        mounts::unmount_below(&folder).map_err(VolumeError::io("cannot unmount below", &folder))?;
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(VolumeError::io("cannot remove", &folder)(error))
+            }
+            _ => Ok(()),
+        }
+    })
+    .await
+}

@@ -1,0 +1,34 @@
+//! `fsGroup`: the group owns the volume's files (upstream `pkg/volume/volume_linux.go`).
+
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::Path;
+
+use super::VolumeError;
+
+/// Gives the tree to the group. Read-only volumes get `r--r-----`, others `rw-rw----`, added to what the files have;
+/// folders hand the group on to new files.
+pub fn apply(root: &Path, group: i64, read_only: bool) -> Result<(), VolumeError> {
+    let gid = u32::try_from(group).map_err(|_| VolumeError::BadPath(group.to_string()))?;
+    walk(root, gid, read_only)
+}
+
+fn walk(path: &Path, gid: u32, read_only: bool) -> Result<(), VolumeError> {
+    let meta = std::fs::symlink_metadata(path).map_err(VolumeError::io("cannot read", path))?;
+    lchown(path, None, Some(gid)).map_err(VolumeError::io("cannot change the group of", path))?;
+    if meta.file_type().is_symlink() {
+        return Ok(());
+    }
+    let mut mode = if read_only { 0o440 } else { 0o660 };
+    if meta.is_dir() {
+        mode |= 0o2110;
+    }
+    let permissions = std::fs::Permissions::from_mode(meta.permissions().mode() | mode);
+    std::fs::set_permissions(path, permissions).map_err(VolumeError::io("cannot change the mode of", path))?;
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(VolumeError::io("cannot list", path))? {
+            let entry = entry.map_err(VolumeError::io("cannot list", path))?;
+            walk(&entry.path(), gid, read_only)?;
+        }
+    }
+    Ok(())
+}
