@@ -127,6 +127,8 @@ pub struct Field {
     pub list_map_keys: Vec<Str>,
     /// `x-kubernetes-map-type: atomic` on a map or struct field.
     pub atomic: bool,
+    /// `x-kubernetes-map-type: granular` on a field: its members merge one by one even if its struct is atomic.
+    pub granular: bool,
     /// `patchStrategy` tags.
     pub patch: PatchStrategy,
     /// `patchMergeKey` tag.
@@ -151,6 +153,7 @@ impl Default for Field {
             list_declared: false,
             list_map_keys: Vec::new(),
             atomic: false,
+            granular: false,
             patch: PatchStrategy::default(),
             patch_merge_key: None,
             extra: None,
@@ -190,11 +193,13 @@ pub enum ListType {
     Map,
 }
 
-/// `patchStrategy` of strategic merge patch. Neither flag means replace.
+/// `patchStrategy` of strategic merge patch. Without any, lists are replaced and structs and maps merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PatchStrategy {
     pub merge: bool,
     pub retain_keys: bool,
+    /// A struct or map is replaced as a whole.
+    pub replace: bool,
 }
 
 /// What a value is.

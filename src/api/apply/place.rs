@@ -51,7 +51,11 @@ impl<'a> Place<'a> {
             Type::RawExtension | Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
             Type::Struct(id) => {
                 let def = types.def(*id);
-                if def.atomic || field.is_some_and(|f| f.atomic) { Kind::Leaf(Leaf::Map) } else { Kind::Struct(def) }
+                if (def.atomic && !field.is_some_and(|f| f.granular)) || field.is_some_and(|f| f.atomic) {
+                    Kind::Leaf(Leaf::Map)
+                } else {
+                    Kind::Struct(def)
+                }
             }
             Type::Map(_) if field.is_some_and(|f| f.atomic) => Kind::Leaf(Leaf::Map),
             Type::Map(item) => Kind::Map(item),

@@ -105,6 +105,17 @@ struct Place<'a> {
     subresource: &'a str,
 }
 
+/// `getArticleForNoun` of apiserver's installer.
+fn article(noun: &str) -> &'static str {
+    if noun.ends_with('s') && !noun.ends_with("ss") {
+        ""
+    } else if noun.starts_with(['A', 'E', 'I', 'O', 'U']) {
+        "an "
+    } else {
+        "a "
+    }
+}
+
 fn pascal(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
@@ -272,7 +283,7 @@ impl<'a> Paths<'a> {
             "get" => ("get", "get", format!("read {specified}"), "read", &[], None, &[(200, "OK")]),
             "create" => {
                 let description = if place.subresource.is_empty() {
-                    format!("create a {kind}")
+                    format!("create {}{kind}", article(kind))
                 } else {
                     format!("create {} of a {kind}", place.subresource)
                 };
@@ -299,7 +310,7 @@ impl<'a> Paths<'a> {
             "delete" => {
                 let body = any(reference(&definitions.meta("DeleteOptions")), false);
                 let responses: &[_] = &[(200, "OK"), (202, "Accepted")];
-                ("delete", "delete", format!("delete a {kind}"), "delete", DELETE, body, responses)
+                ("delete", "delete", format!("delete {}{kind}", article(kind)), "delete", DELETE, body, responses)
             }
             "deletecollection" => {
                 let body = any(reference(&definitions.meta("DeleteOptions")), false);

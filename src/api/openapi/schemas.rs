@@ -62,6 +62,14 @@ pub fn structure(types: &Types, id: TypeId, text: Option<&Text>) -> (Value, Vec<
     for field in &def.fields {
         let mut property = property(types, field, &mut references);
         describe(&mut property, text.and_then(|t| t.1.get(field.name.as_ref())).map(String::as_str));
+        if let Some(map) = property.as_object_mut()
+            && map.len() == 1
+            && let Some(Value::Array(all)) = map.get_mut("allOf")
+            && let Some(reference) = all.pop()
+        {
+            // Nothing stands beside the reference after all.
+            property = reference;
+        }
         properties.insert(field.name.to_string(), property);
         if field.required {
             required.push(Value::from(field.name.as_ref()));
@@ -116,6 +124,12 @@ fn property(types: &Types, field: &Field, references: &mut Vec<Reference>) -> Va
     }
     if field.atomic {
         schema["x-kubernetes-map-type"] = "atomic".into();
+    }
+    if field.granular {
+        schema["x-kubernetes-map-type"] = "granular".into();
+    }
+    if field.patch.replace {
+        schema["x-kubernetes-patch-strategy"] = "replace".into();
     }
     match (field.patch.merge, field.patch.retain_keys) {
         (true, true) => schema["x-kubernetes-patch-strategy"] = "merge,retainKeys".into(),

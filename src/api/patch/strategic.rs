@@ -147,8 +147,12 @@ fn merge_map(mut original: Members, mut patch: Members, at: &Place<'_>) -> Resul
         let merged = match (original.remove(&key), value) {
             (Some(Value::Object(current)), Value::Object(change)) => {
                 let meta = at.member(&key)?;
-                // A struct or map is merged unless its strategy says replace, which no field's does.
-                Some(Value::Object(merge_map(current, change, &meta.place)?))
+                // A struct or map is merged unless its strategy says replace.
+                Some(Value::Object(if meta.strategy.replace {
+                    change
+                } else {
+                    merge_map(current, change, &meta.place)?
+                }))
             }
             (Some(Value::Array(current)), Value::Array(change)) => {
                 let meta = at.list_member(&key)?;
@@ -431,7 +435,7 @@ mod tests {
         Field {
             name: name.into(),
             ty,
-            patch: PatchStrategy { merge, retain_keys: false },
+            patch: PatchStrategy { merge, ..PatchStrategy::default() },
             patch_merge_key: key.map(Into::into),
             ..Field::default()
         }

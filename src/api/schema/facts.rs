@@ -4,7 +4,7 @@
 //! A type is a word of [`Type`] (`int32`, `quantity` …), a struct's name (with a leading dot: of the same package), and
 //! before it `[]` for a list or `{}` for a map. The number is the protobuf number, with those of wrapping messages before
 //! it (`2.1`). Flags: `*` pointer; `always` and `zero` for [`Presence`]; `required`; `message` for
-//! [`Field::list_message`]; `list=atomic|set|map:KEYS`; `atomic`; `patch=`; `key=`; `go=`; `enum=A|B` (`~` is a space);
+//! [`Field::list_message`]; `list=atomic|set|map:KEYS`; `atomic`, `granular`; `patch=`; `key=`; `go=`; `enum=A|B` (`~` is a space);
 //! and last `default=` with JSON to the end of the line.
 //!
 //! **Resources.** `GROUP VERSION RESOURCE SINGULAR KIND SCOPE TYPE VERBS [short=…] [categories=…]`, where `-` is the core
@@ -105,6 +105,7 @@ fn apply_flag(field: &mut Field, flag: &'static str, line: &str) {
             "required" => field.required = true,
             "message" => field.list_message = true,
             "atomic" => field.atomic = true,
+            "granular" => field.granular = true,
             _ => panic!("unknown flag {flag}: {line}"),
         },
         Some(("list", value)) => {
@@ -124,7 +125,7 @@ fn apply_flag(field: &mut Field, flag: &'static str, line: &str) {
                 match strategy {
                     "merge" => field.patch.merge = true,
                     "retainKeys" => field.patch.retain_keys = true,
-                    "replace" => {}
+                    "replace" => field.patch.replace = true,
                     _ => panic!("unknown patch strategy: {line}"),
                 }
             }

@@ -54,6 +54,8 @@ pub struct PropertyFacts {
     pub list_type: Option<String>,
     pub list_map_keys: Vec<String>,
     pub atomic: bool,
+    /// Merged by member although the type is atomic.
+    pub granular: bool,
 }
 
 impl PropertyFacts {
@@ -69,6 +71,7 @@ impl PropertyFacts {
             list_type: text("x-kubernetes-list-type").map(str::to_owned),
             list_map_keys: strings(found.get("x-kubernetes-list-map-keys")),
             atomic: text("x-kubernetes-map-type") == Some("atomic"),
+            granular: text("x-kubernetes-map-type") == Some("granular"),
         })
     }
 }

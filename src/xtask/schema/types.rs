@@ -309,6 +309,9 @@ impl Reader<'_> {
         if facts.atomic {
             line.push_str(" atomic");
         }
+        if facts.granular {
+            line.push_str(" granular");
+        }
         if let Some(strategy) = member.tags.get("patchStrategy") {
             let _ = write!(line, " patch={strategy}");
         }
@@ -448,6 +451,7 @@ fn from_markers(member: &Member, may_be_absent: bool) -> anyhow::Result<Property
         default,
         list_type: value("listType").map(str::to_owned),
         list_map_keys: member.markers.iter().filter_map(|m| m.strip_prefix("listMapKey=")).map(str::to_owned).collect(),
+        granular: value("mapType") == Some("granular"),
         atomic: value("mapType") == Some("atomic") || value("structType") == Some("atomic"),
     })
 }
