@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::kind::{
-    Action, Column, Conversion, KindDef, ScalePaths, SelectableField, StorageDef, Strategy, Subresource, SubresourceKind,
-    WriteHook,
+    Action, Column, Conversion, KindDef, ScalePaths, SelectableField, StorageDef, Strategy, Subresource,
+    SubresourceKind, WriteHook,
 };
 use api::schema::facts::ResourceFacts;
 use api::{Gvk, Object, Status};

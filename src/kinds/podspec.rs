@@ -22,8 +22,5 @@ pub(crate) fn is_sidecar(container: &Value) -> bool {
 
 /// Containers, init containers and ephemeral containers, in upstream's visiting order (`VisitContainers`).
 pub(crate) fn all_containers(spec: &Value) -> impl Iterator<Item = &Value> {
-    spec.list("initContainers")
-        .iter()
-        .chain(spec.list("containers"))
-        .chain(spec.list("ephemeralContainers"))
+    spec.list("initContainers").iter().chain(spec.list("containers")).chain(spec.list("ephemeralContainers"))
 }

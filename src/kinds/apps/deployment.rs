@@ -23,7 +23,12 @@ pub(super) fn extra() -> Extra {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
             spec(&mut errors, &at, object.at("spec"));
-            immutable(&mut errors, at.child("selector"), dig(object, &["spec", "selector"]), dig(old, &["spec", "selector"]));
+            immutable(
+                &mut errors,
+                at.child("selector"),
+                dig(object, &["spec", "selector"]),
+                dig(old, &["spec", "selector"]),
+            );
             errors
         }),
         validate_status: |object, old| {
@@ -165,11 +170,14 @@ mod tests {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             assert_eq!(texts, want);
         };
-        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         check(json!({"selector": {"matchLabels": {"a": "b"}}, "template": template}), &[]);
         check(
             json!({"selector": {"matchLabels": {"a": "c"}}, "template": template}),
-            &["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"],
+            &[
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+            ],
         );
         check(json!({"template": template}), &["spec.selector: Required value"]);
         check(

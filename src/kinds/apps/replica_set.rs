@@ -28,7 +28,12 @@ pub(super) fn extra() -> Extra {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
             spec(&mut errors, &at, object.at("spec"));
-            immutable(&mut errors, at.child("selector"), dig(object, &["spec", "selector"]), dig(old, &["spec", "selector"]));
+            immutable(
+                &mut errors,
+                at.child("selector"),
+                dig(object, &["spec", "selector"]),
+                dig(old, &["spec", "selector"]),
+            );
             errors
         }),
         validate_status: |object, _| {

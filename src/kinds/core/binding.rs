@@ -123,7 +123,9 @@ mod tests {
     #[test]
     fn a_free_pod_gets_its_node() {
         let mut pod = object(json!({"metadata": {"name": "p", "uid": "1"}, "spec": {}}));
-        let body = object(json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "target": {"kind": "Node", "name": "n"}}));
+        let body = object(
+            json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "target": {"kind": "Node", "name": "n"}}),
+        );
         assign(&mut pod, &body, "2026-01-01T00:00:00Z").unwrap();
         assert_eq!(pod.str(&["spec", "nodeName"]), Some("n"));
         assert_eq!(pod.annotation("a"), Some("b"));

@@ -195,10 +195,13 @@ impl Connect for Log {
         let container = container(object, value("container").unwrap_or_default())?;
         let (host, port) = kubelet(ctx, node_name(object)?, self.port).await?;
         let mut query: Vec<(&str, String)> = Vec::new();
-        for name in ["follow", "limitBytes", "previous", "sinceSeconds", "sinceTime", "stream", "tailLines", "timestamps"]
+        for name in
+            ["follow", "limitBytes", "previous", "sinceSeconds", "sinceTime", "stream", "tailLines", "timestamps"]
         {
             match (name, value(name)) {
-                ("follow" | "previous" | "timestamps", Some(text)) if truth(text) => query.push((name, "true".to_owned())),
+                ("follow" | "previous" | "timestamps", Some(text)) if truth(text) => {
+                    query.push((name, "true".to_owned()))
+                }
                 ("follow" | "previous" | "timestamps", _) => {}
                 ("stream", text) => query.push((name, text.filter(|t| !t.is_empty()).unwrap_or("All").to_owned())),
                 (_, Some(text)) => query.push((name, text.to_owned())),
@@ -283,7 +286,9 @@ fn port_or_default(port: &str, scheme: &str) -> Result<u16, Status> {
 /// Whether the API server may connect to an address on somebody's behalf.
 fn proxyable(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok_and(|ip| match ip {
-        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()),
+        IpAddr::V4(ip) => {
+            !(ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+        }
         IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast()),
     })
 }
@@ -389,7 +394,8 @@ impl Connect for ServiceProxy {
             Err(_) => wanted,
         };
         let none = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
-        let slices = ctx.registry.list(&Gvr::new("discovery.k8s.io", "v1", "endpointslices"), object.namespace()).await?;
+        let slices =
+            ctx.registry.list(&Gvr::new("discovery.k8s.io", "v1", "endpointslices"), object.namespace()).await?;
         let mut choices: Vec<(String, u16)> = Vec::new();
         for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
             let Some(port) = slice.array(&["ports"]).iter().find(|p| p.text("name") == port_name) else { continue };
@@ -447,11 +453,14 @@ mod tests {
 
     #[test]
     fn queries_survive_the_way_there_and_back() {
-        assert_eq!(parameters("command=sh&command=-c&command=echo+%22a%26b%22"), [
-            ("command".to_owned(), "sh".to_owned()),
-            ("command".to_owned(), "-c".to_owned()),
-            ("command".to_owned(), "echo \"a&b\"".to_owned()),
-        ]);
+        assert_eq!(
+            parameters("command=sh&command=-c&command=echo+%22a%26b%22"),
+            [
+                ("command".to_owned(), "sh".to_owned()),
+                ("command".to_owned(), "-c".to_owned()),
+                ("command".to_owned(), "echo \"a&b\"".to_owned()),
+            ]
+        );
         assert_eq!(encode("echo \"a&b\""), "echo+%22a%26b%22");
     }
 

@@ -93,7 +93,8 @@ impl Eviction {
         let mut matching = all.iter().filter(|b| selector_matches(dig(*b, &["spec", "selector"]), labels));
         let Some(budget) = matching.next() else { return Ok(()) };
         if matching.next().is_some() {
-            let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let text =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Status::new(500, "", text));
         }
         if !is_ready(pod) && unhealthy_may_go(budget) {

@@ -73,7 +73,11 @@ fn finalizers(errors: &mut ErrorList, object: &Object) {
         let at = Path::new("spec").child("finalizers").index(i);
         let problems = qualified_name(name);
         if problems.is_empty() && !name.contains('/') && !matches!(name, KUBERNETES | "orphan" | "foregroundDeletion") {
-            errors.push(Error::invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified"));
+            errors.push(Error::invalid(
+                at,
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
         } else {
             invalid_all(errors, &at, name, problems);
         }

@@ -40,9 +40,7 @@ pub(super) fn extra(config: &Config) -> Extra {
         wide("External-IP", |o, _| address(o, "ExternalIP").into()),
         wide("OS-Image", |o, _| string_or(o, &["status", "nodeInfo", "osImage"], "<unknown>")),
         wide("Kernel-Version", |o, _| kernel(o).into()),
-        wide("Container-Runtime", |o, _| {
-            string_or(o, &["status", "nodeInfo", "containerRuntimeVersion"], "<unknown>")
-        }),
+        wide("Container-Runtime", |o, _| string_or(o, &["status", "nodeInfo", "containerRuntimeVersion"], "<unknown>")),
     ];
     Extra::new(rules, columns)
         .with_fields(vec![field("spec.unschedulable", |o| o.at("spec").flag("unschedulable").to_string())])

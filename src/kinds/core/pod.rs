@@ -161,7 +161,10 @@ fn status_update(_: &RequestContext<'_>, object: &mut Object, old: &Object) {
     let before = old.at("status");
     let Some(status) = child(&mut object.0, "status") else { return };
     for member in ["qosClass", "observedGeneration"] {
-        if !status.has(member) || status.int(member) == Some(0) || status.text(member).is_empty() && member == "qosClass" {
+        if !status.has(member)
+            || status.int(member) == Some(0)
+            || status.text(member).is_empty() && member == "qosClass"
+        {
             restore(status, member, before);
         }
     }
@@ -346,8 +349,10 @@ mod tests {
     #[test]
     fn problems_read_as_upstream() {
         let check = |spec: Value, want: &[&str]| {
-            let texts: Vec<String> =
-                checked(&pod(json!({"metadata": {"name": "a"}, "spec": spec}))).iter().map(ToString::to_string).collect();
+            let texts: Vec<String> = checked(&pod(json!({"metadata": {"name": "a"}, "spec": spec})))
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             assert_eq!(texts, want);
         };
         check(json!({}), &["spec.containers: Required value"]);
@@ -362,7 +367,9 @@ mod tests {
         );
         check(
             json!({"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}}]}),
-            &["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
+            &[
+                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            ],
         );
     }
 
@@ -376,6 +383,10 @@ mod tests {
         check(running.clone(), Some(0), None);
         check(running, Some(-1), Some(1));
         check(json!({"spec": {"terminationGracePeriodSeconds": 30}}), None, None);
-        check(json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}}), None, None);
+        check(
+            json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}}),
+            None,
+            None,
+        );
     }
 }

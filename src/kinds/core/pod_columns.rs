@@ -79,17 +79,11 @@ impl Summary {
         }
         let init = spec.list("initContainers");
         let sidecars = init.iter().filter(|c| is_sidecar(c)).count();
-        let mut summary = Self {
-            ready: 0,
-            total: spec.count("containers") + sidecars,
-            reason,
-            restarts: 0,
-            last_restart: None,
-        };
+        let mut summary =
+            Self { ready: 0, total: spec.count("containers") + sidecars, reason, restarts: 0, last_restart: None };
         let (initializing, sidecar_restarts, sidecar_last) = summary.init(init, status.list("initContainerStatuses"));
-        let is_true = |kind: &str| {
-            conditions.iter().find(|c| c.text("type") == kind).is_some_and(|c| c.text("status") == "True")
-        };
+        let is_true =
+            |kind: &str| conditions.iter().find(|c| c.text("type") == kind).is_some_and(|c| c.text("status") == "True");
         if !initializing || is_true("Initialized") {
             summary.restarts = sidecar_restarts;
             summary.last_restart = sidecar_last;

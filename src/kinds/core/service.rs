@@ -139,7 +139,10 @@ pub(super) fn carry_over(object: &mut Object, old: &Object) {
         }
     }
     normalize_cluster_ips(spec, Some(before));
-    if needs_node_port(before) && needs_node_port(spec) && spec.at("allocateLoadBalancerNodePorts").as_bool() != Some(false) {
+    if needs_node_port(before)
+        && needs_node_port(spec)
+        && spec.at("allocateLoadBalancerNodePorts").as_bool() != Some(false)
+    {
         keep_node_ports(spec, before);
     }
     if needs_health_check(before) && needs_health_check(spec) {
@@ -324,7 +327,9 @@ mod tests {
 
     #[test]
     fn columns_read_as_upstream() {
-        let object = service(json!({"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30001}, {"port": 53, "protocol": "UDP"}]}));
+        let object = service(
+            json!({"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30001}, {"port": 53, "protocol": "UDP"}]}),
+        );
         assert_eq!(ports(&object), "80:30001/TCP,53/UDP");
         assert_eq!(external_ip(&object), "<pending>");
         assert_eq!(ports(&service(json!({}))), "<none>");

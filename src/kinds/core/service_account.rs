@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use api::field::{Error, Path};
 use api::kind::{Action, SubresourceKind};
 use api::services::{ActionContext, TokenRequest};
 use api::{GroupResource, Gvr, Object, Status};
-use api::field::{Error, Path};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -100,16 +100,20 @@ async fn bound(ctx: &ActionContext<'_>, namespace: &str, account: &str, referenc
     let object = ctx.registry.get(&Gvr::new("", "v1", resource), namespace, name).await?;
     let uid = reference.text("uid");
     if !uid.is_empty() && uid != object.uid() {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object \
-            might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object \
+            might have been deleted and then recreated"
+        );
         return Err(Status::conflict(&GroupResource::new("", resource), name, why));
     }
     let mut node = None;
     if kind == "Pod" {
         let own = dig(&object, &["spec", "serviceAccountName"]).as_str().unwrap_or_default();
         if own != account {
-            let text = format!("cannot bind token for serviceaccount {account:?} to pod running with different \
-                serviceaccount name.");
+            let text = format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different \
+                serviceaccount name."
+            );
             return Err(Status::bad_request(text));
         }
         let node_name = dig(&object, &["spec", "nodeName"]).as_str().unwrap_or_default();

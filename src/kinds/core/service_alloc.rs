@@ -209,7 +209,8 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
     if single {
         for (member, noun) in [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")] {
             if object.at("spec").count(member) == 2 {
-                let text = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {noun} are specified");
+                let text =
+                    format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {noun} are specified");
                 return Err(invalid(object, Error::invalid(at.child("ipFamilyPolicy"), "SingleStack", text)));
             }
         }
@@ -242,7 +243,8 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
         }
         for (i, family) in families.iter().enumerate() {
             if !cluster.contains(&family.as_str()) {
-                let error = Error::invalid(at.child("ipFamilies").index(i), family.as_str(), "not configured on this cluster");
+                let error =
+                    Error::invalid(at.child("ipFamilies").index(i), family.as_str(), "not configured on this cluster");
                 return Err(invalid(object, error));
             }
         }
@@ -320,10 +322,8 @@ impl Allocator {
         let mut taken = self.taken.lock();
         if needs_node_port(spec) {
             let mut list = spec.list("ports").to_vec();
-            let wanted: Vec<(i64, i64)> = list
-                .iter()
-                .filter_map(|p| Some((p.int("port")?, p.int("nodePort").filter(|n| *n > 0)?)))
-                .collect();
+            let wanted: Vec<(i64, i64)> =
+                list.iter().filter_map(|p| Some((p.int("port")?, p.int("nodePort").filter(|n| *n > 0)?))).collect();
             let mut given: Vec<(i64, u16)> = Vec::new();
             for (i, port) in list.iter_mut().enumerate() {
                 let number = port.int("port").unwrap_or_default();
@@ -422,7 +422,8 @@ fn next_address(network: &IpNet, reserved: &[IpAddr], taken: &HashSet<IpAddr>) -
 
 /// How many addresses a network has beyond its first, at most 2^16 of them for IPv6 as upstream has it.
 fn hosts(network: &IpNet) -> u128 {
-    let bits = u32::from(network.max_prefix_len() - network.prefix_len()).min(if network.addr().is_ipv6() { 16 } else { 32 });
+    let bits =
+        u32::from(network.max_prefix_len() - network.prefix_len()).min(if network.addr().is_ipv6() { 16 } else { 32 });
     1_u128 << bits
 }
 

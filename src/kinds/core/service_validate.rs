@@ -262,7 +262,12 @@ fn traffic(errors: &mut ErrorList, at: &Path, spec: &Value) {
         errors.push(Error::invalid(field, health, text));
     }
     let supported = &["Cluster", "Local"];
-    crate::checks::one_of_if_set(errors, at.child("internalTrafficPolicy"), spec.at("internalTrafficPolicy"), supported);
+    crate::checks::one_of_if_set(
+        errors,
+        at.child("internalTrafficPolicy"),
+        spec.at("internalTrafficPolicy"),
+        supported,
+    );
     crate::checks::one_of_if_set(
         errors,
         at.child("trafficDistribution"),
@@ -366,10 +371,7 @@ mod tests {
             json!({"type": "ClusterIP", "sessionAffinity": "None", "clusterIP": "None", "clusterIPs": ["None"]}),
             &[],
         );
-        check(
-            json!({"type": "ExternalName", "sessionAffinity": "None"}),
-            &["spec.externalName: Required value"],
-        );
+        check(json!({"type": "ExternalName", "sessionAffinity": "None"}), &["spec.externalName: Required value"]);
         check(
             json!({"type": "ClusterIP", "sessionAffinity": "None", "ports": [
                 {"port": 80, "protocol": "TCP", "targetPort": 80}, {"port": 81, "protocol": "TCP", "targetPort": 80}]}),

@@ -7,8 +7,7 @@ use api::validation::dns1123_subdomain;
 use serde_json::Value;
 
 use crate::checks::{
-    config_key, env_name, invalid_all, label_name, no_backsteps, one_of, port_name, port_number,
-    qualified_name,
+    config_key, env_name, invalid_all, label_name, no_backsteps, one_of, port_name, port_number, qualified_name,
 };
 use crate::json::Json;
 
@@ -78,11 +77,8 @@ pub(crate) fn init_containers(errors: &mut ErrorList, path: &Path, pod: &Pod<'_>
 /// `validateEphemeralContainers`.
 pub(crate) fn ephemeral_containers(errors: &mut ErrorList, path: &Path, pod: &Pod<'_>) {
     let list = pod.spec.list("ephemeralContainers");
-    let others: BTreeSet<&str> = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|l| pod.spec.list(l))
-        .map(|c| c.text("name"))
-        .collect();
+    let others: BTreeSet<&str> =
+        ["containers", "initContainers"].iter().flat_map(|l| pod.spec.list(l)).map(|c| c.text("name")).collect();
     let mut names = others.clone();
     for (i, container) in list.iter().enumerate() {
         let at = path.index(i);
@@ -300,7 +296,8 @@ fn value_from(errors: &mut ErrorList, path: &Path, variable: &Value) {
         }
     }
     if sources == 0 {
-        let text = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let text =
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         errors.push(Error::invalid(path.clone(), "", text));
     } else if variable.count("value") > 0 {
         errors.push(Error::invalid(path.clone(), "", "may not be specified when `value` is not empty"));

@@ -39,8 +39,7 @@ fn handler(errors: &mut ErrorList, path: &Path, value: &Value, grace: Option<i64
                 if let Some(grace) = grace
                     && !(0..=grace).contains(&seconds)
                 {
-                    let text =
-                        format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    let text = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
                     errors.push(Error::invalid(at, seconds, text));
                 }
             }
@@ -86,7 +85,8 @@ pub(crate) fn probes(errors: &mut ErrorList, path: &Path, container: &Value, gra
         }
         let (path, probe) = (path.child(name), container.at(name));
         handler(errors, &path, probe, grace, &["exec", "httpGet", "tcpSocket", "grpc"]);
-        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
             non_negative(errors, path.child(field), probe.at(field));
         }
         if let Some(seconds) = probe.int("terminationGracePeriodSeconds") {
@@ -124,8 +124,40 @@ pub(crate) fn lifecycle(errors: &mut ErrorList, path: &Path, value: &Value, grac
 }
 
 const LINUX_SIGNALS: &[&str] = &[
-    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
-    "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGRTMAX", "SIGRTMIN", "SIGSEGV",
-    "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1",
-    "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU", "SIGXFSZ",
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMIN",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
 ];

@@ -23,7 +23,9 @@ pub(crate) fn class(spec: &Value) -> &'static str {
     if requests.is_empty() && limits.is_empty() {
         return "BestEffort";
     }
-    if guaranteed && requests.len() == limits.len() && requests.iter().all(|(name, amount)| limits.get(name) == Some(amount))
+    if guaranteed
+        && requests.len() == limits.len()
+        && requests.iter().all(|(name, amount)| limits.get(name) == Some(amount))
     {
         return "Guaranteed";
     }
@@ -63,7 +65,10 @@ mod tests {
         let full = json!({"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}});
         check(json!([full]), "Guaranteed");
         check(json!([full, {}]), "Burstable");
-        check(json!([{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}}}]), "Burstable");
+        check(
+            json!([{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}}}]),
+            "Burstable",
+        );
         check(json!([{"resources": {"requests": {"example.com/gpu": "1"}}}]), "BestEffort");
     }
 }

@@ -84,10 +84,8 @@ fn gated(errors: &mut ErrorList, path: &Path, munged: &mut Members, old: &Value)
         return;
     }
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    let (new_terms, old_terms) = (
-        new_affinity.at(required).list("nodeSelectorTerms"),
-        old_affinity.at(required).list("nodeSelectorTerms"),
-    );
+    let (new_terms, old_terms) =
+        (new_affinity.at(required).list("nodeSelectorTerms"), old_affinity.at(required).list("nodeSelectorTerms"));
     if !old_terms.is_empty() && old_terms.len() != new_terms.len() {
         let at = path.child("affinity").child("nodeAffinity").child(required).child("nodeSelectorTerms");
         let text = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";

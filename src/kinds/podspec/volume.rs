@@ -70,7 +70,8 @@ pub(crate) fn volumes<'v>(errors: &mut ErrorList, path: &Path, list: &'v [Value]
             good.insert(name, volume);
         }
         let claim = volume.at("persistentVolumeClaim").text("claimName");
-        let made_for_pod = |other: &Value| other.has("ephemeral") && format!("{pod_name}-{}", other.text("name")) == claim;
+        let made_for_pod =
+            |other: &Value| other.has("ephemeral") && format!("{pod_name}-{}", other.text("name")) == claim;
         if !pod_name.is_empty() && !claim.is_empty() && list.iter().any(made_for_pod) {
             errors.push(Error::invalid(
                 at.child("persistentVolumeClaim").child("claimName"),
