@@ -120,6 +120,7 @@ impl<K: Resource> Sink for StoreSink<K> {
         let object = K::decode(&without_managed_fields(object))?;
         let version = object.resource_version().to_owned();
         self.shared.changed(object);
+        self.shared.reached(&version);
         Ok(version)
     }
 
@@ -127,7 +128,12 @@ impl<K: Resource> Sink for StoreSink<K> {
         let object = K::decode(&without_managed_fields(object))?;
         let version = object.resource_version().to_owned();
         self.shared.deleted(object);
+        self.shared.reached(&version);
         Ok(version)
+    }
+
+    fn reached(&mut self, version: &str) {
+        self.shared.reached(version);
     }
 }
 
@@ -192,6 +198,12 @@ impl<K: Resource> Informer<K> {
             // An error means that the sender is gone, which `self` prevents.
             _ = synced.wait_for(|synced| *synced) => {}
         }
+    }
+
+    /// The newest `resourceVersion` that this view reflects; 0 if the server's versions are not numbers. Whoever wrote
+    /// version `v` sees its own write once this is `v` or more.
+    pub fn version(&self) -> u64 {
+        self.shared.version()
     }
 
     pub fn has_synced(&self) -> bool {

@@ -56,6 +56,8 @@ pub trait Sink: Send {
     /// # Errors
     /// The object cannot be decoded.
     fn changed(&mut self, object: &[u8]) -> Result<String, serde_json::Error>;
+    /// Everything up to this version has been told.
+    fn reached(&mut self, _version: &str) {}
     /// An object was deleted; returns the `resourceVersion` of that.
     ///
     /// # Errors
@@ -95,11 +97,18 @@ async fn follow(source: &Source, sink: &mut dyn Sink) {
                 }
             },
         };
+        let reached = match &input {
+            Input::Bookmark { version, .. } | Input::Page { version, .. } => version.clone(),
+            _ => String::new(),
+        };
         let step = machine.step(input);
         match step.effect {
             Effect::None => {}
             Effect::Replace => sink.replace(),
             Effect::Discard => sink.discard(),
+        }
+        if !machine.is_initial() && !reached.is_empty() {
+            sink.reached(&reached);
         }
         match step.next {
             Next::Read => {}

@@ -1,6 +1,7 @@
 //! The objects of one informer and its indexes, and the queues of those who subscribed.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -160,6 +161,8 @@ pub(crate) struct Shared<K> {
     store: RwLock<Store<K>>,
     subscribers: Mutex<Vec<Weak<Queue<K>>>>,
     pub(crate) synced: tokio::sync::watch::Sender<bool>,
+    /// The newest `resourceVersion` that the store reflects, as a number.
+    version: AtomicU64,
 }
 
 impl<K: Resource> Shared<K> {
@@ -168,6 +171,17 @@ impl<K: Resource> Shared<K> {
             store: RwLock::new(Store::new()),
             subscribers: Mutex::new(Vec::new()),
             synced: tokio::sync::watch::Sender::new(false),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn reached(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.version.fetch_max(version, Ordering::AcqRel);
         }
     }
 

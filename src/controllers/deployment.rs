@@ -17,6 +17,7 @@ use crate::claim::claim;
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, current, key_of, synced};
 use crate::selector::Selector;
+use crate::written::Written;
 use rollout::Rollout;
 
 const WORKERS: usize = 5;
@@ -38,7 +39,14 @@ pub(crate) fn start(context: Context) {
     });
 
     let ready = all_synced(vec![synced(&deployments), synced(&sets), synced(&pods)]);
-    let reconciler = Arc::new(Reconciler { deployments, sets, pods, queue: queue.clone(), context: context.parts() });
+    let reconciler = Arc::new(Reconciler {
+        deployments,
+        sets,
+        pods,
+        queue: queue.clone(),
+        writes: Writes::default(),
+        context: context.parts(),
+    });
     context.work(reconciler, queue, WORKERS, ready);
 }
 
@@ -91,7 +99,15 @@ struct Reconciler {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
     queue: WorkQueue<ObjectKey>,
+    writes: Writes,
     context: Parts,
+}
+
+/// What was written for a deployment.
+#[derive(Default)]
+struct Writes {
+    deployments: Written,
+    sets: Written,
 }
 
 #[async_trait]
@@ -99,6 +115,8 @@ impl Reconcile for Reconciler {
     /// `deployment_controller.go` `syncDeployment`.
     async fn reconcile(&self, key: &ObjectKey) -> Result<(), Error> {
         let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else { return Ok(()) };
+        self.writes.deployments.check(key, &self.deployments)?;
+        self.writes.sets.check(key, &self.sets)?;
         let Some(selector) = Selector::new(&deployment.spec.selector) else { return Ok(()) };
         if selector.is_empty() {
             return self.selects_all(&deployment).await;
@@ -109,6 +127,7 @@ impl Reconcile for Reconciler {
 
         let mut rollout = Rollout::new(
             &self.context,
+            &self.writes,
             &self.pods,
             (*deployment).clone(),
             owned.iter().map(|set| (**set).clone()).collect(),

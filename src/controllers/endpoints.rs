@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, current, key_of, synced};
 use crate::pods;
 use crate::service_pods::{self, HEADLESS_LABEL};
+use crate::written::Written;
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpoint-controller";
@@ -48,7 +49,8 @@ pub(crate) fn start(context: Context) {
     });
 
     let ready = all_synced(vec![synced(&services), synced(&pods), synced(&endpoints)]);
-    let reconciler = Arc::new(Reconciler { services, pods, endpoints, context: context.parts() });
+    let reconciler =
+        Arc::new(Reconciler { services, pods, endpoints, written: Written::default(), context: context.parts() });
     context.work(reconciler, queue, WORKERS, ready);
 }
 
@@ -56,12 +58,14 @@ struct Reconciler {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    written: Written,
     context: Parts,
 }
 
 #[async_trait]
 impl Reconcile for Reconciler {
     async fn reconcile(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.written.check(key, &self.endpoints)?;
         let current = self.endpoints.get(&key.namespace, &key.name);
         let Some(service) = self.services.get(&key.namespace, &key.name) else {
             let ours = current.is_some_and(|e| e.label(MANAGED_BY) == Some(CONTROLLER));
@@ -120,8 +124,12 @@ impl Reconciler {
             (self.context.client.update(&endpoints).await, "FailedToUpdateEndpoint", what)
         };
         match result {
-            Ok(_) => Ok(()),
+            Ok(answer) => {
+                self.written.note(&key_of(service), &answer);
+                Ok(())
+            }
             Err(error) if error.is_namespace_terminating() => Ok(()),
+            Err(error) if error.is_conflict() => Err(error.into()),
             Err(error) => {
                 let message = format!("{what}: {}", base::chain(&error));
                 self.context.recorder.event(service, EventType::Warning, reason, &message);

@@ -15,6 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, current, synced};
 use crate::service_pods;
+use crate::written::Written;
 
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -44,7 +45,8 @@ pub(crate) fn start(context: Context) {
     });
 
     let ready = all_synced(vec![synced(&services), synced(&pods), synced(&nodes), synced(&slices)]);
-    let reconciler = Arc::new(Reconciler { services, pods, nodes, slices, context: context.parts() });
+    let reconciler =
+        Arc::new(Reconciler { services, pods, nodes, slices, written: Written::default(), context: context.parts() });
     context.work(reconciler, queue, WORKERS, ready);
 }
 
@@ -88,6 +90,7 @@ struct Reconciler {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+    written: Written,
     context: Parts,
 }
 
@@ -97,6 +100,7 @@ impl Reconcile for Reconciler {
         // Slices of a service that is gone are the garbage collector's.
         let Some(service) = self.services.get(&key.namespace, &key.name) else { return Ok(()) };
         let Some(selector) = service_pods::selector(&service) else { return Ok(()) };
+        self.written.check(key, &self.slices)?;
         let pods: Vec<Arc<Pod>> = self
             .pods
             .namespace(&key.namespace)
@@ -121,8 +125,8 @@ impl Reconcile for Reconciler {
             changes.extend(plan::slices(&service, family, found.by_ports, of_family));
         }
         delete.append(&mut changes.delete);
-        if let Err(error) = self.apply(&service, changes, delete).await {
-            if !error.is_namespace_terminating() {
+        if let Err(error) = self.apply(key, &service, changes, delete).await {
+            if !error.is_namespace_terminating() && !error.is_conflict() {
                 let message = format!(
                     "Error updating Endpoint Slices for Service {}/{}: {}",
                     key.namespace,
@@ -144,6 +148,7 @@ impl Reconcile for Reconciler {
 impl Reconciler {
     async fn apply(
         &self,
+        key: &ObjectKey,
         service: &Service,
         mut changes: plan::Changes,
         mut delete: Vec<Arc<EndpointSlice>>,
@@ -163,11 +168,11 @@ impl Reconciler {
         });
         if !service.is_deleting() {
             for slice in &changes.create {
-                client.create(slice).await?;
+                self.written.note(key, &client.create(slice).await?);
             }
         }
         for slice in &changes.update {
-            client.update(slice).await?;
+            self.written.note(key, &client.update(slice).await?);
         }
         for slice in delete {
             match client.delete::<EndpointSlice>(slice.namespace(), slice.name(), &DeleteParams::default()).await {

@@ -5,19 +5,29 @@
 
 mod claim;
 mod deployment;
+mod discovery;
 mod endpoints;
 mod endpointslice;
 mod error;
 mod expectations;
+mod gc;
 mod harness;
 mod hash;
 mod intstr;
+mod metadata;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod pods;
 mod replicaset;
 mod root_ca;
 mod selector;
 mod service_pods;
 mod serviceaccount;
+mod taint_eviction;
+mod taints;
+mod written;
 
 use std::sync::Arc;
 
@@ -85,6 +95,12 @@ const TABLE: &[Entry] = &[
     },
     Entry { name: "endpointslice-controller", account: "endpointslice-controller", start: endpointslice::start },
     Entry { name: "endpoints-controller", account: "endpoint-controller", start: endpoints::start },
+    Entry { name: "namespace-controller", account: "namespace-controller", start: namespace::start },
+    Entry { name: "garbage-collector-controller", account: "generic-garbage-collector", start: gc::start },
+    Entry { name: "node-lifecycle-controller", account: "node-controller", start: node_lifecycle::start },
+    Entry { name: "taint-eviction-controller", account: "node-controller", start: taint_eviction::start },
+    Entry { name: "node-ipam-controller", account: "node-controller", start: node_ipam::start },
+    Entry { name: "pod-garbage-collector-controller", account: "pod-garbage-collector", start: pod_gc::start },
     Entry { name: "serviceaccount-controller", account: "service-account-controller", start: serviceaccount::start },
     Entry {
         name: "root-ca-certificate-publisher-controller",

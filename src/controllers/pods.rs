@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, EventType, Recorder, Resource};
+use client::{Client, DeleteParams, EventType, Patch, Recorder, Resource};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde_json::json;
 
 use crate::error::Error;
 
@@ -134,6 +135,45 @@ pub(crate) async fn delete<O: Resource>(
     }
 }
 
+/// The condition that says why a pod is being deleted by the control plane.
+pub(crate) fn disruption_target(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> PodCondition {
+    PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(now)),
+        observed_generation: pod.metadata.generation,
+        ..Default::default()
+    }
+}
+
+/// Changes the phase and one condition of a pod; nothing if they are so already.
+pub(crate) async fn patch_status(
+    client: &Client,
+    pod: &Pod,
+    phase: Option<&str>,
+    condition: Option<PodCondition>,
+) -> Result<(), client::Error> {
+    let same_phase = phase.is_none_or(|phase| self::phase(pod) == phase);
+    let same_condition = condition.as_ref().is_none_or(|wanted| {
+        self::condition(pod, &wanted.type_)
+            .is_some_and(|c| c.status == wanted.status && c.reason == wanted.reason && c.message == wanted.message)
+    });
+    if same_phase && same_condition {
+        return Ok(());
+    }
+    let mut status = serde_json::Map::new();
+    if let Some(phase) = phase {
+        status.insert("phase".to_owned(), phase.into());
+    }
+    if let Some(condition) = condition {
+        status.insert("conditions".to_owned(), json!([condition]));
+    }
+    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+    client.patch_status::<Pod>(pod.namespace(), pod.name(), &patch).await.map(drop)
+}
+
 /// Sorts pods so that those to delete come first (`ActivePodsWithRanks.Less`). `related` counts the active pods of the
 /// same owner's owner on each node.
 pub(crate) fn sort_for_deletion(pods: &mut [Arc<Pod>], related: &HashMap<String, usize>, now: Timestamp) {
@@ -198,7 +238,6 @@ fn restarts(pod: &Pod) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn pod(name: &str, node: &str, phase: &str, ready: bool, extra: serde_json::Value) -> Arc<Pod> {
         let mut pod = json!({

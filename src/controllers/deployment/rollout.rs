@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
+use api::names::ObjectKey;
 use client::{DeleteParams, EventType, Informer, Resource, owner_ref};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{plan, status};
+use super::{Writes, plan, status};
 use crate::error::Error;
-use crate::harness::Parts;
+use crate::harness::{Parts, key_of};
 use crate::hash::{POD_TEMPLATE_HASH, equal_ignoring_hash, template_hash};
 use crate::pods;
 
 pub(super) struct Rollout<'c> {
     context: &'c Parts,
+    writes: &'c Writes,
+    key: ObjectKey,
     pods: &'c Informer<Pod>,
     deployment: Deployment,
     new: Option<ReplicaSet>,
@@ -26,13 +29,14 @@ pub(super) struct Rollout<'c> {
 impl<'c> Rollout<'c> {
     pub(super) fn new(
         context: &'c Parts,
+        writes: &'c Writes,
         pods: &'c Informer<Pod>,
         deployment: Deployment,
         mut sets: Vec<ReplicaSet>,
     ) -> Self {
         sets.sort_by(plan::by_creation);
         let new = plan::find_new(&deployment, &sets).map(|at| sets.remove(at));
-        Self { context, pods, deployment, new, old: sets, look_again: None }
+        Self { context, writes, key: key_of(&deployment), pods, deployment, new, old: sets, look_again: None }
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Error> {
@@ -147,6 +151,7 @@ impl<'c> Rollout<'c> {
     /// Writes the deployment's status as it is here. Its revision annotation goes along.
     async fn put_status(&mut self) -> Result<(), Error> {
         self.deployment = self.context.client.update_status(&self.deployment).await?;
+        self.writes.deployments.note(&self.key, &self.deployment);
         Ok(())
     }
 
@@ -175,7 +180,9 @@ impl<'c> Rollout<'c> {
         let min_ready = self.deployment.spec.min_ready_seconds.unwrap_or(0);
         if annotated || set.spec.min_ready_seconds.unwrap_or(0) != min_ready {
             set.spec.min_ready_seconds = Some(min_ready);
-            self.new = Some(self.context.client.update(&set).await?);
+            let set = self.context.client.update(&set).await?;
+            self.writes.sets.note(&self.key, &set);
+            self.new = Some(set);
             return Ok(());
         }
         let mut changed = match set.annotation(plan::REVISION).map(str::to_owned) {
@@ -226,6 +233,7 @@ impl<'c> Rollout<'c> {
         plan::annotate_new_set(&self.deployment, &mut set, revision, false);
         let made = match self.context.client.create(&set).await {
             Ok(made) => {
+                self.writes.sets.note(&self.key, &made);
                 if size > 0 {
                     self.scaling_event("up", made.name(), 0, size);
                 }
@@ -427,6 +435,7 @@ impl<'c> Rollout<'c> {
         }
         set.spec.replicas = Some(size);
         let set = self.context.client.update(&set).await?;
+        self.writes.sets.note(&self.key, &set);
         if before == size {
             return Ok((false, set));
         }

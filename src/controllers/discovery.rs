@@ -1,0 +1,132 @@
+//! What resources the API server has, built-in and from extensions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use client::Client;
+use http::Method;
+use serde::Deserialize;
+use tracing::debug;
+
+/// A resource that can be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ApiResource {
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub kind: String,
+    pub namespaced: bool,
+    pub verbs: Vec<String>,
+}
+
+impl ApiResource {
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    pub(crate) fn can(&self, verbs: &[&str]) -> bool {
+        verbs.iter().all(|verb| self.verbs.iter().any(|v| v == verb))
+    }
+
+    /// The URL path of the resource, in a namespace, or of one object, by which parts are empty.
+    pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
+        let namespace = if self.namespaced { namespace } else { "" };
+        client::client::resource_path(&self.group, &self.version, &self.resource, namespace, name, "")
+    }
+}
+
+/// Everything that discovery says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Discovered {
+    /// One version of each resource: the group's preferred one, if that has it.
+    pub preferred: Vec<Arc<ApiResource>>,
+    /// Every version, by `apiVersion` and kind.
+    pub by_kind: HashMap<(String, String), Arc<ApiResource>>,
+    /// Group versions that could not be read, and why.
+    pub failures: Vec<String>,
+}
+
+/// Asks the server. An extension that does not answer is among the failures; only a server that says nothing at all is an
+/// error.
+pub(crate) async fn discover(client: &Client) -> Result<Discovered, client::Error> {
+    let mut found = Discovered::default();
+    let groups: GroupList = get(client, "/apis").await?;
+    let mut versions = vec![("".to_owned(), "v1".to_owned())];
+    for group in groups.groups {
+        let preferred = group.preferred_version.map(|v| v.version).unwrap_or_default();
+        let mut of_group: Vec<String> = group.versions.into_iter().map(|v| v.version).collect();
+        of_group.sort_by_key(|version| *version != preferred);
+        versions.extend(of_group.into_iter().map(|version| (group.name.clone(), version)));
+    }
+    // By group and resource; the first version that has it counts.
+    let mut preferred: BTreeMap<(String, String), Arc<ApiResource>> = BTreeMap::new();
+    for (group, version) in versions {
+        let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        let list: ResourceList = match get(client, &path).await {
+            Ok(list) => list,
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => {
+                debug!(group, version, error = %base::chain(&error), "cannot discover a group version");
+                found.failures.push(format!("{group}/{version}: {}", base::chain(&error)));
+                continue;
+            }
+        };
+        for resource in list.resources.into_iter().filter(|r| !r.name.contains('/')) {
+            let resource = Arc::new(ApiResource {
+                group: group.clone(),
+                version: version.clone(),
+                resource: resource.name,
+                kind: resource.kind,
+                namespaced: resource.namespaced,
+                verbs: resource.verbs,
+            });
+            found.by_kind.insert((resource.api_version(), resource.kind.clone()), Arc::clone(&resource));
+            let key = (resource.group.clone(), resource.resource.clone());
+            preferred.entry(key).or_insert(resource);
+        }
+    }
+    found.preferred = preferred.into_values().collect();
+    Ok(found)
+}
+
+async fn get<T: for<'de> Deserialize<'de>>(client: &Client, path: &str) -> Result<T, client::Error> {
+    let body = client.raw(Method::GET, path, "", Vec::new()).await?;
+    serde_json::from_slice(&body).map_err(client::Error::Decode)
+}
+
+#[derive(Deserialize)]
+struct GroupList {
+    #[serde(default)]
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    name: String,
+    #[serde(default)]
+    versions: Vec<Version>,
+    preferred_version: Option<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct ResourceList {
+    #[serde(default)]
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    namespaced: bool,
+    #[serde(default)]
+    verbs: Vec<String>,
+}
