@@ -68,6 +68,13 @@ impl Status {
         self
     }
 
+    /// The same failure in other words.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
     fn about(self, resource: &GroupResource, name: &str) -> Self {
         self.with_details(Details {
             name: name.to_owned(),

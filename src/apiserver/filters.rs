@@ -12,8 +12,11 @@ use axum::body::Body;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use crate::metrics;
 use crate::negotiate::Accept;
 use crate::query::Query;
 use crate::request::RequestInfo;
@@ -89,17 +92,23 @@ impl Warnings {
 
 /// Runs a request through the chain.
 pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
+    let began = Instant::now();
     let audit_id = audit_id(request.headers());
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let query = Query::parse(request.uri().query().unwrap_or_default());
     let warnings = Warnings::default();
-    let run = fenced(server, request, warnings.clone());
-    let mut response = match AssertUnwindSafe(run).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => {
-            tracing::error!(%method, path, audit_id, "request handler panicked");
-            let status = Status::internal("This request caused apiserver to panic. Look in the logs for details.");
-            respond::failure(&status, Accept::JSON)
+    let mut response = match RequestInfo::parse(&method, request.uri().path(), &query) {
+        Err(text) => respond::failure(&Status::bad_request(text), Accept::JSON),
+        Ok(info) => {
+            let run = fenced(Arc::clone(&server), request, info.clone(), query.clone(), warnings.clone());
+            let response = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(%method, path = info.path, audit_id, "request handler panicked");
+                let status = Status::internal("This request caused apiserver to panic. Look in the logs for details.");
+                respond::failure(&status, Accept::JSON)
+            });
+            let dry_run = query.get("dryRun").is_some();
+            server.metrics.answered(&info, dry_run, response.status().as_u16(), began.elapsed());
+            response
         }
     };
     warnings.write(&mut response);
@@ -115,13 +124,14 @@ fn audit_id(headers: &http::HeaderMap) -> String {
     sent.map_or_else(|| uuid::Uuid::new_v4().to_string(), ToOwned::to_owned)
 }
 
-async fn fenced(server: Arc<ApiServer>, request: Request<Body>, warnings: Warnings) -> Response {
+async fn fenced(
+    server: Arc<ApiServer>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+    warnings: Warnings,
+) -> Response {
     let (mut parts, body) = request.into_parts();
-    let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let info = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
-        Ok(info) => info,
-        Err(text) => return respond::failure(&Status::bad_request(text), Accept::JSON),
-    };
     let user = match identify(&server, &mut parts).await {
         Ok(user) => user,
         Err(status) => return respond::failure(&status, Accept::JSON),
@@ -145,7 +155,15 @@ async fn fenced(server: Arc<ApiServer>, request: Request<Body>, warnings: Warnin
     }
     let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
     if long_running {
-        return router::dispatch(&server, call).await;
+        let open = metrics::open(&server, &call.info);
+        let response = router::dispatch(&server, call).await;
+        // The request is open as long as its body is being sent.
+        return response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _ = &open;
+                frame
+            }))
+        });
     }
     match tokio::time::timeout(REQUEST_TIMEOUT, router::dispatch(&server, call)).await {
         Ok(response) => response,

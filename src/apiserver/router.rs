@@ -6,6 +6,7 @@ use api::Status;
 use axum::body::Body;
 use http::{Method, Request};
 
+use crate::discovery;
 use crate::filters::{self, Call};
 use crate::health;
 use crate::negotiate::Accept;
@@ -33,6 +34,36 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
-        _ => respond::page_not_found(),
+        ["metrics"] => crate::metrics::serve(server),
+        [] => paths(server),
+        _ => discovery::serve(server, &call, &parts).unwrap_or_else(respond::page_not_found),
     }
+}
+
+/// `/`: what else there is (apiserver `server/routes/index.go`).
+fn paths(server: &ApiServer) -> Response {
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(ToOwned::to_owned)
+    .to_vec();
+    for served in &server.table.load().all {
+        let gvk = &served.def.gvk;
+        if !gvk.group.is_empty() {
+            paths.push(format!("/apis/{}", gvk.group));
+            paths.push(format!("/apis/{}/{}", gvk.group, gvk.version));
+        }
+    }
+    paths.sort();
+    paths.dedup();
+    respond::bytes(200, crate::negotiate::JSON, serde_json::json!({"paths": paths}).to_string())
 }

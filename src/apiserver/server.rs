@@ -20,7 +20,9 @@ use http::{Request, Response};
 use storage::Store;
 use tokio_util::task::TaskTracker;
 
+use crate::connect::Kubelets;
 use crate::filters::Authenticate;
+use crate::metrics::Metrics;
 use crate::registry::Objects;
 use crate::router;
 use crate::served::{KindTable, Served};
@@ -36,6 +38,10 @@ pub struct Config {
     pub tokens: Arc<dyn Tokens>,
     pub clock: SharedClock,
     pub shutdown: Shutdown,
+    /// `host:port` at which clients reach the server, as discovery tells it.
+    pub advertise: String,
+    /// How kubelets are reached for exec, logs and the like; `None`: they are not.
+    pub kubelets: Option<Kubelets>,
     /// Non-mutating and mutating requests that run at the same time (upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
     pub reads_in_flight_max: usize,
@@ -55,6 +61,9 @@ pub struct ApiServer {
     pub(crate) shutdown: Shutdown,
     pub(crate) tasks: TaskTracker,
     pub(crate) in_flight: InFlight,
+    pub(crate) advertise: String,
+    pub(crate) kubelets: Option<Kubelets>,
+    pub(crate) metrics: Metrics,
 }
 
 /// Requests being served, against their limits.
@@ -87,7 +96,12 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let table = KindTable::new(&config.kinds, &KindTable::default(), &config.store, &tasks, &config.shutdown);
+        let metrics = Metrics::default();
+        metrics.set_start(config.clock.now().as_duration().as_secs_f64());
         Arc::new(Self {
+            advertise: config.advertise,
+            kubelets: config.kubelets,
+            metrics,
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),
             admission: ArcSwap::from_pointee(Vec::new()),

@@ -106,6 +106,9 @@ impl Verb {
 
     async fn subresource(mut self, subresource: &Subresource) -> Result<Response, Status> {
         let verb = self.call.info.verb.clone();
+        if let SubresourceKind::Connect(connect) = &subresource.kind {
+            return crate::connect::serve(self, subresource, &**connect).await;
+        }
         if !subresource.verbs.contains(&verb.as_str()) {
             return Err(method_not_allowed());
         }

@@ -5,6 +5,7 @@
 //! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
 mod apps;
+pub mod bootstrap;
 mod checks;
 mod columns;
 mod core;
@@ -13,6 +14,7 @@ pub mod duration;
 pub mod facts;
 mod json;
 mod podspec;
+mod reviews;
 mod rules;
 
 use std::sync::Arc;
@@ -54,6 +56,7 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
     let extra = match facts.gvk.group.as_str() {
         "" => core::extra(kind, config),
         "apps" => apps::extra(kind),
+        "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
         _ => None,
     };
     extra.unwrap_or_default()

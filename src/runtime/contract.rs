@@ -20,11 +20,12 @@ pub struct SandboxId(pub String);
 pub type Labels = BTreeMap<String, String>;
 
 /// Namespaces that the containers of a pod share. Pinned by bind mounts, so that they outlive every process.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SandboxSpec {
     /// The pod's uid.
     pub id: String,
     pub hostname: String,
+    /// Also shares the host's UTS namespace, as in the CRI.
     pub host_network: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
@@ -127,6 +128,8 @@ pub struct ContainerSpec {
     /// Added to the image's environment, in order; a later one wins.
     pub env: Vec<(String, String)>,
     pub working_dir: Option<String>,
+    /// The caller brings `/etc/hosts` and `/etc/resolv.conf`; `/etc/hostname` and `/dev/shm` are added when absent. A
+    /// host path that does not exist is made as a folder.
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
     pub resources: Resources,
@@ -225,7 +228,8 @@ pub struct Session {
     pub stderr: Option<Reader>,
     /// Columns and rows; bounded, the newest counts.
     pub resize: mpsc::Sender<(u16, u16)>,
-    /// The exit code, once the process is gone. Dropped without a value when the runtime went away.
+    /// The exit code, once the process is gone. Dropped without a value when the runtime went away. Dropping it before that
+    /// kills the process of an exec (a probe that timed out, a client that went away); an attached container is left alone.
     pub exit: oneshot::Receiver<i32>,
 }
 
@@ -299,6 +303,7 @@ pub trait Runtime: Send + Sync {
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError>;
 
     /// Makes and pins the namespaces, or finds them again.
+    /// After a reboot the namespaces are new and [`Sandbox::created`] is later than before.
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, RuntimeError>;
     /// Unpins; its containers must be gone. Idempotent.
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), RuntimeError>;

@@ -203,6 +203,8 @@ impl Harness {
             tokens: Arc::new(AllowAll),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
+            advertise: "127.0.0.1:6443".to_owned(),
+            kubelets: None,
             reads_in_flight_max: 400,
             writes_in_flight_max: 200,
         });

@@ -1,0 +1,265 @@
+//! What is served: `/api`, `/apis`, their versions and resources, and the aggregated form (`apidiscovery.k8s.io`).
+
+use std::sync::{Arc, OnceLock};
+
+use api::GroupVersion;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::filters::Call;
+use crate::negotiate::{self, Accept};
+use crate::respond::{self, Response};
+use crate::served::{KindTable, Served};
+use crate::server::ApiServer;
+
+/// Aggregated documents of one table, made on first use: core and the rest, v2 and v2beta1.
+#[derive(Default)]
+pub struct Documents([[OnceLock<Document>; 2]; 2]);
+
+struct Document {
+    body: bytes::Bytes,
+    etag: String,
+}
+
+/// The versions of a group in order of preference.
+fn versions<'t>(table: &'t KindTable, group: &str) -> Vec<&'t str> {
+    let mut versions: Vec<&str> = Vec::new();
+    for served in table.all.iter().filter(|s| s.def.gvk.group == group) {
+        if !versions.contains(&served.def.gvk.version.as_str()) {
+            versions.push(&served.def.gvk.version);
+        }
+    }
+    versions
+}
+
+/// Groups but the core one, in their order.
+fn groups(table: &KindTable) -> Vec<&str> {
+    let mut groups: Vec<&str> = Vec::new();
+    for served in &table.all {
+        let group = served.def.gvk.group.as_str();
+        if !group.is_empty() && !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
+/// Answers the discovery paths; `None` for a path that names nothing.
+pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response> {
+    let table = server.table.load();
+    let value = match parts {
+        ["api"] | ["apis"] => {
+            if let Some(beta) = wants_aggregated(call) {
+                return Some(aggregated(&table, call, parts == ["apis"], beta));
+            }
+            if parts == ["api"] { core_versions(server) } else { group_list(&table) }
+        }
+        ["api", version] => resources(&table, "", version)?,
+        ["apis", group] => group_value(&table, group)?,
+        ["apis", group, version] => resources(&table, group, version)?,
+        _ => return None,
+    };
+    Some(answer(call, &value))
+}
+
+fn answer(call: &Call, value: &Value) -> Response {
+    let accept = negotiate::negotiate(&call.parts.headers, &call.query, false, true)
+        .and_then(|accept| respond::value(200, accept, value));
+    let mut response = accept.unwrap_or_else(|status| respond::failure(&status, Accept::JSON));
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn core_versions(server: &ApiServer) -> Value {
+    json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server.advertise}],
+    })
+}
+
+fn group_list(table: &KindTable) -> Value {
+    let groups: Vec<Value> = groups(table).into_iter().map(|g| group_entry(table, g)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_entry(table: &KindTable, group: &str) -> Value {
+    let entry = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let versions: Vec<Value> = versions(table, group).iter().map(entry).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+}
+
+fn group_value(table: &KindTable, group: &str) -> Option<Value> {
+    if versions(table, group).is_empty() || group.is_empty() {
+        return None;
+    }
+    let mut value = group_entry(table, group);
+    value["kind"] = "APIGroup".into();
+    value["apiVersion"] = "v1".into();
+    Some(value)
+}
+
+fn of_version<'t>(table: &'t KindTable, group: &'t str, version: &'t str) -> impl Iterator<Item = &'t Arc<Served>> {
+    table.all.iter().filter(move |s| s.def.gvk.group == group && s.def.gvk.version == version)
+}
+
+fn resources(table: &KindTable, group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    let mut all: Vec<&Arc<Served>> = of_version(table, group, version).collect();
+    if all.is_empty() {
+        return None;
+    }
+    all.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
+    for served in all {
+        let def = &served.def;
+        let mut entry = json!({
+            "name": def.resource, "singularName": def.singular, "namespaced": def.namespaced, "kind": def.gvk.kind,
+            "verbs": def.verbs,
+        });
+        if !def.short_names.is_empty() {
+            entry["shortNames"] = json!(def.short_names);
+        }
+        if !def.categories.is_empty() {
+            entry["categories"] = json!(def.categories);
+        }
+        if let Some(storage) = &def.storage {
+            entry["storageVersionHash"] = storage_hash(&storage.gvk).into();
+        }
+        resources.push(entry);
+        let mut subresources: Vec<_> = def.subresources.iter().collect();
+        subresources.sort_by_key(|s| s.name);
+        for subresource in subresources {
+            let mut entry = json!({
+                "name": format!("{}/{}", def.resource, subresource.name), "singularName": "",
+                "namespaced": def.namespaced, "kind": subresource.gvk.kind, "verbs": subresource.verbs,
+            });
+            if subresource.gvk.group != group || subresource.gvk.version != version {
+                entry["group"] = subresource.gvk.group.as_str().into();
+                entry["version"] = subresource.gvk.version.as_str().into();
+            }
+            resources.push(entry);
+        }
+    }
+    let mut value = json!({
+        "kind": "APIResourceList", "groupVersion": GroupVersion::new(group, version).to_string(),
+        "resources": resources,
+    });
+    if !group.is_empty() {
+        value["apiVersion"] = "v1".into();
+    }
+    Some(value)
+}
+
+/// `discovery.StorageVersionHash`.
+fn storage_hash(gvk: &api::Gvk) -> String {
+    let sum = Sha256::digest(format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind));
+    STANDARD.encode(&sum[..8])
+}
+
+/// Whether the client takes the aggregated form first, and of which version (`true`: v2beta1).
+fn wants_aggregated(call: &Call) -> Option<bool> {
+    let accept = call.parts.headers.get(ACCEPT)?.to_str().ok()?;
+    for clause in accept.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        if parts.next() != Some("application/json") {
+            return None;
+        }
+        let parameters: Vec<&str> = parts.collect();
+        if !parameters.contains(&"as=APIGroupDiscoveryList") {
+            return None;
+        }
+        if parameters.contains(&"g=apidiscovery.k8s.io") {
+            match parameters.iter().find_map(|p| p.strip_prefix("v=")) {
+                Some("v2") => return Some(false),
+                Some("v2beta1") => return Some(true),
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+fn aggregated(table: &KindTable, call: &Call, named: bool, beta: bool) -> Response {
+    let document = table.discovery.0[usize::from(named)][usize::from(beta)].get_or_init(|| {
+        let body = aggregated_value(table, named, beta).to_string();
+        let etag = format!("\"{}\"", upper_hex(&Sha512::digest(&body)));
+        Document { body: body.into(), etag }
+    });
+    let media_type = if beta {
+        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+    } else {
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    };
+    let known = call.parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == document.etag.as_bytes());
+    let mut response = if known {
+        respond::bytes(304, media_type, axum::body::Body::empty())
+    } else {
+        respond::bytes(200, media_type, document.body.clone())
+    };
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(ETAG, etag);
+    }
+    if known { response } else { crate::compress::maybe(&call.parts.headers, response) }
+}
+
+pub(crate) fn upper_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}
+
+fn aggregated_value(table: &KindTable, named: bool, beta: bool) -> Value {
+    let groups = if named { groups(table) } else { vec![""] };
+    let mut items = Vec::new();
+    for group in groups {
+        let versions: Vec<Value> = versions(table, group)
+            .into_iter()
+            .map(|version| {
+                let mut all: Vec<&Arc<Served>> = of_version(table, group, version).collect();
+                all.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
+                let resources: Vec<Value> = all.into_iter().map(|s| aggregated_resource(s)).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            })
+            .collect();
+        let metadata = if group.is_empty() {
+            json!({"creationTimestamp": null})
+        } else {
+            json!({"name": group, "creationTimestamp": null})
+        };
+        items.push(json!({"metadata": metadata, "versions": versions}));
+    }
+    let version = if beta { "apidiscovery.k8s.io/v2beta1" } else { "apidiscovery.k8s.io/v2" };
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
+}
+
+fn aggregated_resource(served: &Served) -> Value {
+    let def = &served.def;
+    let kind = |gvk: &api::Gvk| json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
+    let mut value = json!({
+        "resource": def.resource,
+        "responseKind": kind(&def.gvk),
+        "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": def.singular,
+        "verbs": def.verbs,
+    });
+    if !def.short_names.is_empty() {
+        value["shortNames"] = json!(def.short_names);
+    }
+    if !def.categories.is_empty() {
+        value["categories"] = json!(def.categories);
+    }
+    if !def.subresources.is_empty() {
+        let mut subresources: Vec<_> = def.subresources.iter().collect();
+        subresources.sort_by_key(|s| s.name);
+        let entries = subresources
+            .into_iter()
+            .map(|s| json!({"subresource": s.name, "responseKind": kind(&s.gvk), "verbs": s.verbs}));
+        value["subresources"] = entries.collect();
+    }
+    value
+}

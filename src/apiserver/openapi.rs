@@ -1,0 +1,150 @@
+//! `/openapi/v2` and `/openapi/v3` (kube-openapi `handler` and `handler3`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::GroupVersion;
+use api::openapi::{Document, Documents, Resource};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY,
+};
+use http::{HeaderMap, HeaderValue};
+use sha2::{Digest, Sha256};
+
+use crate::discovery::upper_hex;
+use crate::filters::Call;
+use crate::negotiate::JSON;
+use crate::respond::{self, Response};
+use crate::served::KindTable;
+use crate::server::ApiServer;
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Resources by group and version, as documents describe them.
+fn by_version(table: &KindTable) -> BTreeMap<GroupVersion, Vec<Resource>> {
+    let mut groups: BTreeMap<GroupVersion, Vec<Resource>> = BTreeMap::new();
+    for served in &table.all {
+        let gvk = &served.def.gvk;
+        let gv = GroupVersion::new(gvk.group.clone(), gvk.version.clone());
+        groups.entry(gv).or_default().push(Resource::from(&*served.def));
+    }
+    groups
+}
+
+/// Changes when the resources of a version do, and with the server's own version.
+fn hash(resources: &[Resource]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(crate::health::GIT_VERSION);
+    for r in resources {
+        hash.update(format!("{:?} {} {:?} {}", r.gvk, r.resource, r.verbs, r.namespaced));
+        for s in &r.subresources {
+            hash.update(format!("{} {:?} {:?}", s.name, s.gvk, s.verbs));
+        }
+    }
+    upper_hex(&hash.finalize())
+}
+
+/// Answers an OpenAPI path; `None` for one that names nothing.
+pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Option<Response> {
+    let table = server.table.load_full();
+    match parts {
+        ["openapi", "v2"] => Some(v2(server, table, call).await),
+        ["openapi", "v3"] => {
+            let groups = by_version(&table);
+            let index = Documents::v3_index(groups.iter().map(|(gv, resources)| (gv, hash(resources))));
+            Some(respond::bytes(200, JSON, index.to_string()))
+        }
+        ["openapi", "v3", "api", version] => v3(server, table, call, GroupVersion::new("", *version)).await,
+        ["openapi", "v3", "apis", group, version] => v3(server, table, call, GroupVersion::new(*group, *version)).await,
+        _ => None,
+    }
+}
+
+async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: GroupVersion) -> Option<Response> {
+    let resources = by_version(&table).remove(&gv)?;
+    let current = hash(&resources);
+    let asked = call.query.get("hash");
+    if asked.is_some_and(|asked| asked != current) {
+        let mut response = respond::text(301, "");
+        let url = format!("{}?hash={current}", call.info.path);
+        response.headers_mut().insert(LOCATION, HeaderValue::from_str(&url).ok()?);
+        return Some(response);
+    }
+    let documents = Arc::clone(&server.openapi);
+    let made = make(move || documents.v3(&gv, table.generation, || resources)).await;
+    let mut response = document(call, made, JSON);
+    if asked.is_some() {
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        // A year: the hash in the URL changes with the document.
+        let expires = server.clock.now() + jiff::SignedDuration::from_hours(24 * 365);
+        let text = expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        headers.insert(EXPIRES, HeaderValue::from_str(&text).ok()?);
+    }
+    Some(response)
+}
+
+async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call) -> Response {
+    let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let protobuf = accept.split(',').any(|clause| {
+        let name = clause.split(';').next().unwrap_or_default().trim();
+        name == V2_PROTOBUF || name == "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    });
+    let documents = Arc::clone(&server.openapi);
+    let made = make(move || {
+        let groups = || by_version(&table).into_iter().collect();
+        if protobuf {
+            documents.v2_protobuf(table.generation, groups)
+        } else {
+            documents.v2_json(table.generation, groups)
+        }
+    })
+    .await;
+    document(call, made, if protobuf { V2_PROTOBUF } else { JSON })
+}
+
+/// Documents take a good part of a second to make the first time: not on a thread that serves others.
+async fn make(work: impl FnOnce() -> Arc<Document> + Send + 'static) -> Option<Arc<Document>> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(document) => Some(document),
+        Err(error) => {
+            tracing::error!(%error, "making an OpenAPI document failed");
+            None
+        }
+    }
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|v| v.split(';').next().unwrap_or_default().trim() == "gzip")
+}
+
+fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) -> Response {
+    let Some(document) = made else {
+        return respond::failure(
+            &api::Status::internal("the document could not be made"),
+            crate::negotiate::Accept::JSON,
+        );
+    };
+    let etag = format!("\"{}\"", document.hash);
+    let known = call.parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let gzip = takes_gzip(&call.parts.headers);
+    let mut response = match (known, gzip) {
+        (true, _) => respond::bytes(304, media_type, axum::body::Body::empty()),
+        (false, true) => respond::bytes(200, media_type, document.gzip.clone()),
+        (false, false) => respond::bytes(200, media_type, document.plain()),
+    };
+    let headers = response.headers_mut();
+    if gzip && !known {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, value);
+    }
+    response
+}
