@@ -178,7 +178,11 @@ impl Carrier {
             return Ok(response.map(|_| Body::empty()));
         }
         if self.is_read {
-            return self.read(response).await;
+            let answer = self.read(response).await?;
+            if crate::websocket::is_websocket(&self.verb.call.parts.headers) {
+                return crate::websocket::body(&mut self.verb.call.parts, answer.into_body()).await;
+            }
+            return Ok(answer);
         }
         self.proxied(response).await
     }
@@ -217,6 +221,10 @@ impl Carrier {
             headers.get(HOST).cloned().or_else(|| HeaderValue::from_str(call.parts.uri.authority()?.as_str()).ok());
         remove_hop_by_hop(&mut headers);
         headers.remove(AUTHORIZATION);
+        if self.is_read {
+            // The other end sends a plain body, whatever becomes of it here.
+            headers.clear();
+        }
         if upgrade {
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             if let Some(protocol) = protocol {

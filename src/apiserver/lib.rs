@@ -15,6 +15,7 @@ pub mod filters;
 pub mod health;
 pub mod metrics;
 pub mod negotiate;
+pub mod openapi;
 pub mod query;
 pub mod registry;
 pub mod request;
@@ -27,6 +28,7 @@ pub mod table;
 pub mod verbs;
 
 mod local;
+mod websocket;
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
         ["metrics"] => crate::metrics::serve(server),
+        ["openapi", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(respond::page_not_found),
         [] => paths(server),
         _ => discovery::serve(server, &call, &parts).unwrap_or_else(respond::page_not_found),
     }

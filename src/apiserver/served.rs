@@ -65,6 +65,8 @@ pub struct KindTable {
     /// In the order they were given, which is discovery's order within a version.
     pub all: Vec<Arc<Served>>,
     pub(crate) discovery: crate::discovery::Documents,
+    /// Grows with every table.
+    pub(crate) generation: u64,
 }
 
 impl KindTable {
@@ -80,7 +82,7 @@ impl KindTable {
         for stored in old.all.iter().filter_map(|s| s.stored.as_ref()) {
             caches.insert(stored.cache.prefix.clone(), (Arc::clone(&stored.cache), stored.view.index + 1));
         }
-        let mut table = Self::default();
+        let mut table = Self { generation: old.generation + 1, ..Self::default() };
         for def in kinds {
             let stored = def.storage.as_ref().map(|storage| {
                 let (cache, next) = caches.entry(storage.prefix.clone()).or_insert_with(|| {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use api::admission::AdmissionPlugin;
 use api::kind::KindDef;
+use api::openapi::{Documents, Texts};
 use api::schema::Types;
 use api::services::{ActionContext, Authorizer, Services, Tokens};
 use api::{Gvr, Status, UserInfo};
@@ -33,6 +34,8 @@ pub struct Config {
     pub kinds: Vec<Arc<KindDef>>,
     /// The built-in types, for OpenAPI and for documents of the API machinery.
     pub types: Arc<Types>,
+    /// Descriptions of types, for OpenAPI; called when a document is made.
+    pub texts: fn() -> Texts,
     pub authenticator: Arc<dyn Authenticate>,
     pub authorizer: Arc<dyn Authorizer>,
     pub tokens: Arc<dyn Tokens>,
@@ -64,6 +67,7 @@ pub struct ApiServer {
     pub(crate) advertise: String,
     pub(crate) kubelets: Option<Kubelets>,
     pub(crate) metrics: Metrics,
+    pub(crate) openapi: Arc<Documents>,
 }
 
 /// Requests being served, against their limits.
@@ -102,6 +106,7 @@ impl ApiServer {
             advertise: config.advertise,
             kubelets: config.kubelets,
             metrics,
+            openapi: Arc::new(Documents::new(Arc::clone(&config.types), config.texts)),
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),
             admission: ArcSwap::from_pointee(Vec::new()),

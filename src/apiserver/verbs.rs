@@ -26,6 +26,7 @@ use crate::respond::{self, ListMeta, Response};
 use crate::served::{Served, Stored, method_not_allowed};
 use crate::server::ApiServer;
 use crate::table::{IncludeObject, Table};
+use crate::websocket;
 use delete::{Delete, Deleted};
 use options::{DeleteOptions, WriteOptions};
 use read::ListOptions;
@@ -189,12 +190,17 @@ impl Verb {
         Ok(crate::compress::maybe(&self.call.parts.headers, response))
     }
 
-    async fn watch(self) -> Result<Response, Status> {
-        let stored = self.stored()?;
+    async fn watch(mut self) -> Result<Response, Status> {
+        let stored = &self.stored()?.clone();
         let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
         let include = IncludeObject::parse(self.call.query.text("includeObject")).unwrap_or(IncludeObject::Metadata);
         let opened = watch::open(&self.server, &self.served, stored, self.accept, include, &options).await?;
-        Ok(watch::respond(opened, self.accept, &self.served))
+        match opened {
+            Ok(frames) if websocket::is_websocket(&self.call.parts.headers) => {
+                websocket::watch(&mut self.call.parts, frames).await
+            }
+            opened => Ok(watch::respond(opened, self.accept, &self.served)),
+        }
     }
 
     async fn create(mut self) -> Result<Response, Status> {

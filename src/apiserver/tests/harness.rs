@@ -170,6 +170,11 @@ impl Answer {
     }
 
     #[track_caller]
+    pub fn expect_code(self, code: u16) {
+        assert_eq!(self.code, code, "{}", self.text);
+    }
+
+    #[track_caller]
     pub fn expect(self, code: u16) -> Value {
         assert_eq!(self.code, code, "{}", self.text);
         self.json()
@@ -205,6 +210,7 @@ impl Harness {
             shutdown: shutdown.clone(),
             advertise: "127.0.0.1:6443".to_owned(),
             kubelets: None,
+            texts: Default::default,
             reads_in_flight_max: 400,
             writes_in_flight_max: 200,
         });
