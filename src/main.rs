@@ -1,3 +1,5 @@
-fn main() -> anyhow::Result<()> {
+//! The binary: everything is in `app`.
+
+fn main() -> std::process::ExitCode {
     app::main()
 }

@@ -16,9 +16,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// `instance` tells several servers on one machine apart.
-    pub fn new(data_dir: &Path, instance: &str) -> Self {
-        Self { root: data_dir.to_owned(), run: Path::new("/run/skiff").join(instance) }
+    /// The folder of this data folder below `/run` has a name made from its path, so that several servers on one machine
+    /// keep apart and every command finds the same one.
+    pub fn new(data_dir: &Path) -> Self {
+        let root = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        // FNV-1a, 64 bit: short names matter here, because a socket's path has at most 107 bytes.
+        let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self { root, run: Path::new("/run/skiff").join(format!("{:08x}", hash >> 32)) }
     }
 
     /// Makes the data folder (for root only) and locks it against a second server until the result is dropped.
@@ -79,13 +85,14 @@ impl Layout {
         self.root.join("log/pods")
     }
 
-    /// Root, state and socket of a containerd of our own.
+    /// Root and log of a containerd of our own.
     pub fn containerd(&self) -> PathBuf {
         self.root.join("containerd")
     }
 
-    pub fn containerd_socket(&self) -> PathBuf {
-        self.containerd().join("containerd.sock")
+    /// Its state and socket.
+    pub fn containerd_state(&self) -> PathBuf {
+        self.run.join("containerd")
     }
 
     pub fn runtime_state(&self) -> PathBuf {
@@ -104,7 +111,7 @@ mod tests {
     #[test]
     fn a_second_server_is_told_that_the_folder_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&dir.path().join("data"), "skiff0");
+        let layout = Layout::new(&dir.path().join("data"));
         let held = layout.lock().unwrap();
         let error = layout.lock().unwrap_err().to_string();
         assert!(error.contains("another skiff uses"), "{error}");

@@ -28,9 +28,6 @@ pub enum Command {
     Check(CheckOptions),
     /// Prints the administrator's kubeconfig.
     Kubeconfig(ClientOptions),
-    /// First process of a pod with a shared PID namespace; started by the runtime.
-    #[command(hide = true, name = "pod-init")]
-    PodInit,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,0 +1,205 @@
+//! Objects that every cluster has: brought into being at start, and kept as they must be.
+
+use std::net::IpAddr;
+
+use api::Object;
+use client::client::resource_path;
+use client::{Client, Error};
+use http::Method;
+use serde_json::{Value, json};
+
+/// Marks RBAC objects that are completed at every start unless it is `false`.
+const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// Where the API server is found.
+pub struct Addresses {
+    pub service_ip: IpAddr,
+    pub advertise: IpAddr,
+    pub port: u16,
+    pub dns_ip: Option<IpAddr>,
+}
+
+/// The namespaces that every cluster has.
+pub fn namespaces() -> Vec<Object> {
+    ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .into_iter()
+        .map(|name| object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})))
+        .collect()
+}
+
+/// Creates what is missing of `objects`; completes RBAC objects as upstream's reconciliation does: rules and subjects
+/// are added, none is taken away.
+pub async fn apply_all(client: &Client, objects: Vec<Object>) -> Result<(), Error> {
+    for object in objects {
+        ensure(client, &object).await?;
+    }
+    Ok(())
+}
+
+/// The Services `kubernetes` and `kube-dns`, and the endpoints of the first.
+pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<(), Error> {
+    let service = |namespace: &str, name: &str, labels: Value, ip: IpAddr, ports: Value| {
+        object(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": namespace, "name": name, "labels": labels},
+            "spec": {"clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP", "sessionAffinity": "None", "ports": ports},
+        }))
+    };
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let ports = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.port}]);
+    ensure(client, &service("default", "kubernetes", labels, addresses.service_ip, ports)).await?;
+    let ports = json!([{"name": "https", "protocol": "TCP", "port": addresses.port}]);
+    let endpoints = object(json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "namespace": "default", "name": "kubernetes",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": addresses.advertise}], "ports": ports}],
+    }));
+    replace(client, &endpoints, "subsets").await?;
+    let family = if addresses.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let slice = object(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default", "name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [addresses.advertise], "conditions": {"ready": true}}],
+        "ports": ports,
+    }));
+    replace(client, &slice, "endpoints").await?;
+    if let Some(dns_ip) = addresses.dns_ip {
+        let labels = json!({
+            "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+        });
+        let ports = json!([
+            {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53},
+            {"name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53},
+        ]);
+        ensure(client, &service("kube-system", "kube-dns", labels, dns_ip, ports)).await?;
+    }
+    Ok(())
+}
+
+fn object(value: Value) -> Object {
+    Object::from_value(value).unwrap_or_default()
+}
+
+/// URL of the object's collection. The resource name is the lower-case plural, regular for every kind used here.
+fn collection(object: &Object) -> String {
+    let kind = object.kind().to_lowercase();
+    let resource = match kind.as_str() {
+        "endpoints" => kind,
+        _ if kind.ends_with('s') => format!("{kind}es"),
+        _ if kind.ends_with('y') => format!("{}ies", &kind[..kind.len() - 1]),
+        _ => format!("{kind}s"),
+    };
+    let (group, version) = object.api_version().split_once('/').unwrap_or(("", object.api_version()));
+    resource_path(group, version, &resource, object.namespace(), "", "")
+}
+
+async fn send(client: &Client, method: Method, path: &str, body: &Object) -> Result<(), Error> {
+    let body = serde_json::to_vec(body).map_err(Error::Decode)?;
+    client.raw(method, path, "application/json", body).await.map(|_| ())
+}
+
+async fn read(client: &Client, path: &str) -> Result<Object, Error> {
+    let bytes = client.raw(Method::GET, path, "", Vec::new()).await?;
+    serde_json::from_slice(&bytes).map_err(Error::Decode)
+}
+
+async fn ensure(client: &Client, wanted: &Object) -> Result<(), Error> {
+    let collection = collection(wanted);
+    let path = format!("{collection}/{}", wanted.name());
+    match read(client, &path).await {
+        Ok(held) => match complete(&held, wanted) {
+            Some(merged) => send(client, Method::PUT, &path, &merged).await,
+            None => Ok(()),
+        },
+        Err(error) if error.is_not_found() => match send(client, Method::POST, &collection, wanted).await {
+            // Another server was first.
+            Err(error) if error.is_already_exists() => Ok(()),
+            result => result,
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the object so that `member` is as wanted.
+async fn replace(client: &Client, wanted: &Object, member: &str) -> Result<(), Error> {
+    let collection = collection(wanted);
+    let path = format!("{collection}/{}", wanted.name());
+    match read(client, &path).await {
+        Ok(held) if held.get(&[member]) == wanted.get(&[member]) => Ok(()),
+        Ok(mut held) => {
+            for name in [member, "ports"] {
+                if let Some(value) = wanted.get(&[name]) {
+                    held.set(&[name], value.clone());
+                }
+            }
+            send(client, Method::PUT, &path, &held).await
+        }
+        Err(error) if error.is_not_found() => send(client, Method::POST, &collection, wanted).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// `held` with what it lacks of `wanted`'s rules, subjects and labels; `None` if it lacks nothing or is not to be
+/// touched.
+fn complete(held: &Object, wanted: &Object) -> Option<Object> {
+    if wanted.annotation(AUTO_UPDATE) != Some("true") || held.annotation(AUTO_UPDATE) == Some("false") {
+        return None;
+    }
+    let mut merged = held.clone();
+    for member in ["rules", "subjects"] {
+        // Rules of an aggregated role are the aggregation controller's.
+        if member == "rules" && wanted.get(&["aggregationRule"]).is_some() {
+            continue;
+        }
+        let have = held.array(&[member]);
+        let missing: Vec<Value> = wanted.array(&[member]).iter().filter(|v| !have.contains(v)).cloned().collect();
+        if !missing.is_empty() {
+            let all: Vec<Value> = have.iter().cloned().chain(missing).collect();
+            merged.set(&[member], all);
+        }
+    }
+    for (key, value) in wanted.labels() {
+        if held.label(key).is_none() {
+            merged.set(&["metadata", "labels", key], value);
+        }
+    }
+    (merged != *held).then_some(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(rules: Value, update: &str) -> Object {
+        object(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "view", "annotations": {AUTO_UPDATE: update}},
+            "rules": rules,
+        }))
+    }
+
+    #[test]
+    fn missing_rules_are_added_and_none_is_taken_away() {
+        let held = role(json!([{"verbs": ["own"]}]), "true");
+        let wanted = role(json!([{"verbs": ["get"]}]), "true");
+        let merged = complete(&held, &wanted).unwrap();
+        assert_eq!(merged.array(&["rules"]).len(), 2);
+        assert_eq!(complete(&merged, &wanted), None);
+        assert_eq!(complete(&role(json!([]), "false"), &wanted), None);
+    }
+
+    #[test]
+    fn collections_have_their_usual_urls() {
+        assert_eq!(collection(&role(json!([]), "true")), "/apis/rbac.authorization.k8s.io/v1/clusterroles");
+        let class = object(json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}));
+        assert_eq!(collection(&class), "/apis/scheduling.k8s.io/v1/priorityclasses");
+        let endpoints = object(json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"namespace": "a"}}));
+        assert_eq!(collection(&endpoints), "/api/v1/namespaces/a/endpoints");
+    }
+}

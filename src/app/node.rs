@@ -1,0 +1,196 @@
+//! The node's parts: containerd, the pods' network, Service routing, DNS and the node agent.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use base::{SharedClock, Shutdown};
+use client::k8s_openapi::api::core::v1::{Node, Taint};
+use client::{Event, Informer, Informers};
+use kubelet::network::{AttachRequest, NetworkError, PodNetwork as Contract};
+use kubelet::{Kubelet, KubeletConfig};
+use net::pods::{PodNetwork, PodNetworkConfig};
+use runtime::Runtime;
+use tokio::task::JoinSet;
+
+use crate::credentials::Credentials;
+use crate::layout::Layout;
+use crate::options::ServerOptions;
+use crate::server::{Clients, Identity};
+
+/// What the node is made from.
+pub struct Parts<'a> {
+    pub options: &'a ServerOptions,
+    pub identity: &'a Identity,
+    pub layout: &'a Layout,
+    pub credentials: &'a Credentials,
+    pub connect: &'a Clients,
+    pub informers: &'a Informers,
+    pub clock: &'a SharedClock,
+}
+
+/// Starts everything; the tasks end with `shutdown`, pods go on running.
+pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let Parts { options, identity, layout, credentials, connect, informers, clock } = parts;
+    let runtime = crate::containers::connect(options.containerd.as_deref(), &options.private_registry, layout, clock, shutdown)
+        .await?;
+    tasks.spawn(import_archives(layout.images(), runtime.clone()));
+
+    let pods = Arc::new(PodNetwork::new(PodNetworkConfig {
+        bridge: options.bridge.clone(),
+        mtu: options.mtu,
+        state_dir: layout.network_state(),
+    })?);
+    let nodes = informers.informer_with::<Node>(&format!("metadata.name={}", identity.node_name));
+    tasks.spawn(configure_network(pods.clone(), nodes, shutdown.clone()));
+
+    let tls = credentials
+        .kubelet_serving
+        .server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
+    let mut config =
+        KubeletConfig::new(&identity.node_name, identity.node_ip, layout.kubelet(), layout.pod_logs());
+    config.cluster_dns = vec![IpAddr::V4(identity.dns_ip)];
+    config.cluster_domain.clone_from(&options.cluster_domain);
+    config.resolv_conf.clone_from(&options.resolv_conf);
+    config.listen = SocketAddr::new(options.bind_address, options.kubelet_port);
+    config.tls = Some(Arc::new(tls));
+    config.max_pods = options.max_pods;
+    config.cgroup_root = format!("/{}", options.bridge);
+    config.node_labels = labels(&options.node_label)?;
+    config.register_with_taints = taints(&options.node_taint)?;
+    let agent = Kubelet::new(
+        config,
+        connect.user_in(&format!("system:node:{}", identity.node_name), &[api::user::NODES]),
+        informers.clone(),
+        runtime,
+        Arc::new(Network(pods)),
+        clock.clone(),
+    );
+    tasks.spawn(agent.run(shutdown.clone()));
+    Ok(())
+}
+
+/// Takes in the archives of the images folder, so that a box without a registry has them.
+async fn import_archives(dir: std::path::PathBuf, runtime: Arc<dyn Runtime>) {
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "cannot read the folder of image archives");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match runtime.import_images(&path).await {
+            Ok(names) => tracing::info!(archive = %path.display(), images = names.len(), "images imported"),
+            Err(error) => {
+                tracing::warn!(archive = %path.display(), error = %base::chain(&error), "cannot import an image archive");
+            }
+        }
+    }
+}
+
+/// Keeps the bridge at the range that the node has been given.
+async fn configure_network(pods: Arc<PodNetwork>, nodes: Informer<Node>, shutdown: Shutdown) {
+    let mut events = nodes.subscribe();
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            event = events.recv() => event,
+        };
+        let node = match event {
+            None => return,
+            Some(Event::Added(node) | Event::Updated { new: node, .. }) => Some(node),
+            Some(Event::Resync) => nodes.list().pop(),
+            Some(Event::Deleted(_)) => None,
+        };
+        let range = node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.as_deref());
+        let Some(range) = range else { continue };
+        match range.parse() {
+            Ok(range) => {
+                if let Err(error) = pods.configure(range).await {
+                    tracing::error!(%range, error = %base::chain(&error), "cannot set up the pods' bridge");
+                }
+            }
+            Err(_) => tracing::error!(range, "the node's pod CIDR is not an IPv4 range"),
+        }
+    }
+}
+
+/// The node agent's view of the pods' network.
+struct Network(Arc<PodNetwork>);
+
+#[async_trait]
+impl Contract for Network {
+    async fn attach(&self, request: &AttachRequest) -> Result<Vec<IpAddr>, NetworkError> {
+        let address = self.0.attach(&request.uid, &request.netns).await.map_err(|e| network_error(&e))?;
+        Ok(vec![IpAddr::V4(address)])
+    }
+
+    async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
+        self.0.detach(uid).await.map_err(|e| network_error(&e))
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        self.0.ready().map_err(|error| error.to_string())
+    }
+
+    async fn attached(&self) -> Result<Vec<String>, NetworkError> {
+        Ok(self.0.attachments().into_iter().map(|a| a.uid).collect())
+    }
+}
+
+fn network_error(error: &net::pods::PodNetworkError) -> NetworkError {
+    NetworkError(base::chain(error).to_string())
+}
+
+/// `key=value` pairs of `--node-label`.
+fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    given
+        .iter()
+        .map(|label| {
+            let (key, value) = label.split_once('=').with_context(|| format!("--node-label {label}: must be key=value"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// `key=value:effect` or `key:effect` of `--node-taint`.
+fn taints(given: &[String]) -> anyhow::Result<Vec<Taint>> {
+    given
+        .iter()
+        .map(|taint| {
+            let (pair, effect) =
+                taint.rsplit_once(':').with_context(|| format!("--node-taint {taint}: must be key=value:effect"))?;
+            if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+                bail!("--node-taint {taint}: the effect must be NoSchedule, PreferNoSchedule or NoExecute");
+            }
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok(Taint {
+                key: key.to_owned(),
+                value: (!value.is_empty()).then(|| value.to_owned()),
+                effect: effect.to_owned(),
+                ..Taint::default()
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_taints_are_read() {
+        assert_eq!(labels(&["a=b".into()]).unwrap()["a"], "b");
+        assert!(labels(&["a".into()]).is_err());
+        let taints = taints(&["dedicated=gpu:NoSchedule".into(), "x:NoExecute".into()]).unwrap();
+        assert_eq!((taints[0].key.as_str(), taints[0].value.as_deref()), ("dedicated", Some("gpu")));
+        assert_eq!((taints[1].key.as_str(), taints[1].value.as_deref()), ("x", None));
+        assert!(super::taints(&["x:Sometimes".into()]).is_err());
+    }
+}
