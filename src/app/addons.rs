@@ -4,7 +4,6 @@
 //! Told by inotify; a file that cannot be applied yet (its CRD or namespace is not there) is tried again with back-off.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use http::Method;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
+
+use crate::sys::{self, Watcher};
 
 /// Writes of one file come as several events; they are taken together.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -72,33 +73,18 @@ pub async fn run(dir: PathBuf, client: Client, shutdown: Shutdown) {
     }
 }
 
-/// inotify in the form that tokio takes.
-struct Watcher(Inotify);
-
-impl AsRawFd for Watcher {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl AsFd for Watcher {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 fn watch(dir: &Path) -> std::io::Result<AsyncFd<Watcher>> {
     std::fs::create_dir_all(dir)?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
-    AsyncFd::register(Watcher(inotify)).map_err(std::io::Error::from)
+    sys::register(inotify)
 }
 
 async fn changed(watch: &AsyncFd<Watcher>) -> std::io::Result<()> {
     loop {
         let mut guard = watch.readable().await?;
-        match guard.try_io(|inotify| inotify.get_ref().0.read_events().map_err(std::io::Error::from)) {
-            Ok(events) => return events.map(|_| ()),
+        match guard.try_io(|inotify| inotify.get_ref().take()) {
+            Ok(taken) => return taken,
             Err(_would_block) => {}
         }
     }

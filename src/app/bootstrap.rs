@@ -8,9 +8,6 @@ use client::{Client, Error};
 use http::Method;
 use serde_json::{Value, json};
 
-/// Marks RBAC objects that are completed at every start unless it is `false`.
-const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
-
 /// Where the API server is found.
 pub struct Addresses {
     pub service_ip: IpAddr,
@@ -19,16 +16,7 @@ pub struct Addresses {
     pub dns_ip: Option<IpAddr>,
 }
 
-/// The namespaces that every cluster has.
-pub fn namespaces() -> Vec<Object> {
-    ["default", "kube-system", "kube-public", "kube-node-lease"]
-        .into_iter()
-        .map(|name| object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})))
-        .collect()
-}
-
-/// Creates what is missing of `objects`; completes RBAC objects as upstream's reconciliation does: rules and subjects
-/// are added, none is taken away.
+/// Creates what is missing of `objects` and brings the others up to date as [`kinds::bootstrap::reconcile`] says.
 pub async fn apply_all(client: &Client, objects: Vec<Object>) -> Result<(), Error> {
     for object in objects {
         ensure(client, &object).await?;
@@ -113,7 +101,7 @@ async fn ensure(client: &Client, wanted: &Object) -> Result<(), Error> {
     let collection = collection(wanted);
     let path = format!("{collection}/{}", wanted.name());
     match read(client, &path).await {
-        Ok(held) => match complete(&held, wanted) {
+        Ok(held) => match kinds::bootstrap::reconcile(wanted, &held) {
             Some(merged) => send(client, Method::PUT, &path, &merged).await,
             None => Ok(()),
         },
@@ -145,58 +133,14 @@ async fn replace(client: &Client, wanted: &Object, member: &str) -> Result<(), E
     }
 }
 
-/// `held` with what it lacks of `wanted`'s rules, subjects and labels; `None` if it lacks nothing or is not to be
-/// touched.
-fn complete(held: &Object, wanted: &Object) -> Option<Object> {
-    if wanted.annotation(AUTO_UPDATE) != Some("true") || held.annotation(AUTO_UPDATE) == Some("false") {
-        return None;
-    }
-    let mut merged = held.clone();
-    for member in ["rules", "subjects"] {
-        // Rules of an aggregated role are the aggregation controller's.
-        if member == "rules" && wanted.get(&["aggregationRule"]).is_some() {
-            continue;
-        }
-        let have = held.array(&[member]);
-        let missing: Vec<Value> = wanted.array(&[member]).iter().filter(|v| !have.contains(v)).cloned().collect();
-        if !missing.is_empty() {
-            let all: Vec<Value> = have.iter().cloned().chain(missing).collect();
-            merged.set(&[member], all);
-        }
-    }
-    for (key, value) in wanted.labels() {
-        if held.label(key).is_none() {
-            merged.set(&["metadata", "labels", key], value);
-        }
-    }
-    (merged != *held).then_some(merged)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn role(rules: Value, update: &str) -> Object {
-        object(json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "view", "annotations": {AUTO_UPDATE: update}},
-            "rules": rules,
-        }))
-    }
-
-    #[test]
-    fn missing_rules_are_added_and_none_is_taken_away() {
-        let held = role(json!([{"verbs": ["own"]}]), "true");
-        let wanted = role(json!([{"verbs": ["get"]}]), "true");
-        let merged = complete(&held, &wanted).unwrap();
-        assert_eq!(merged.array(&["rules"]).len(), 2);
-        assert_eq!(complete(&merged, &wanted), None);
-        assert_eq!(complete(&role(json!([]), "false"), &wanted), None);
-    }
-
     #[test]
     fn collections_have_their_usual_urls() {
-        assert_eq!(collection(&role(json!([]), "true")), "/apis/rbac.authorization.k8s.io/v1/clusterroles");
+        let role = object(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}));
+        assert_eq!(collection(&role), "/apis/rbac.authorization.k8s.io/v1/clusterroles");
         let class = object(json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}));
         assert_eq!(collection(&class), "/apis/scheduling.k8s.io/v1/priorityclasses");
         let endpoints = object(json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"namespace": "a"}}));

@@ -8,9 +8,9 @@ mod etcd;
 pub mod layout;
 pub mod node_address;
 pub mod options;
-mod serve;
 mod server;
 mod status;
+mod sys;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,8 @@ use apiserver::auth::node::NodeAuthorizer;
 use apiserver::auth::rbac::Rbac;
 use apiserver::auth::tokens::ServiceAccountTokens;
 use apiserver::auth::{Authenticator, Union};
+use apiserver::connect::Kubelets;
+use apiserver::serve::Tls;
 use apiserver::{ApiServer, ApiService};
 use base::{SharedClock, Shutdown, SystemClock};
 use bytes::Bytes;
@@ -27,7 +29,7 @@ use crate::bootstrap;
 use crate::credentials::{Credentials, Names};
 use crate::layout::Layout;
 use crate::options::ServerOptions;
-use crate::{addons, etcd, node_address, serve};
+use crate::{addons, etcd, node_address};
 
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_IN_FLIGHT_MAX: usize = 400;
@@ -120,26 +122,22 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
 
     // The API server.
     let mut serving = Stage::new("API server");
-    let (api, rbac) = make_api_server(&options, &shared, &credentials, &clock, &mut serving);
+    let (api, rbac) = make_api_server(&options, &identity, &shared, &credentials, &clock, &mut serving)?;
     let address = SocketAddr::new(options.bind_address, options.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another server running? (--https-listen-port, --bind-address)")
     })?;
-    let tls = credentials.serving.server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
-    serving.tasks.spawn(serve::listen(
-        listener,
-        Arc::new(tls).into(),
-        credentials.ca.cert_der().clone(),
-        api.service(),
-        serving.shutdown.clone(),
-    ));
+    let authority = credentials.ca.cert_der().clone();
+    let config = credentials.serving.server_config(std::slice::from_ref(&authority), &[b"h2", b"http/1.1"])?;
+    let tls = Tls { config: Arc::new(config), client_authority: authority };
+    serving.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), serving.shutdown.clone()));
     serving.tasks.spawn(credentials.clone().renew(serving.shutdown.clone()));
 
     // What every cluster has.
     let connect = Clients { service: api.service() };
     let loopback = connect.superuser();
     rbac.synced().await;
-    bootstrap::apply_all(&loopback, bootstrap::namespaces()).await.context("cannot create the first objects")?;
+    bootstrap::apply_all(&loopback, kinds::bootstrap::objects()).await.context("cannot create the first objects")?;
     let addresses = bootstrap::Addresses {
         service_ip: identity.service_ip,
         advertise: identity.advertise,
@@ -236,17 +234,20 @@ async fn open_store(layout: &Layout, shutdown: &Shutdown) -> anyhow::Result<Arc<
 
 fn make_api_server(
     options: &ServerOptions,
+    identity: &Identity,
     store: &Arc<dyn Store>,
     credentials: &Credentials,
     clock: &SharedClock,
     stage: &mut Stage,
-) -> (Arc<ApiServer>, Arc<Rbac>) {
+) -> anyhow::Result<(Arc<ApiServer>, Arc<Rbac>)> {
     let issuer = credentials.tokens.issuer().to_owned();
     let tokens = ServiceAccountTokens::new(credentials.tokens.clone(), vec![issuer], clock.clone());
     let (rbac, mut feeds) = Rbac::start(store, &stage.shutdown);
     let (nodes, mut node_feeds) = NodeAuthorizer::start(store, &stage.shutdown);
     stage.tasks.spawn(async move { while feeds.join_next().await.is_some() {} });
     stage.tasks.spawn(async move { while node_feeds.join_next().await.is_some() {} });
+    let kubelet_tls =
+        pki::serving::client_config(&[credentials.ca.cert_der().clone()], Some(&credentials.kubelet_client))?;
     let api = ApiServer::new(apiserver::Config {
         store: store.clone(),
         kinds: kinds::all(&kinds::Config {
@@ -261,11 +262,13 @@ fn make_api_server(
         tokens: tokens.clone(),
         clock: clock.clone(),
         shutdown: stage.shutdown.clone(),
+        advertise: SocketAddr::new(identity.advertise, options.https_listen_port).to_string(),
+        kubelets: Some(Kubelets { tls: Arc::new(kubelet_tls) }),
         reads_in_flight_max: READS_IN_FLIGHT_MAX,
         writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
     });
     tokens.set_registry(api.services().registry);
-    (api, rbac)
+    Ok((api, rbac))
 }
 
 fn controllers_config(
