@@ -3,10 +3,15 @@
 //! The binary runs itself as `skiff pod-init PATH…`: each PATH is a namespace to join (named by its file name: `net`,
 //! `ipc`, `uts`). It makes the PID namespace, prints the host's pid of its first process and goes; that process reaps
 //! orphans until it is told to end, as upstream's pause does. It must be called before any thread is started.
+//!
+//! The first process runs the binary once more, as `skiff pod-init` alone: containers of the pod see its command line,
+//! which shall not show the host's paths, and the memory it was forked with is given back.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
@@ -32,6 +37,15 @@ pub fn main(namespaces: &[String]) -> i32 {
 }
 
 fn run(namespaces: &[String]) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+        signals.add(signal);
+    }
+    // Blocked signals stay blocked across exec, so that none is lost on the way.
+    signals.thread_block()?;
+    if std::process::id() == 1 && namespaces.is_empty() {
+        return reap_until_told(&signals);
+    }
     for path in namespaces {
         let kind = match path.rsplit('/').next() {
             Some("net") => CloneFlags::CLONE_NEWNET,
@@ -42,11 +56,6 @@ fn run(namespaces: &[String]) -> io::Result<()> {
         setns(File::open(path)?.as_fd(), kind)?;
     }
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
     match sys::fork_single_threaded()? {
         ForkResult::Parent { child } => {
             let mut out = io::stdout();
@@ -59,7 +68,7 @@ fn run(namespaces: &[String]) -> io::Result<()> {
             nix::unistd::dup2_stdin(&null)?;
             nix::unistd::dup2_stdout(&null)?;
             nix::unistd::dup2_stderr(&null)?;
-            reap_until_told(&signals)
+            Err(Command::new("/proc/self/exe").arg0("skiff").arg(COMMAND).exec())
         }
     }
 }

@@ -110,17 +110,22 @@ fn open_log(path: &Path) -> io::Result<Option<File>> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path).map(Some)
 }
 
-/// Reads one stream until its writers are gone or `shutdown`. Afterwards everything read is in the log.
-pub async fn pump(log: Arc<ContainerLog>, stream: Stream, fifo: pipe::Receiver, shutdown: Shutdown) {
+/// Reads one stream until its writers are gone or `shutdown`. Afterwards everything read is in the log. `adopted`: the
+/// container was started by a former run of ours, so its writers may be gone already, which no readiness event tells.
+pub async fn pump(log: Arc<ContainerLog>, stream: Stream, fifo: pipe::Receiver, shutdown: Shutdown, adopted: bool) {
     let mut framer = Framer::new(stream);
-    loop {
+    let mut ended = adopted && {
+        let first = read_some(|buffer| nix::unistd::read(&fifo, buffer).map_err(io::Error::from), &mut framer, &log);
+        matches!(first, Ok(Some(chunk)) if chunk.is_empty())
+    };
+    while !ended {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             ready = fifo.readable() => if ready.is_err() { break },
         }
-        match read_some(&fifo, &mut framer, &log) {
-            Ok(Some(chunk)) if chunk.is_empty() => break,
+        match read_some(|buffer| fifo.try_read(buffer), &mut framer, &log) {
+            Ok(Some(chunk)) if chunk.is_empty() => ended = true,
             Ok(Some(chunk)) => log.broadcast(stream, &chunk).await,
             Ok(None) => {}
             Err(error) => {
@@ -138,9 +143,13 @@ pub async fn pump(log: Arc<ContainerLog>, stream: Stream, fifo: pipe::Receiver, 
 
 /// One read and its log records. Synchronous, so that an idle stream holds no buffer. `None`: nothing there after all;
 /// an empty chunk: the end. Chunks are only copied out when somebody is attached.
-fn read_some(fifo: &pipe::Receiver, framer: &mut Framer, log: &ContainerLog) -> io::Result<Option<Vec<u8>>> {
+fn read_some(
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    framer: &mut Framer,
+    log: &ContainerLog,
+) -> io::Result<Option<Vec<u8>>> {
     let mut buffer = [0u8; CHUNK_BYTES];
-    let length = match fifo.try_read(&mut buffer) {
+    let length = match read(&mut buffer) {
         Ok(0) => return Ok(Some(Vec::new())),
         Ok(length) => length,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -264,7 +273,7 @@ mod tests {
         let receiver = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
         let log = ContainerLog::open(&dir.path().join("0.log"), Arc::new(base::SystemClock)).unwrap();
         let mut attached = log.attach(Stream::Stdout);
-        let task = tokio::spawn(pump(log.clone(), Stream::Stdout, receiver, Shutdown::new()));
+        let task = tokio::spawn(pump(log.clone(), Stream::Stdout, receiver, Shutdown::new(), false));
         let mut writer = OpenOptions::new().write(true).open(&fifo).unwrap();
         writer.write_all(b"hello\n").unwrap();
         drop(writer);

@@ -232,7 +232,7 @@ impl ContainerdRuntime {
         let rootfs =
             mounts.map_err(|status| self.connection.failed("mount the root of", id, status))?.into_inner().mounts;
         make_fifos(entry).map_err(|error| failed("make the pipes of container", id, error))?;
-        self.open_io(entry).map_err(|error| failed("open the log of container", id, error))?;
+        self.open_io(entry, false).map_err(|error| failed("open the log of container", id, error))?;
         let fifo = |name: &str, wanted: bool| if wanted { path_text(&entry.dir.join(name)) } else { String::new() };
         let request = services::CreateTaskRequest {
             container_id: id.clone(),
@@ -279,7 +279,7 @@ impl ContainerdRuntime {
     }
 
     /// Opens the log and reads the FIFOs into it, at the start or again after a restart.
-    pub(super) fn open_io(&self, entry: &Arc<Entry>) -> std::io::Result<()> {
+    pub(super) fn open_io(&self, entry: &Arc<Entry>, adopted: bool) -> std::io::Result<()> {
         let log = ContainerLog::open(&entry.info.log_path, self.clock.clone())?;
         let pumps = tokio_util::task::TaskTracker::new();
         let stop = self.shutdown.child_token();
@@ -288,7 +288,7 @@ impl ContainerdRuntime {
                 continue;
             }
             let fifo = pipe::OpenOptions::new().open_receiver(entry.dir.join(name))?;
-            pumps.spawn(logs::pump(log.clone(), stream, fifo, stop.clone()));
+            pumps.spawn(logs::pump(log.clone(), stream, fifo, stop.clone(), adopted));
         }
         pumps.close();
         *entry.io.lock() = Some(Io { log, pumps, stop });

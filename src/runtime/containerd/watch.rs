@@ -234,7 +234,7 @@ impl ContainerdRuntime {
             entry.set_state(State::Running { pid, started: entry.info.created });
         }
         let open = entry.io.lock().is_some();
-        if !open && let Err(error) = self.open_io(entry) {
+        if !open && let Err(error) = self.open_io(entry, true) {
             tracing::warn!(container = entry.info.id, %error, "cannot read a running container's output");
         }
     }

@@ -107,11 +107,26 @@ impl ImageStore {
         Ok(all.into_iter().find(|image| image.id == found.id))
     }
 
+    async fn parse_record(
+        &self,
+        connection: &Connection,
+        image: &services::Image,
+    ) -> Result<Option<(Descriptor, Arc<Parsed>)>, RuntimeError> {
+        let Some(target) = &image.target else { return Ok(None) };
+        let target = Descriptor {
+            media_type: target.media_type.clone(),
+            digest: target.digest.clone(),
+            size: target.size,
+            ..Default::default()
+        };
+        Ok(self.parse(connection, &target).await?.map(|parsed| (target, parsed)))
+    }
+
     /// All complete images, by id.
     pub async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
         let mut by_id: BTreeMap<String, Image> = BTreeMap::new();
         for record in self.list().await? {
-            let Some(stored) = self.stored(&self.connection, &record).await? else { continue };
+            let Some((_, stored)) = self.parse_record(&self.connection, &record).await? else { continue };
             let user = stored.config.config.as_ref().and_then(|config| config.user.clone()).unwrap_or_default();
             let image = by_id.entry(stored.id.clone()).or_insert_with(|| Image {
                 id: stored.id.clone(),
@@ -141,14 +156,7 @@ impl ImageStore {
         connection: &Connection,
         image: &services::Image,
     ) -> Result<Option<StoredImage>, RuntimeError> {
-        let Some(target) = &image.target else { return Ok(None) };
-        let target = Descriptor {
-            media_type: target.media_type.clone(),
-            digest: target.digest.clone(),
-            size: target.size,
-            ..Default::default()
-        };
-        let Some(parsed) = self.parse(connection, &target).await? else { return Ok(None) };
+        let Some((target, parsed)) = self.parse_record(connection, image).await? else { return Ok(None) };
         Ok(Some(StoredImage {
             name: image.name.clone(),
             id: parsed.id.clone(),
@@ -357,8 +365,8 @@ impl ImageStore {
     pub async fn remove(&self, reference: &str) -> Result<(), RuntimeError> {
         let Some(found) = self.find(reference).await? else { return Ok(()) };
         for record in self.list().await? {
-            let same = self.stored(&self.connection, &record).await?.is_some_and(|stored| stored.id == found.id);
-            if !same {
+            let parsed = self.parse_record(&self.connection, &record).await?;
+            if !parsed.is_some_and(|(_, parsed)| parsed.id == found.id) {
                 continue;
             }
             let request = services::DeleteImageRequest { name: record.name.clone(), sync: true, ..Default::default() };
