@@ -4,6 +4,7 @@
 //! another containerd; `SKIFF_TEST_FILTER` a part of the names to run; `SKIFF_TEST_ARCHIVE` an OCI archive of an image
 //! with a shell, instead of one made from the machine's static busybox.
 
+mod registry;
 mod support;
 
 use std::time::Duration;
@@ -35,6 +36,10 @@ fn main() {
         ("mounts are mounted as asked", |n| Box::pin(mounts(n))),
         ("logs go on in a new file", |n| Box::pin(rotates(n))),
         ("images are listed, found and removed", |n| Box::pin(images(n))),
+        ("images are pulled, resumed where a transfer broke off", |n| Box::pin(pulls(n))),
+        ("docker save archives are imported, compressed or not", |n| Box::pin(imports_saved(n))),
+        ("the host's namespaces are used when asked for", |n| Box::pin(host_namespaces(n))),
+        ("pods start quickly", |n| Box::pin(starts_quickly(n))),
     ];
     run(tests);
 }
@@ -369,4 +374,80 @@ async fn images(mut node: Node) {
     node.runtime.remove_image(&name).await.unwrap();
     assert!(node.runtime.images().await.unwrap().is_empty());
     node.import().await;
+}
+
+async fn pulls(mut node: Node) {
+    let registry = registry::serve(&node.archive).await;
+    node.runtime.remove_image(&node.image).await.unwrap();
+    let name = format!("{}/some/app:v1", registry.address);
+    let image = node.runtime.pull_image(&name, &[]).await.map_err(|error| error.to_string()).unwrap();
+    assert_eq!(image.tags, vec![name.clone()]);
+    assert!(!image.pinned && image.digests.len() == 1, "{image:?}");
+    assert!(registry.ranges() > 0, "nothing was resumed");
+    assert_eq!(node.runtime.pull_image(&name, &[]).await.unwrap(), image);
+    let by_digest = node.runtime.pull_image(&image.digests[0], &[]).await.unwrap();
+    assert_eq!(by_digest, image);
+    node.image = name;
+    let id = node.start("echo pulled", |_| {}).await;
+    assert_eq!(node.exit_code(&id).await, 0);
+
+    let private = format!("{}/private/app:v1", registry.address);
+    let error = node.runtime.pull_image(&private, &[]).await.unwrap_err().to_string();
+    assert!(error.contains("authorization failed"), "{error}");
+    let auth =
+        |password: &str| RegistryAuth { username: "user".into(), password: password.into(), ..Default::default() };
+    node.runtime.pull_image(&private, &[auth("wrong"), auth("secret")]).await.unwrap();
+    let missing = format!("{}/some/app:absent", registry.address);
+    let error = node.runtime.pull_image(&missing, &[]).await.unwrap_err().to_string();
+    assert!(error.ends_with(&format!("failed to resolve reference {missing:?}: {missing}: not found")), "{error}");
+    let changed = format!("{}/some/app@sha256:{}", registry.address, "0".repeat(64));
+    assert!(node.runtime.pull_image(&changed, &[]).await.is_err());
+}
+
+async fn imports_saved(mut node: Node) {
+    node.runtime.remove_image(&node.image).await.unwrap();
+    let plain = node.scratch("saved").join("saved.tar");
+    registry::save_as_docker(&node.archive, &plain, "library/saved:1");
+    let zstd = plain.with_extension("tar.zst");
+    std::fs::write(&zstd, zstd::encode_all(std::fs::File::open(&plain).unwrap(), 1).unwrap()).unwrap();
+    for archive in [&plain, &zstd] {
+        let names = node.runtime.import_images(archive).await.map_err(|e| base::chain(&e).to_string()).unwrap();
+        assert_eq!(names, ["docker.io/library/saved:1"]);
+        node.image = names[0].clone();
+        let id = node.start("exit 9", |_| {}).await;
+        assert_eq!(node.exit_code(&id).await, 9);
+        node.runtime.remove_container(&id).await.unwrap();
+        node.runtime.remove_image("saved:1").await.unwrap();
+    }
+    let scratch = node.state_dir().join("scratch");
+    assert!(std::fs::read_dir(scratch).unwrap().next().is_none());
+}
+
+async fn host_namespaces(mut node: Node) {
+    let pod = SandboxSpec { host_network: true, host_pid: true, host_ipc: true, ..node.pod("host") };
+    node.use_sandbox(&pod).await;
+    let id = node.start("sleep 1000", |_| {}).await;
+    let (_, out, _) = node.exec(&id, "for n in net pid ipc uts; do readlink /proc/self/ns/$n; done").await;
+    for (kind, found) in ["net", "pid", "ipc", "uts"].into_iter().zip(out.lines()) {
+        let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_eq!(found, own.to_string_lossy(), "{kind}");
+    }
+}
+
+async fn starts_quickly(mut node: Node) {
+    let mut times = Vec::new();
+    for n in 0..10 {
+        let begun = std::time::Instant::now();
+        let pod = node.pod(&format!("quick{n}"));
+        let sandbox = node.runtime.create_sandbox(&pod).await.unwrap();
+        let made = begun.elapsed();
+        node.use_sandbox(&sandbox.spec).await;
+        let id = node.create(|spec| spec.args = vec!["sleep 1000".into()]).await;
+        let created = begun.elapsed();
+        node.runtime.start_container(&id).await.unwrap();
+        times.push((begun.elapsed(), created, made));
+    }
+    times.sort();
+    println!("sandbox, container and start, created, sandbox: median {:.1?}, all {:.1?}", times[5], times);
+    assert!(times[5].0 < Duration::from_secs(5));
 }

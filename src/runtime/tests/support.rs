@@ -104,7 +104,7 @@ async fn connect(root: &Path, socket: &Path, shutdown: Shutdown) -> Arc<Containe
 /// One runtime with a sandbox and an image.
 pub struct Node {
     root: PathBuf,
-    archive: PathBuf,
+    pub archive: PathBuf,
     socket: PathBuf,
     shutdown: Shutdown,
     pub runtime: Arc<ContainerdRuntime>,
