@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-use super::node::{Node, number};
+use super::node::{MAX_STRUCTS, Node, number};
 use super::scalars::{decode_base64, parse_time, print_micro_time, print_time, quote};
 use crate::schema::walk::{add_printed, is_omitted, zero};
 use crate::schema::{Field, Presence, Schema, SchemaOr, Type, TypeId, Types};
@@ -28,7 +28,7 @@ pub struct Conformed {
 
 /// Conforms the members of a document to a schema.
 pub fn conform(schema: &Schema, members: Vec<(Cow<'_, str>, Node<'_>)>) -> Conformed {
-    let mut walk = Walk { types: &schema.types, strict: Vec::new(), error: None, path: Vec::new() };
+    let mut walk = Walk { types: &schema.types, strict: Vec::new(), error: None, path: Vec::new(), structs: 0 };
     let map = walk.structure(schema.root, members);
     Conformed { map, strict: walk.strict, error: walk.error }
 }
@@ -36,7 +36,7 @@ pub fn conform(schema: &Schema, members: Vec<(Cow<'_, str>, Node<'_>)>) -> Confo
 /// Duplicate members anywhere in a document without a schema, worded as for [`conform`].
 pub fn duplicates(node: &Node<'_>) -> Vec<String> {
     let types = Types::default();
-    let mut walk = Walk { types: &types, strict: Vec::new(), error: None, path: Vec::new() };
+    let mut walk = Walk { types: &types, strict: Vec::new(), error: None, path: Vec::new(), structs: 0 };
     walk.untyped(node);
     walk.strict
 }
@@ -52,6 +52,7 @@ struct Walk<'t> {
     strict: Vec<String>,
     error: Option<String>,
     path: Vec<Step>,
+    structs: usize,
 }
 
 /// Where a value sits, for error texts.
@@ -114,6 +115,11 @@ impl Walk<'_> {
     }
 
     fn structure(&mut self, id: TypeId, members: Vec<(Cow<'_, str>, Node<'_>)>) -> Map<String, Value> {
+        self.structs += 1;
+        if self.structs > MAX_STRUCTS {
+            self.fail(|| "exceeded max number of objects".to_owned());
+            return Map::new();
+        }
         let types = self.types;
         let def = types.def(id);
         let owner = def.name.rsplit('.').next().unwrap_or_default();

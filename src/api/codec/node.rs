@@ -8,6 +8,10 @@ use serde_json::{Map, Number, Value};
 /// so what is deeper must not come in. (Go's limit is 10,000; no kind needs more than about 60.)
 pub const MAX_DEPTH: usize = 120;
 
+/// How many structs one object may consist of. A few bytes of a body can stand for a struct of a kilobyte; real objects
+/// have hundreds of them, the largest some ten thousand.
+pub const MAX_STRUCTS: usize = 100_000;
+
 /// One value of a document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node<'a> {

@@ -170,6 +170,9 @@ fn schema(out: &mut Forward, value: &Value) {
         out.integer(number, value[key].as_i64());
     }
     strings(out, 19, &value["required"]);
+    for item in value["enum"].as_array().into_iter().flatten() {
+        out.message(20, |out| any(out, item));
+    }
     match value.get("additionalProperties") {
         Some(Value::Bool(allowed)) => out.message(21, |out| out.flag(2, *allowed)),
         Some(inner @ Value::Object(_)) => out.message(21, |out| out.message(1, |out| schema(out, inner))),

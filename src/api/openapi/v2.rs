@@ -49,7 +49,7 @@ impl Merger {
 /// Rewrites a schema in place: references, and what version 2 does not have.
 fn convert(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    for gone in ["default", "nullable", "enum"] {
+    for gone in ["default", "nullable"] {
         map.remove(gone);
     }
     if let Some(Value::Array(one_of)) = map.remove("oneOf")

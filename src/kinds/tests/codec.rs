@@ -3,6 +3,7 @@
 use api::codec::{FieldValidation, MediaType, decode, protobuf};
 use api::schema::Schema;
 use api::{Gvk, Object};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn deployment() -> (Schema, Gvk) {
@@ -153,4 +154,96 @@ fn schema_defaults_fill_what_is_absent() {
     let ports = object.get(&["spec", "containers"]).unwrap()[0]["ports"].clone();
     assert_eq!(ports, json!([{"containerPort": 1, "protocol": "TCP"}, {"containerPort": 2, "protocol": "UDP"}]));
     assert_eq!(object.get(&["spec", "volumes"]).unwrap()[0]["iscsi"]["iscsiInterface"], "default");
+}
+
+#[test]
+fn a_body_of_very_many_objects_is_refused() {
+    let containers = vec!["{}"; 200_000].join(",");
+    let body = format!("{{\"spec\":{{\"containers\":[{containers}]}}}}");
+    refused(pod(), &body, "Pod in version \"v1\" cannot be handled as a Pod: exceeded max number of objects");
+}
+
+/// A body with some of a pod's member names and values of any type.
+fn podlike() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2i64..70_000).prop_map(Value::from),
+        "[a-z0-9.]{0,6}".prop_map(Value::from),
+        Just(Value::from("2024-01-02T03:04:05Z")),
+        Just(Value::from("100m")),
+    ];
+    let name = prop::sample::select(vec![
+        "metadata",
+        "spec",
+        "status",
+        "name",
+        "labels",
+        "containers",
+        "env",
+        "valueFrom",
+        "ports",
+        "containerPort",
+        "resources",
+        "limits",
+        "cpu",
+        "livenessProbe",
+        "httpGet",
+        "port",
+        "volumes",
+        "secret",
+        "items",
+        "conditions",
+        "lastTransitionTime",
+        "other",
+        "managedFields",
+        "fieldsV1",
+        "creationTimestamp",
+    ]);
+    leaf.prop_recursive(6, 60, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map(name.clone().prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn decoding_settles_at_once_and_survives_protobuf(value in podlike()) {
+        let (schema, gvk) = pod();
+        let body = value.to_string();
+        if let Ok(first) = decode(body.as_bytes(), MediaType::Json, &schema, &gvk, FieldValidation::Warn) {
+            let body = first.object.clone().into_value().to_string();
+            let again = decode(body.as_bytes(), MediaType::Json, &schema, &gvk, FieldValidation::Strict).unwrap();
+            prop_assert_eq!(&again.object, &first.object);
+            let body = protobuf::envelope(&gvk, &protobuf::encode(&schema, &first.object));
+            let wired = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict).unwrap();
+            prop_assert_eq!(wired.object, first.object);
+        }
+    }
+
+    #[test]
+    fn damaged_protobuf_never_panics(value in podlike(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let (schema, gvk) = pod();
+        let mut object = Object::from_value(json!({"spec": {"containers": [{"name": "c", "image": "i"}]}})).unwrap();
+        if let Value::Object(map) = value {
+            object.0.extend(map);
+        }
+        let mut body = protobuf::envelope(&gvk, &protobuf::encode(&schema, &object));
+        let at = at.index(body.len());
+        body[at] = byte;
+        let _ = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
+        body.truncate(at);
+        let _ = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
+    }
+
+    #[test]
+    fn random_protobuf_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        let (schema, gvk) = pod();
+        let body = protobuf::envelope(&gvk, &bytes);
+        let _ = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
+        let _ = decode(&bytes, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
+    }
 }

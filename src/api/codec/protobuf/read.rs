@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value};
 
 use super::wire::{self, Field as Wire};
 use crate::codec::json;
-use crate::codec::node::MAX_DEPTH;
+use crate::codec::node::{MAX_DEPTH, MAX_STRUCTS};
 use crate::codec::scalars::{print_micro_time, print_time};
 use crate::schema::walk::{add_printed, is_omitted, zero};
 use crate::schema::{Field, SchemaOr, Type, TypeId, Types};
@@ -15,12 +15,13 @@ type Members = Map<String, Value>;
 
 /// Reads a message of a struct type. The error is Go's text.
 pub fn message(types: &Types, id: TypeId, bytes: &[u8]) -> Result<Members, String> {
-    Reader { types, depth: 0 }.structure(id, bytes, Members::new())
+    Reader { types, depth: 0, structs: 0 }.structure(id, bytes, Members::new())
 }
 
 struct Reader<'t> {
     types: &'t Types,
     depth: usize,
+    structs: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -29,6 +30,10 @@ impl<'t> Reader<'t> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err("proto: exceeded max depth".to_owned());
+        }
+        self.structs += 1;
+        if self.structs > MAX_STRUCTS {
+            return Err("proto: exceeded max number of objects".to_owned());
         }
         let def = self.types.def(id);
         self.fields(&def.fields, &[], bytes, &mut map)?;
