@@ -1,7 +1,8 @@
 //! Server-side apply and field ownership (structured-merge-diff and apimachinery `managedfields`), as generic code over
 //! the schema.
 //!
-//! Entries of another API version are taken to have the same field names as the request's version: there is no
+//! Objects are in the form that Go prints ([`crate::codec::normalize`]): structs without content are there, so they have
+//! no owners. Entries of another API version are taken to have the same field names as the request's version: there is no
 //! conversion here. Ownership follows every write: [`FieldManager::update`] for create, update and patch,
 //! [`FieldManager::apply`] for apply patches.
 
@@ -208,9 +209,10 @@ impl FieldManager<'_> {
         Ok(object)
     }
 
-    /// An object of the kind with nothing in it.
+    /// An object of the kind with nothing in it but what Go prints of its zero value.
     fn empty(&self) -> Object {
         let mut object = Object::default();
+        crate::schema::walk::add_printed(&self.schema.types, self.schema.root, &mut object.0);
         object.set_gvk(self.gvk);
         object
     }
@@ -341,7 +343,10 @@ fn take_from_others(managers: &mut Managers, applier: Option<&Manager>, comparis
 fn conflicts(managers: &Managers, applier: &Manager, comparison: &Comparison) -> Vec<Conflict> {
     let changed = comparison.modified.union(&comparison.added);
     let mut conflicts = Vec::new();
-    for (manager, owned) in managers.iter().filter(|(m, _)| *m != applier) {
+    let mut others: Vec<(&Manager, &Owned)> = managers.iter().filter(|(m, _)| *m != applier).collect();
+    // Upstream sorts by the JSON text of the entry, in which a subresource comes before the end.
+    others.sort_by_key(|(m, _)| (&m.name, m.operation, &m.api_version, m.subresource.is_empty(), &m.subresource));
+    for (manager, owned) in others {
         for path in owned.set.intersection(&changed).paths() {
             conflicts.push(Conflict { manager: manager.clone(), owned: owned.clone(), path });
         }

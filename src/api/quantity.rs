@@ -563,6 +563,9 @@ mod tests {
     }
 
     proptest! {
+        // A file of failures beside the crates would be taken for a workspace member.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn printing_keeps_the_number(whole in 0u64..1_000_000_000_000, fraction in 0u32..1_000_000, suffix in 0usize..11) {
             let suffix = ["", "n", "u", "m", "k", "M", "G", "Ki", "Mi", "Gi", "e2"][suffix];

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::set::Element;
-use crate::schema::{Field, ListType, Presence, Schema, Str, StructDef, Type, Types};
+use crate::schema::{Field, ListType, Schema, Str, StructDef, Type, Types};
 
 /// A place in the schema.
 #[derive(Clone, Copy)]
@@ -47,8 +47,8 @@ impl<'a> Place<'a> {
             Type::Bool => Kind::Leaf(Leaf::Bool),
             Type::Int32 | Type::Int64 | Type::Double => Kind::Leaf(Leaf::Number),
             Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => Kind::Leaf(Leaf::String),
-            Type::Quantity | Type::IntOrString => Kind::Leaf(Leaf::Any),
-            Type::RawExtension | Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
+            Type::Quantity | Type::IntOrString | Type::RawExtension => Kind::Leaf(Leaf::Any),
+            Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
             Type::Struct(id) => {
                 let def = types.def(*id);
                 if (def.atomic && !field.is_some_and(|f| f.granular)) || field.is_some_and(|f| f.atomic) {
@@ -93,15 +93,6 @@ impl<'a> Place<'a> {
     /// Whether `name` is a declared member, not just a key of a map.
     pub(super) fn declares(self, name: &str) -> bool {
         matches!(self.kind, Kind::Struct(def) if def.field(name).is_some())
-    }
-
-    /// Whether Go's typed object always has this member: a struct that is no pointer is there though empty, so it never
-    /// comes or goes.
-    pub(super) fn is_always_there(self, name: &str) -> bool {
-        let Kind::Struct(def) = self.kind else { return false };
-        def.field(name).is_some_and(|field| {
-            matches!(field.ty, Type::Struct(_)) && !field.pointer && field.presence != Presence::OmitZero
-        })
     }
 
     /// The kind that applies to a value: places without structure take it from the value.

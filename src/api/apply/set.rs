@@ -294,6 +294,9 @@ mod tests {
     }
 
     proptest! {
+        // A file of failures beside the crates would be taken for a workspace member.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn sets_behave_as_sets(a in paths(), b in paths()) {
             let (x, y) = (build(&a), build(&b));

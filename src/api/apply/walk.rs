@@ -215,15 +215,10 @@ fn compare_maps(
     out: &mut Comparison,
 ) {
     let names: BTreeSet<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
-    let empty = Value::Object(Map::new());
     for name in names {
         let place = at.member(name).unwrap_or(at.deduced());
         path.push(Element::field(name));
-        let (mut old, mut new) = (old.and_then(|m| m.get(name)), new.and_then(|m| m.get(name)));
-        if at.is_always_there(name) {
-            (old, new) = (old.or(Some(&empty)), new.or(Some(&empty)));
-        }
-        compare_at(place, old, new, path, out);
+        compare_at(place, old.and_then(|m| m.get(name)), new.and_then(|m| m.get(name)), path, out);
         path.pop();
     }
 }

@@ -73,6 +73,9 @@ mod tests {
     }
 
     proptest! {
+        // A file of failures beside the crates would be taken for a workspace member.
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn a_patch_applied_twice_changes_nothing_more(a in tree(), b in tree()) {
             let once = merge(j!({"r": a}), &j!({"r": b})).unwrap();

@@ -204,7 +204,10 @@ fn set_element_order(original: &mut Members, patch: &mut Members, at: &Place<'_>
         let meta = at.list_member(key)?;
         let merge_key = meta.merge_key.as_str();
         check_order(change.as_deref().unwrap_or_default(), &order, merge_key)?;
-        let before = current.clone().unwrap_or_default();
+        let before = match (&current, &change) {
+            (Some(current), Some(change)) if meta.strategy.merge => server_order(current, change, merge_key),
+            _ => current.clone().unwrap_or_default(),
+        };
         let merged = match (current, change.clone()) {
             (Some(current), None) => current,
             (None, Some(change)) => match without_directives(Value::Array(change)) {
@@ -226,17 +229,40 @@ fn set_element_order(original: &mut Members, patch: &mut Members, at: &Place<'_>
     Ok(())
 }
 
+/// The order in which the server is taken to have had the items. Upstream deletes and appends in the list it compares
+/// with afterwards: new items stand in the places that deletions left free at its end.
+fn server_order(current: &[Value], change: &[Value], merge_key: &str) -> Vec<Value> {
+    let key = |item: &Value| item.get(merge_key).cloned();
+    let gone: Vec<_> = change.iter().filter(|c| c.get(PATCH).is_some_and(|d| d == "delete")).map(key).collect();
+    let replaces = change.iter().any(|c| c.get(PATCH).is_some_and(|d| d == "replace"));
+    if merge_key.is_empty() || gone.is_empty() || replaces {
+        return current.to_vec();
+    }
+    let mut order: Vec<Value> = current.iter().filter(|item| !gone.contains(&key(item))).cloned().collect();
+    let free = current.len() - order.len();
+    let is_new = |c: &&Value| c.get(PATCH).is_none() && !order.iter().any(|item| key(item) == key(c));
+    let new: Vec<Value> = change.iter().filter(is_new).take(free).cloned().collect();
+    order.extend(new);
+    order
+}
+
 /// The patch's items must stand in the order that the directive gives.
 fn check_order(change: &[Value], order: &[Value], merge_key: &str) -> Result<(), Status> {
     if change.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let mut kept = change.iter().filter(|item| merge_key.is_empty() || item.get(PATCH).is_none()).peekable();
-    for ordered in order {
-        let Some(next) = kept.peek() else { break };
-        if same_key(next, ordered, merge_key)? {
+    let is_deletion = |item: &&Value| item.get(PATCH).is_some_and(|d| d == "delete");
+    let mut kept = change.iter().filter(|item| merge_key.is_empty() || !is_deletion(item)).peekable();
+    let mut places = order.iter().peekable();
+    while let (Some(next), Some(place)) = (kept.peek(), places.peek()) {
+        if next.get(PATCH).is_some() {
+            kept.next();
+            continue;
+        }
+        if same_key(next, place, merge_key)? {
             kept.next();
         }
+        places.next();
     }
     if kept.peek().is_none() {
         return Ok(());
