@@ -175,8 +175,7 @@ async fn apply(client: &Client, object: &Object, resources: &mut Resources) -> R
     };
     let (group, version) = key.0.split_once('/').unwrap_or(("", &key.0));
     let path = resource_path(group, version, &resource, namespace, object.name(), "");
-    let patch =
-        Patch::Apply { manager: "skiff-addons".to_owned(), force: true, object: object.clone().into_value() };
+    let patch = Patch::Apply { manager: "skiff-addons".to_owned(), force: true, object: object.clone().into_value() };
     client.send_patch(&path, &patch).await.map_err(|e| AddonError::Apply(what, e))?;
     Ok(())
 }
@@ -190,9 +189,11 @@ async fn look_up(client: &Client, api_version: &str, kind: &str) -> Result<Optio
         Err(error) => return Err(error),
     };
     let list: Value = serde_json::from_slice(&bytes).map_err(Error::Decode)?;
-    let found = list["resources"].as_array().into_iter().flatten().find(|r| {
-        r["kind"] == kind && r["name"].as_str().is_some_and(|name| !name.contains('/'))
-    });
+    let found = list["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|r| r["kind"] == kind && r["name"].as_str().is_some_and(|name| !name.contains('/')));
     Ok(found.and_then(|r| Some((r["name"].as_str()?.to_owned(), r["namespaced"].as_bool()?))))
 }
 

@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use base::{SharedClock, Shutdown, SystemClock};
 use runtime::Runtime;
 
+use crate::containers;
 use crate::layout::Layout;
 use crate::options::{ImageCommand, ImageOptions};
-use crate::containers;
 
 /// Carries out one command.
 pub async fn run(options: ImageOptions) -> anyhow::Result<()> {

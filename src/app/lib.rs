@@ -3,11 +3,15 @@
 mod addons;
 mod bootstrap;
 pub mod check;
+mod containers;
 pub mod credentials;
 mod etcd;
+mod image;
 pub mod layout;
+mod node;
 pub mod node_address;
 pub mod options;
+mod registries;
 mod server;
 mod status;
 mod sys;
@@ -23,6 +27,9 @@ const WORKERS_MAX: usize = 4;
 /// The whole program. Failures end as one sentence on standard error.
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|a| a == runtime::init::COMMAND) {
+        return ExitCode::from(u8::try_from(runtime::init::main(&arguments[2..])).unwrap_or(1));
+    }
     let cli = match Cli::load(&arguments) {
         Ok(cli) => cli,
         Err(OptionsError::Usage(error)) => error.exit(),
@@ -46,7 +53,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             log_to_stderr("info");
             run(server::run(*options)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Image(_) => anyhow::bail!("pending"),
+        Command::Image(options) => {
+            log_to_stderr("warn");
+            run(image::run(options)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Status(options) => {
             log_to_stderr("warn");
             run(status::run(&options)).map(worked)

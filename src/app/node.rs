@@ -34,8 +34,9 @@ pub struct Parts<'a> {
 /// Starts everything; the tasks end with `shutdown`, pods go on running.
 pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdown) -> anyhow::Result<()> {
     let Parts { options, identity, layout, credentials, connect, informers, clock } = parts;
-    let runtime = crate::containers::connect(options.containerd.as_deref(), &options.private_registry, layout, clock, shutdown)
-        .await?;
+    let runtime =
+        crate::containers::connect(options.containerd.as_deref(), &options.private_registry, layout, clock, shutdown)
+            .await?;
     tasks.spawn(import_archives(layout.images(), runtime.clone()));
 
     let pods = Arc::new(PodNetwork::new(PodNetworkConfig {
@@ -46,11 +47,8 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     let nodes = informers.informer_with::<Node>(&format!("metadata.name={}", identity.node_name));
     tasks.spawn(configure_network(pods.clone(), nodes, shutdown.clone()));
 
-    let tls = credentials
-        .kubelet_serving
-        .server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
-    let mut config =
-        KubeletConfig::new(&identity.node_name, identity.node_ip, layout.kubelet(), layout.pod_logs());
+    let tls = credentials.kubelet_serving.server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
+    let mut config = KubeletConfig::new(&identity.node_name, identity.node_ip, layout.kubelet(), layout.pod_logs());
     config.cluster_dns = vec![IpAddr::V4(identity.dns_ip)];
     config.cluster_domain.clone_from(&options.cluster_domain);
     config.resolv_conf.clone_from(&options.resolv_conf);
@@ -153,7 +151,8 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     given
         .iter()
         .map(|label| {
-            let (key, value) = label.split_once('=').with_context(|| format!("--node-label {label}: must be key=value"))?;
+            let (key, value) =
+                label.split_once('=').with_context(|| format!("--node-label {label}: must be key=value"))?;
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()

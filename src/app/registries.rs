@@ -75,9 +75,7 @@ fn parse(text: &str) -> anyhow::Result<RegistryConfig> {
         }
         if let Some(tls) = settings.tls {
             let ca_pem = match tls.ca_file {
-                Some(path) => {
-                    Some(std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)
-                }
+                Some(path) => Some(std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?),
                 None => None,
             };
             config.tls.insert(host, RegistryTls { ca_pem, insecure_skip_verify: tls.insecure_skip_verify });

@@ -29,7 +29,7 @@ use crate::bootstrap;
 use crate::credentials::{Credentials, Names};
 use crate::layout::Layout;
 use crate::options::ServerOptions;
-use crate::{addons, etcd, node_address};
+use crate::{addons, etcd, node, node_address};
 
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_IN_FLIGHT_MAX: usize = 400;
@@ -166,8 +166,19 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     controlling.tasks.spawn(addons::run(layout.manifests(), loopback.clone(), controlling.shutdown.clone()));
 
     // The node.
-    let running = Stage::new("node");
-    /*AGENT*/
+    let mut running = Stage::new("node");
+    if !options.disable_agent {
+        let parts = node::Parts {
+            options: &options,
+            identity: &identity,
+            layout: &layout,
+            credentials: &credentials,
+            connect: &connect,
+            informers: &informers,
+            clock: &clock,
+        };
+        node::start(parts, &mut running.tasks, &running.shutdown).await?;
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, node = identity.node_name, "skiff is up");
 
     let failed = tokio::select! {
@@ -257,6 +268,7 @@ fn make_api_server(
             kubelet_port: options.kubelet_port,
         }),
         types: kinds::facts::types().clone(),
+        texts: Default::default,
         authenticator: Arc::new(Authenticator::new(tokens.clone(), clock.clone())),
         authorizer: Arc::new(Union::new(vec![nodes, rbac.clone()])),
         tokens: tokens.clone(),

@@ -57,6 +57,11 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
         "" => core::extra(kind, config),
         "apps" => apps::extra(kind),
         "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
+        // Names of RBAC objects are path segments: `system:node`.
+        "rbac.authorization.k8s.io" => Some(Extra::new(
+            rules::Rules { name: api::validation::path_segment, ..rules::Rules::GENERIC },
+            columns::generic(),
+        )),
         _ => None,
     };
     extra.unwrap_or_default()
