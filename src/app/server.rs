@@ -268,7 +268,7 @@ fn make_api_server(
             kubelet_port: options.kubelet_port,
         }),
         types: kinds::facts::types().clone(),
-        texts: Default::default,
+        texts: descriptions::load,
         authenticator: Arc::new(Authenticator::new(tokens.clone(), clock.clone())),
         authorizer: Arc::new(Union::new(vec![nodes, rbac.clone()])),
         tokens: tokens.clone(),
