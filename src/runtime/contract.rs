@@ -170,8 +170,9 @@ pub struct Container {
     pub sandbox: SandboxId,
     pub created: Timestamp,
     pub status: ContainerStatus,
-    /// Reference and id of the image.
+    /// A tag of the image ([`Image::tags`]), or its digest when it has none: what a container's status calls `image`.
     pub image: String,
+    /// One of [`Image::digests`], or [`Image::id`] when there is none: what a container's status calls `imageID`.
     pub image_id: String,
     pub log_path: PathBuf,
     pub labels: Labels,
@@ -295,6 +296,7 @@ pub trait Runtime: Send + Sync {
     /// Bounded; on overflow the receiver gets [`RuntimeEvent::Resync`].
     fn events(&self) -> mpsc::Receiver<RuntimeEvent>;
 
+    /// By tag, digest or id; [`RuntimeError::InvalidReference`] for what is none of them.
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
     async fn images(&self) -> Result<Vec<Image>, RuntimeError>;
     async fn pull_image(&self, reference: &str, auth: &[RegistryAuth]) -> Result<Image, RuntimeError>;

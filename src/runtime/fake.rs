@@ -302,7 +302,9 @@ impl Runtime for FakeRuntime {
             return Err(not_found("sandbox", &spec.sandbox));
         }
         let found = state.images.iter().find(|(name, image)| **name == spec.image || image.id == spec.image);
-        let Some(image_id) = found.map(|(_, image)| image.id.clone()) else {
+        let Some((name, image_id)) =
+            found.map(|(name, image)| (name.clone(), image.digests.first().unwrap_or(&image.id).clone()))
+        else {
             return Err(not_found("image", &spec.image));
         };
         state.next_id += 1;
@@ -312,7 +314,7 @@ impl Runtime for FakeRuntime {
             sandbox,
             created,
             status: ContainerStatus::Created,
-            image: spec.image.clone(),
+            image: name,
             image_id,
             log_path: spec.log_path.clone(),
             labels: spec.labels.clone(),

@@ -6,3 +6,4 @@ pub mod import;
 pub mod manifest;
 pub mod pull;
 pub mod store;
+pub mod volumes;

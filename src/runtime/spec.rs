@@ -259,12 +259,20 @@ pub fn resources(wanted: &Resources) -> Result<oci::Resources, SpecError> {
         if cgroup::has_hugetlb_controller() {
             let limits = wanted.hugepages.iter();
             resources.hugepage_limits =
-                limits.map(|(size, limit)| oci::HugepageLimit { page_size: size.clone(), limit: *limit }).collect();
+                limits.map(|(size, limit)| oci::HugepageLimit { page_size: page_size(size), limit: *limit }).collect();
         } else if wanted.hugepages.values().any(|limit| *limit != 0) {
             return Err(SpecError::NoHugetlb);
         }
     }
     Ok(resources)
+}
+
+/// Kubernetes says `2Mi` where cgroups say `2MB`; both mean 2^21 bytes.
+fn page_size(size: &str) -> String {
+    match size.strip_suffix('i') {
+        Some(binary) => format!("{binary}B"),
+        None => size.to_owned(),
+    }
 }
 
 /// Without CAP_SYS_RESOURCE a score below our own cannot be set, and runc dies when it tries.

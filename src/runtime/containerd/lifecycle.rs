@@ -19,6 +19,7 @@ use super::record::{EXTENSION, Entry, Info, Io, SANDBOX_LABEL, State};
 use super::{ContainerdRuntime, blocking};
 use crate::contract::*;
 use crate::images::store::StoredImage;
+use crate::images::volumes;
 use crate::logs::{self, ContainerLog, Stream};
 use crate::spec::{self, user};
 use crate::{cgroup, files};
@@ -45,6 +46,7 @@ impl ContainerdRuntime {
         let image = self.images.find(&spec.image).await?;
         let image = image.ok_or_else(|| RuntimeError::NotFound { what: "image", id: spec.image.clone() })?;
         let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        let (image_name, image_digest) = self.image_names(&image).await?;
         let config = image.config.config.clone().unwrap_or_default();
         let stop_signal = spec.stop_signal.as_deref().or(config.stop_signal.as_deref()).filter(|name| !name.is_empty());
         let stop_signal = spec::signal_number(stop_signal.unwrap_or("SIGTERM")).map_err(start_error)?;
@@ -57,11 +59,20 @@ impl ContainerdRuntime {
         let made = async {
             let mounts = self.prepare_snapshot(&id, &spec.sandbox, &image).await?;
             let rootfs = dir.join("rootfs");
+            let taken: Vec<String> = spec.mounts.iter().map(|mount| mount.container_path.clone()).collect();
+            let volumes = volumes::plan(config.volumes.iter().flat_map(|all| all.keys()), &taken, &dir.join("volumes"));
             let accounts = blocking({
-                let rootfs = rootfs.clone();
-                move || read_accounts(&rootfs, &mounts)
+                let (rootfs, volumes) = (rootfs.clone(), volumes.clone());
+                move || read_rootfs(&rootfs, &mounts, &volumes)
             });
-            let accounts = accounts.await.map_err(|error| failed("read the accounts of container", &id, error))?;
+            let accounts = accounts.await.map_err(|error| failed("read the root file system of", &id, error))?;
+            let mut spec = spec.clone();
+            spec.mounts.extend(volumes.into_iter().map(|volume| Mount {
+                host_path: volume.host_path,
+                container_path: volume.container_path,
+                ..Default::default()
+            }));
+            let spec = &spec;
             let image_user = config.user.as_deref().unwrap_or_default();
             let user = user::resolve(&spec.security, image_user, &accounts).map_err(start_error)?;
             let input = spec::Input {
@@ -78,8 +89,8 @@ impl ContainerdRuntime {
                 id: id.clone(),
                 sandbox: spec.sandbox.clone(),
                 created: self.clock.now(),
-                image: spec.image.clone(),
-                image_id: image.id.clone(),
+                image: image_name,
+                image_id: image_digest,
                 log_path: spec.log_path.clone(),
                 labels: spec.labels.clone(),
                 annotations: spec.annotations.clone(),
@@ -105,6 +116,15 @@ impl ContainerdRuntime {
                 Err(error)
             }
         }
+    }
+
+    /// What a container's status calls its image: a tag and a digest, or what there is (containerd's
+    /// `internal/cri/server/container_status.go`).
+    async fn image_names(&self, image: &StoredImage) -> Result<(String, String), RuntimeError> {
+        let known = self.images.image(&image.id).await?.unwrap_or_default();
+        let digest = known.digests.first();
+        let name = known.tags.first().or(digest).cloned();
+        Ok((name.unwrap_or_else(|| image.name.clone()), digest.cloned().unwrap_or_else(|| image.id.clone())))
     }
 
     async fn create_in_containerd(
@@ -436,8 +456,9 @@ pub(super) fn make_fifo(path: &Path) -> std::io::Result<()> {
     nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(std::io::Error::from)
 }
 
-/// Mounts the root file system for a moment, read-only so that unmounting need not flush anything, and reads its users.
-fn read_accounts(rootfs: &Path, mounts: &[types::Mount]) -> std::io::Result<user::Accounts> {
+/// Mounts the root file system for a moment, read-only so that unmounting need not flush anything, reads its users and
+/// fills the volumes that the image declares.
+fn read_rootfs(rootfs: &Path, mounts: &[types::Mount], volumes: &[volumes::Volume]) -> std::io::Result<user::Accounts> {
     std::fs::create_dir_all(rootfs)?;
     let [only] = mounts else { return Err(std::io::Error::other("the snapshot is not one mount")) };
     let mut flags = MsFlags::MS_RDONLY;
@@ -451,7 +472,8 @@ fn read_accounts(rootfs: &Path, mounts: &[types::Mount]) -> std::io::Result<user
     }
     let data = data.join(",");
     mount(Some(only.source.as_str()), rootfs, Some(only.r#type.as_str()), flags, Some(data.as_str()))?;
-    let accounts = user::Accounts::read(rootfs);
+    let filled = volumes.iter().try_for_each(|volume| volumes::fill(rootfs, volume));
+    let accounts = filled.and_then(|()| user::Accounts::read(rootfs));
     umount2(rootfs, MntFlags::MNT_DETACH)?;
     std::fs::remove_dir(rootfs)?;
     accounts

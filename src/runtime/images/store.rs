@@ -72,7 +72,7 @@ impl ImageStore {
 
     /// The image that a reference, an id or a prefix-less id names, when it is complete.
     pub async fn find(&self, reference: &str) -> Result<Option<StoredImage>, RuntimeError> {
-        for name in names_to_try(reference) {
+        for name in names_to_try(reference)? {
             let request = services::GetImageRequest { name: name.clone() };
             match self.connection.images().get(request).await {
                 Ok(found) => {
@@ -440,14 +440,14 @@ fn unpack_failed(name: &str, source: Box<dyn std::error::Error + Send + Sync>) -
 }
 
 /// The names under which containerd may have what `reference` means.
-fn names_to_try(reference: &str) -> Vec<String> {
+fn names_to_try(reference: &str) -> Result<Vec<String>, RuntimeError> {
     if is_digest(reference) {
-        return vec![reference.into()];
+        return Ok(vec![reference.into()]);
     }
     if reference.len() == 64 && is_digest(&format!("sha256:{reference}")) {
-        return vec![format!("sha256:{reference}")];
+        return Ok(vec![format!("sha256:{reference}")]);
     }
-    Reference::parse(reference).map(|parsed| vec![parsed.to_string()]).unwrap_or_default()
+    Ok(vec![Reference::parse(reference)?.to_string()])
 }
 
 /// Names of the snapshots, lowest first: each is the digest of the one below and the layer's own.

@@ -366,6 +366,11 @@ async fn images(mut node: Node) {
     assert_eq!(node.runtime.image(&found.id).await.unwrap().unwrap(), found);
     assert_eq!(node.runtime.image(&found.digests[0]).await.unwrap().unwrap(), found);
     assert!(node.runtime.image("absent/image:1").await.unwrap().is_none());
+    assert!(matches!(node.runtime.image("Not An Image").await, Err(RuntimeError::InvalidReference { .. })));
+    let id = node.create(|_| {}).await;
+    let container = node.runtime.container(&id).await.unwrap().unwrap();
+    assert_eq!((container.image, container.image_id), (name.clone(), found.digests[0].clone()));
+    node.runtime.remove_container(&id).await.unwrap();
     assert_eq!(node.runtime.images().await.unwrap(), vec![found.clone()]);
     let error = node.runtime.pull_image("127.0.0.1:1/none:1", &[]).await.unwrap_err().to_string();
     assert!(error.contains("failed to pull and unpack image"), "{error}");
