@@ -111,7 +111,7 @@ async fn work(ctx: &Arc<Context>, events: mpsc::Receiver<RuntimeEvent>) {
         tracing::error!(error = %base::chain(&error), "cannot make the cgroups of pods: pods will not start");
     }
     first_look(ctx).await;
-    tokio::join!(follow_pods(ctx), follow_runtime(ctx, events), crate::node::run(ctx));
+    tokio::join!(follow_pods(ctx), follow_runtime(ctx, events), crate::node::run(ctx), crate::server::run(ctx));
 }
 
 /// Reads what the runtime has, until it answers.

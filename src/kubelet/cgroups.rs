@@ -203,8 +203,8 @@ fn inherit_cpuset(parent: &Path, folder: &Path) {
         if !own.trim().is_empty() {
             continue;
         }
-        let copied = std::fs::read_to_string(parent.join(file))
-            .and_then(|value| std::fs::write(folder.join(file), value));
+        let copied =
+            std::fs::read_to_string(parent.join(file)).and_then(|value| std::fs::write(folder.join(file), value));
         if let Err(error) = copied {
             tracing::debug!(path = %folder.display(), file, error = %error, "cannot set up cpuset");
         }

@@ -30,6 +30,8 @@ pub struct KubeletConfig {
     pub listen: SocketAddr,
     /// Serving certificate and client verification (client certificates optional); `None` starts no server.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Authorities that client certificates of the HTTPS server are checked against.
+    pub client_ca: Vec<rustls_pki_types::CertificateDer<'static>>,
     pub max_pods: u32,
     /// cgroup under which `kubepods` is made: empty, or an absolute path such as `/skiff`.
     pub cgroup_root: String,
@@ -77,6 +79,7 @@ impl KubeletConfig {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             listen: SocketAddr::from(([0, 0, 0, 0], 10250)),
             tls: None,
+            client_ca: Vec::new(),
             max_pods: 110,
             cgroup_root: String::new(),
             node_labels: BTreeMap::new(),

@@ -103,9 +103,9 @@ pub fn resource(
 ) -> Result<String, DownwardError> {
     let named = selector.container_name.as_deref().filter(|n| !n.is_empty());
     let container = match (named, own) {
-        (Some(name), _) => spec::find(pod, name)
-            .map(|(_, c)| c)
-            .ok_or_else(|| DownwardError::NoContainer(name.to_owned()))?,
+        (Some(name), _) => {
+            spec::find(pod, name).map(|(_, c)| c).ok_or_else(|| DownwardError::NoContainer(name.to_owned()))?
+        }
         (None, Some(own)) => own.clone(),
         (None, None) => return Err(DownwardError::NoContainer(String::new())),
     };

@@ -88,8 +88,8 @@ async fn env_from(ctx: &Context, pod: &Pod, container: &Container) -> Result<Vec
                 Ok(secret) => {
                     for (key, value) in secret.data.iter().flatten() {
                         let name = format!("{prefix}{key}");
-                        let text = String::from_utf8(value.0.clone())
-                            .map_err(|_| EnvError::NotText { name: name.clone() })?;
+                        let text =
+                            String::from_utf8(value.0.clone()).map_err(|_| EnvError::NotText { name: name.clone() })?;
                         out.push((name, text));
                     }
                 }

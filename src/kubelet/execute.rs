@@ -116,13 +116,16 @@ pub async fn apply(
             let target = ephemeral.target_container_name.as_deref();
             let container = spec::as_container(ephemeral);
             // Others start whether or not this one does.
-            let _started = start_one(ctx, pod, &Start { kind: target, container: &container, mounted, ips: &ips }, memory).await;
+            let _started =
+                start_one(ctx, pod, &Start { kind: target, container: &container, mounted, ips: &ips }, memory).await;
         }
     }
     for i in &actions.init_to_start {
         let Some(container) = spec::init_containers(pod).get(*i) else { continue };
         prune_init(ctx, pod, container).await;
-        if start_one(ctx, pod, &Start { kind: None, container, mounted, ips: &ips }, memory).await.is_err() && !spec::is_sidecar(container) {
+        if start_one(ctx, pod, &Start { kind: None, container, mounted, ips: &ips }, memory).await.is_err()
+            && !spec::is_sidecar(container)
+        {
             return Err(Stopped);
         }
     }
@@ -183,12 +186,7 @@ fn go_seconds(seconds: i64) -> String {
 }
 
 /// The pod's namespaces, and its place in the network.
-async fn create_sandbox(
-    ctx: &Context,
-    pod: &Pod,
-    attempt: u32,
-    memory: &mut Memory,
-) -> Result<Vec<IpAddr>, Stopped> {
+async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Memory) -> Result<Vec<IpAddr>, Stopped> {
     let failed = |memory: &mut Memory, text: String| {
         let text = format!("Failed to create pod sandbox: {text}");
         ctx.events.pod(pod, EventType::Warning, "FailedCreatePodSandBox", &text);
@@ -254,9 +252,10 @@ pub async fn connect(ctx: &Context, pod: &Pod) -> Result<Vec<IpAddr>, String> {
         host_ports: host_ports(pod),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
     };
-    let ips = ctx.network.attach(&request).await.map_err(|e| {
-        format!("failed to set up the network of pod {:?}: {}", spec::full_name(pod), base::chain(&e))
-    })?;
+    let ips =
+        ctx.network.attach(&request).await.map_err(|e| {
+            format!("failed to set up the network of pod {:?}: {}", spec::full_name(pod), base::chain(&e))
+        })?;
     ctx.cache.set_network(uid, true, ips.clone());
     Ok(ips)
 }
@@ -297,8 +296,7 @@ async fn reset(ctx: &Context, pod: &Pod, ids: &[ContainerId]) {
         let observed = ctx.cache.pod(spec::uid(pod));
         let Some(container) = observed.containers.iter().find(|c| c.id == *id) else { continue };
         if !matches!(container.state, State::Exited(_)) {
-            let order =
-                kill::Request { message: "killing", reason: KillReason::Changed, grace_override: Some(0) };
+            let order = kill::Request { message: "killing", reason: KillReason::Changed, grace_override: Some(0) };
             if let Err(error) = kill::container(ctx, pod, id, &container.name, order, None).await {
                 tracing::warn!(container = id.0, error = %base::chain(&error), "cannot stop container");
                 return;

@@ -262,8 +262,10 @@ mod tests {
             "subdomain": "sub", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}}));
         let names = names(&config(), &pod).unwrap();
         let text = hosts(&pod, &names, &[[10, 1, 1, 1].into()]).unwrap();
-        assert!(text.ends_with(
-            "10.1.1.1\th.sub.ns.svc.cluster.local\th\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"
-        ));
+        assert!(
+            text.ends_with(
+                "10.1.1.1\th.sub.ns.svc.cluster.local\th\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"
+            )
+        );
     }
 }

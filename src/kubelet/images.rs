@@ -60,9 +60,7 @@ impl Images {
     fn failed(&self, key: (String, String), now: Timestamp, message: String) -> SignedDuration {
         let mut failures = self.failures.lock();
         let delay = match failures.get(&key) {
-            Some(failure) if now.duration_since(failure.at) <= MAX_BACKOFF * 2 => {
-                (failure.delay * 2).min(MAX_BACKOFF)
-            }
+            Some(failure) if now.duration_since(failure.at) <= MAX_BACKOFF * 2 => (failure.delay * 2).min(MAX_BACKOFF),
             _ => INITIAL_BACKOFF,
         };
         failures.insert(key, Failure { delay, at: now, message });
@@ -112,18 +110,13 @@ pub async fn ensure(ctx: &Context, pod: &Pod, container: &Container) -> Result<I
         Err(error) => {
             let message = format!("Failed to inspect image {image:?}: {}", base::chain(&error));
             event(EventType::Warning, "InspectFailed", &message);
-            return Err(ImageError {
-                reason: "ImageInspectError",
-                message,
-                retry_after: Duration::from_secs(10),
-            });
+            return Err(ImageError { reason: "ImageInspectError", message, retry_after: Duration::from_secs(10) });
         }
     };
     match (policy, found) {
         ("Always", _) => {}
         (_, Some(found)) => {
-            let text =
-                format!("Container image {image:?} already present on machine and can be accessed by the pod");
+            let text = format!("Container image {image:?} already present on machine and can be accessed by the pod");
             event(EventType::Normal, "Pulled", &text);
             return Ok(found);
         }

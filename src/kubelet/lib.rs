@@ -27,6 +27,8 @@ pub mod probes;
 pub mod resize;
 pub mod resources;
 pub mod security;
+pub mod server;
+pub mod spdy;
 pub mod spec;
 pub mod status;
 pub mod table;

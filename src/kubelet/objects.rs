@@ -111,8 +111,7 @@ impl<K: Resource> Objects<K> {
         }
         let (sender, receiver) = watch::channel(Known::Pending);
         let stop = self.0.shutdown.child_token();
-        let entry =
-            Entry { users: HashSet::from([pod_uid.to_owned()]), known: receiver.clone(), stop: stop.clone() };
+        let entry = Entry { users: HashSet::from([pod_uid.to_owned()]), known: receiver.clone(), stop: stop.clone() };
         entries.insert(key.clone(), entry);
         let shared = self.0.clone();
         // Ends by its own token: when released, or at shutdown.

@@ -186,8 +186,7 @@ impl Cache {
 
     /// Remembers that the container's process could not be started, as containerd's CRI plugin would show it.
     pub fn start_failed(&self, id: &ContainerId, message: String, now: Timestamp) {
-        let exit =
-            Exit { code: 128, signal: 0, reason: "StartError".into(), message, started: None, finished: now };
+        let exit = Exit { code: 128, signal: 0, reason: "StartError".into(), message, started: None, finished: now };
         let mut inner = self.inner.lock();
         inner.start_errors.insert(id.clone(), exit.clone());
         if let Some(container) = inner.find_mut(id) {

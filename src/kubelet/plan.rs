@@ -70,7 +70,10 @@ pub fn sandbox_change(pod: &Pod, observed: &Observed) -> Option<(u32, &'static s
         return Some((attempt, "No pod sandbox for pod can be found. Need to start a new one"));
     };
     if sandbox.host_network != spec::is_host_network(pod) {
-        return Some((sandbox.attempt + 1, "Pod network namespace mode does not match sandbox. Need to start a new one"));
+        return Some((
+            sandbox.attempt + 1,
+            "Pod network namespace mode does not match sandbox. Need to start a new one",
+        ));
     }
     if !sandbox.ready {
         return Some((sandbox.attempt + 1, "No ready sandbox for pod can be found. Need to start a new one"));
@@ -92,9 +95,7 @@ pub fn should_be_started(pod: &Pod, container: &Container, observed: &Observed) 
 
 /// Whether a regular container was ever created.
 pub fn any_regular_created(pod: &Pod, observed: &Observed) -> bool {
-    spec::containers(pod)
-        .iter()
-        .any(|c| observed.latest(&c.name).is_some_and(|status| status.state != State::Unknown))
+    spec::containers(pod).iter().any(|c| observed.latest(&c.name).is_some_and(|status| status.state != State::Unknown))
 }
 
 /// Whether a regular container was started in the present sandbox.
@@ -137,15 +138,13 @@ fn reset_all(pod: &Pod, observed: &Observed) -> Option<Vec<ContainerId>> {
         return None;
     }
     let is_source = |list: &[Container], status: &ObservedContainer| match &status.state {
-        State::Exited(exit) => {
-            list.iter().any(|c| c.name == status.name && spec::restarts_all(c, exit.code))
-        }
+        State::Exited(exit) => list.iter().any(|c| c.name == status.name && spec::restarts_all(c, exit.code)),
         _ => false,
     };
     let lists = [spec::containers(pod), spec::init_containers(pod)];
-    let triggered = lists.iter().any(|list| {
-        list.iter().filter_map(|c| observed.latest(&c.name)).any(|status| is_source(list, status))
-    });
+    let triggered = lists
+        .iter()
+        .any(|list| list.iter().filter_map(|c| observed.latest(&c.name)).any(|status| is_source(list, status)));
     if !triggered {
         return None;
     }
@@ -285,9 +284,7 @@ fn plan_running_sidecar(
         let text = format!("Init container {} definition changed", container.name);
         actions.to_kill.push(kill(status, text, KillReason::Changed));
         actions.init_to_start.push(i);
-    } else if container.liveness_probe.is_some()
-        && probes.liveness.get(&status.id) == Some(&ProbeResult::Failure)
-    {
+    } else if container.liveness_probe.is_some() && probes.liveness.get(&status.id) == Some(&ProbeResult::Failure) {
         let text = format!("Init container {} failed liveness probe", container.name);
         actions.to_kill.push(kill(status, text, KillReason::Liveness));
         actions.init_to_start.push(i);
@@ -312,9 +309,8 @@ fn plan_regular(pod: &Pod, observed: &Observed, probes: &ProbeFacts, actions: &m
         };
         let mut restart =
             container.restart_policy.as_deref().map_or_else(|| restarts_on_failure(pod), |p| p != "Never");
-        let failed = |results: &HashMap<ContainerId, ProbeResult>| {
-            results.get(&status.id) == Some(&ProbeResult::Failure)
-        };
+        let failed =
+            |results: &HashMap<ContainerId, ProbeResult>| results.get(&status.id) == Some(&ProbeResult::Failure);
         let (mut message, reason) = if spec::hash(container) != status.hash {
             restart = true;
             (format!("Container {} definition changed", container.name), KillReason::Changed)
@@ -341,13 +337,7 @@ fn plan_regular(pod: &Pod, observed: &Observed, probes: &ProbeFacts, actions: &m
 
 /// Changed limits of a running container: in place, or by a restart where its resize policy says so. Returns whether
 /// the container is kept.
-fn plan_resize(
-    container: &Container,
-    status: &ObservedContainer,
-    i: usize,
-    init: bool,
-    actions: &mut Actions,
-) -> bool {
+fn plan_resize(container: &Container, status: &ObservedContainer, i: usize, init: bool, actions: &mut Actions) -> bool {
     let Some(actuated) = status.actuated.as_deref() else { return true };
     let changed = crate::resize::changed(actuated, container.resources.as_ref());
     if changed.is_empty() {

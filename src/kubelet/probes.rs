@@ -234,9 +234,7 @@ impl Probes {
         let mut states = ProbeStates::default();
         for container in spec::containers(pod).iter().chain(spec::init_containers(pod)) {
             let latest = observed.latest(&container.name);
-            let good = |kind| {
-                latest.is_some_and(|c| self.result(&c.id, kind) == Some(ProbeResult::Success))
-            };
+            let good = |kind| latest.is_some_and(|c| self.result(&c.id, kind) == Some(ProbeResult::Success));
             if container.startup_probe.is_some() {
                 states.started.insert(container.name.clone(), good(ProbeKind::Startup));
             }

@@ -50,8 +50,5 @@ pub fn actual(record: &str) -> Vec<(&'static str, bool, i64)> {
         ("memory", false, "memory.request"),
         ("memory", true, "memory.limit"),
     ];
-    entries
-        .into_iter()
-        .filter_map(|(resource, limit, key)| numbers.get(key).map(|n| (resource, limit, *n)))
-        .collect()
+    entries.into_iter().filter_map(|(resource, limit, key)| numbers.get(key).map(|n| (resource, limit, *n))).collect()
 }

@@ -157,11 +157,23 @@ mod tests {
         let yes = json!({"runAsNonRoot": true});
         check(json!({}), "", None);
         check(yes.clone(), "1000:1000", None);
-        check(yes.clone(), "", Some(
-            "container has runAsNonRoot and image will run as root (pod: \"p_default(u)\", container: c)"));
-        check(yes, "nginx", Some("container has runAsNonRoot and image has non-numeric user (nginx), cannot verify \
-            user is non-root (pod: \"p_default(u)\", container: c)"));
-        check(json!({"runAsNonRoot": true, "runAsUser": 0}), "1", Some(
-            "container's runAsUser breaks non-root policy (pod: \"p_default(u)\", container: c)"));
+        check(
+            yes.clone(),
+            "",
+            Some("container has runAsNonRoot and image will run as root (pod: \"p_default(u)\", container: c)"),
+        );
+        check(
+            yes,
+            "nginx",
+            Some(
+                "container has runAsNonRoot and image has non-numeric user (nginx), cannot verify \
+            user is non-root (pod: \"p_default(u)\", container: c)",
+            ),
+        );
+        check(
+            json!({"runAsNonRoot": true, "runAsUser": 0}),
+            "1",
+            Some("container's runAsUser breaks non-root policy (pod: \"p_default(u)\", container: c)"),
+        );
     }
 }

@@ -53,8 +53,7 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
     let mut status = PodStatus { start_time: start_time(input), ..PodStatus::default() };
     let (init, regular, ephemeral) = containers::convert_all(input);
     let all: Vec<_> = init.iter().chain(&regular).collect();
-    let mut phase =
-        phase::of(pod, &all, input.terminal, any_active_regular_started(pod, observed)).to_owned();
+    let mut phase = phase::of(pod, &all, input.terminal, any_active_regular_started(pod, observed)).to_owned();
     if !spec::is_terminal_phase(Some(&phase)) {
         let kept = [previous.phase.as_deref(), spec::status(pod).phase.as_deref()];
         if let Some(terminal) = kept.into_iter().flatten().find(|p| spec::is_terminal_phase(Some(p))) {

@@ -36,7 +36,12 @@ pub enum VolumeError {
     #[error("failed to fetch token: {0}")]
     Token(String),
     #[error("{step} {path}")]
-    Io { step: &'static str, path: PathBuf, #[source] source: std::io::Error },
+    Io {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("invalid path {0:?} in volume")]
     BadPath(String),
     #[error("no volume plugin matched")]

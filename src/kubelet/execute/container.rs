@@ -61,8 +61,7 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start<'_>) -> Result<(), Fa
         // Not the hook's own words: an event must not carry what the hook may have printed.
         let text = "PostStartHook failed";
         ctx.events.container(pod, &container.name, EventType::Warning, "FailedPostStartHook", text);
-        let order =
-            kill::Request { message: "FailedPostStartHook", reason: KillReason::Unknown, grace_override: None };
+        let order = kill::Request { message: "FailedPostStartHook", reason: KillReason::Unknown, grace_override: None };
         if let Err(error) = kill::container(ctx, pod, &id, &container.name, order, None).await {
             tracing::warn!(container = id.0, error = %base::chain(&error), "cannot stop container");
         }
@@ -241,7 +240,10 @@ async fn volume_mounts(
     let mut out = Vec::new();
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(volume) = mounted.paths.get(&mount.name) else {
-            return Err(config_error(format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)));
+            return Err(config_error(format!(
+                "cannot find volume {:?} to mount into container {:?}",
+                mount.name, container.name
+            )));
         };
         let sub_path = sub_path(mount, env)?;
         let mut host_path = volume.clone();

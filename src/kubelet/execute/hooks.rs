@@ -47,7 +47,11 @@ pub async fn run(
     }
     if let Some(action) = &hook.http_get {
         let target = http::Target::new(ctx, pod, container, action).map_err(|e| {
-            format!("HTTP lifecycle hook for Container {:?} in Pod {:?} failed - error: {e}", container.name, spec::full_name(pod))
+            format!(
+                "HTTP lifecycle hook for Container {:?} in Pod {:?} failed - error: {e}",
+                container.name,
+                spec::full_name(pod)
+            )
         })?;
         let answer = tokio::time::timeout(HTTP_TIMEOUT, http::get(&target, "kube-lifecycle/1.37")).await;
         let error = match answer {
@@ -75,9 +79,7 @@ pub async fn run(
 }
 
 async fn ended(ctx: &Context, pod: &Pod, id: &ContainerId) {
-    let running = || {
-        ctx.cache.pod(spec::uid(pod)).containers.iter().any(|c| c.id == *id && c.is_running())
-    };
+    let running = || ctx.cache.pod(spec::uid(pod)).containers.iter().any(|c| c.id == *id && c.is_running());
     while running() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -54,7 +54,8 @@ pub async fn container(
     turn: Option<&Order>,
 ) -> Result<(), RuntimeError> {
     let found = spec::find(pod, name).map(|(_, c)| c);
-    let text = if request.message.is_empty() { format!("Stopping container {name}") } else { request.message.to_owned() };
+    let text =
+        if request.message.is_empty() { format!("Stopping container {name}") } else { request.message.to_owned() };
     ctx.events.container(pod, name, EventType::Normal, "Killing", &text);
     let mut left = request.grace_override.unwrap_or_else(|| grace_seconds(pod, found.as_ref(), request.reason));
     let hook = found.as_ref().and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
@@ -113,7 +114,11 @@ pub async fn pod(ctx: &Context, pod: &Pod, observed: &Observed, grace_override: 
     let mut all = true;
     for (stopped, result) in join_all(stops).await {
         if let Err(error) = result {
-            let text = format!("error killing pod: failed to \"KillContainer\" for {:?}: {}", stopped.name, base::chain(&error));
+            let text = format!(
+                "error killing pod: failed to \"KillContainer\" for {:?}: {}",
+                stopped.name,
+                base::chain(&error)
+            );
             ctx.events.pod(pod, EventType::Warning, "FailedKillPod", &text);
             tracing::warn!(container = stopped.id.0, error = %base::chain(&error), "cannot stop container");
             all = false;

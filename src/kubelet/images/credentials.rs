@@ -139,9 +139,9 @@ fn matches(pattern: &str, repository: &str) -> bool {
 fn glob_matches(glob: &str, text: &str) -> bool {
     match glob.split_once('*') {
         None => glob == text,
-        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
-            (0..=rest.len()).any(|i| rest.is_char_boundary(i) && glob_matches(after, &rest[i..]))
-        }),
+        Some((before, after)) => text
+            .strip_prefix(before)
+            .is_some_and(|rest| (0..=rest.len()).any(|i| rest.is_char_boundary(i) && glob_matches(after, &rest[i..]))),
     }
 }
 

@@ -33,7 +33,8 @@ pub async fn node(ctx: &Context, conditions: Vec<NodeCondition>) -> Node {
         ..NodeSpec::default()
     });
     let machine = &ctx.machine;
-    let (name, version) = ctx.runtime.version().await.unwrap_or_else(|_| ("containerd".to_owned(), "Unknown".to_owned()));
+    let (name, version) =
+        ctx.runtime.version().await.unwrap_or_else(|_| ("containerd".to_owned(), "Unknown".to_owned()));
     node.status = Some(NodeStatus {
         addresses: Some(addresses(&config.node_ips, &config.hostname)),
         capacity: Some(resources(ctx, true)),

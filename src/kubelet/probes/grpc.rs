@@ -58,9 +58,7 @@ async fn check(stream: tokio::net::TcpStream, address: &str, service: &str) -> O
         Ok(Call::Unimplemented) => Outcome::Failure(
             "this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned(),
         ),
-        Ok(Call::Status(code, message)) => Outcome::Failure(format!(
-            "rpc error: code = {code} desc = {message}"
-        )),
+        Ok(Call::Status(code, message)) => Outcome::Failure(format!("rpc error: code = {code} desc = {message}")),
         Err(error) => Outcome::Failure(format!("error: health rpc probe failed: {error}")),
     }
 }

@@ -49,7 +49,9 @@ pub fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
             match (named, name.parse()) {
                 (Some(port), _) => port.container_port,
                 (None, Ok(number)) => number,
-                (None, Err(_)) => return Err(format!("couldn't find port: {name:?} in container {:?}", container.name)),
+                (None, Err(_)) => {
+                    return Err(format!("couldn't find port: {name:?} in container {:?}", container.name));
+                }
             }
         }
     };
@@ -137,7 +139,8 @@ fn request(target: &Target, agent: &str) -> Result<Request<Empty<Bytes>>, String
     let uri: Uri = target.path.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
     let mut builder = Request::get(uri);
     let given = |name: &str| target.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
-    for (name, default) in [("Host", host.as_str()), ("User-Agent", agent), ("Accept", "*/*"), ("Connection", "close")] {
+    for (name, default) in [("Host", host.as_str()), ("User-Agent", agent), ("Accept", "*/*"), ("Connection", "close")]
+    {
         if !given(name) {
             builder = builder.header(name, default);
         }
@@ -269,8 +272,7 @@ mod tests {
     async fn statuses_decide() {
         let check = async |answer: &'static str, expected: Outcome| {
             let port = serve(answer).await;
-            let target =
-                Target { https: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: Vec::new() };
+            let target = Target { https: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: Vec::new() };
             assert_eq!(probe(&target, Duration::from_secs(5)).await, expected, "{answer}");
         };
         check("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Outcome::Success).await;
@@ -286,9 +288,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let target = Target { https: false, host: "127.0.0.1".into(), port, path: "/x".into(), headers: Vec::new() };
-        let text = format!(
-            "Get \"http://127.0.0.1:{port}/x\": dial tcp 127.0.0.1:{port}: connect: connection refused"
-        );
+        let text = format!("Get \"http://127.0.0.1:{port}/x\": dial tcp 127.0.0.1:{port}: connect: connection refused");
         assert_eq!(probe(&target, Duration::from_secs(5)).await, Outcome::Failure(text));
     }
 }

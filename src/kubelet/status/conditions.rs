@@ -27,8 +27,7 @@ pub fn generate(
 ) -> Vec<PodCondition> {
     let pod = input.pod;
     let api = spec::status(pod).conditions.iter().flatten();
-    let mut conditions: Vec<PodCondition> =
-        api.filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect();
+    let mut conditions: Vec<PodCondition> = api.filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect();
     for extra in input.extra_conditions {
         conditions.retain(|c| c.type_ != extra.type_);
         conditions.push(extra.clone());
@@ -174,8 +173,7 @@ fn ready(pod: &Pod, others: &[PodCondition], containers_ready: &PodCondition) ->
             }
             Some(c) if c.status != "True" => {
                 let status = &c.status;
-                messages
-                    .push(format!("the status of pod readiness gate {name:?} is not \"True\", but {status}"));
+                messages.push(format!("the status of pod readiness gate {name:?} is not \"True\", but {status}"));
             }
             Some(_) => {}
         }

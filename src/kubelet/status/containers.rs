@@ -1,8 +1,8 @@
 //! Container statuses (upstream `kubelet_pods.go` `convertToAPIContainerStatuses` and the prober's `UpdatePodStatus`).
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -24,8 +24,7 @@ pub fn convert_all(input: &Input<'_>) -> Lists {
     let init_list = spec::init_containers(pod);
     let mut init = convert(input, Kind::Init, init_list, &old(&previous.init_container_statuses));
     let mut regular = convert(input, Kind::Regular, spec::containers(pod), &old(&previous.container_statuses));
-    let mut ephemeral =
-        convert(input, Kind::Ephemeral, &ephemeral, &old(&previous.ephemeral_container_statuses));
+    let mut ephemeral = convert(input, Kind::Ephemeral, &ephemeral, &old(&previous.ephemeral_container_statuses));
     // Ephemeral containers that have no container yet are not shown as creating before initialisation ends.
     for status in &mut ephemeral {
         status.ready = false;
@@ -246,14 +245,12 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
         .flatten()
         .map(|mount| {
             let read_only = mount.read_only == Some(true);
-            let recursive =
-                matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+            let recursive = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
             VolumeMountStatus {
                 name: mount.name.clone(),
                 mount_path: mount.mount_path.clone(),
                 read_only: read_only.then_some(true),
-                recursive_read_only: read_only
-                    .then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
+                recursive_read_only: read_only.then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
                 ..VolumeMountStatus::default()
             }
         })

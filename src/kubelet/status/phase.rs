@@ -7,9 +7,15 @@ use crate::spec;
 /// What a container's status says, as far as the phase is concerned.
 enum Seen {
     Missing,
-    Running { started: bool },
+    Running {
+        started: bool,
+    },
     /// Ended: its exit code, and whether it is waiting to be started again.
-    Ended { code: i32, restarting_all: bool, waiting: bool },
+    Ended {
+        code: i32,
+        restarting_all: bool,
+        waiting: bool,
+    },
     Waiting,
 }
 

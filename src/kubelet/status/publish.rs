@@ -53,8 +53,7 @@ impl Published {
     pub async fn publish(&mut self, client: &Client, pod: &Pod, desired: &PodStatus) -> Result<bool, client::Error> {
         let base = self.newest.as_ref().map(|(_, status)| status.clone()).unwrap_or_default();
         let Some(patch) = patch(spec::uid(pod), &base, desired) else { return Ok(false) };
-        let updated: Pod =
-            client.patch_status(spec::namespace(pod), spec::name(pod), &Patch::Strategic(patch)).await?;
+        let updated: Pod = client.patch_status(spec::namespace(pod), spec::name(pod), &Patch::Strategic(patch)).await?;
         self.newest = Some((revision(&updated), updated.status.unwrap_or_default()));
         Ok(true)
     }

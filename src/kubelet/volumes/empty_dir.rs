@@ -20,10 +20,8 @@ pub fn set_up(
     node_memory: u64,
 ) -> Result<(), VolumeError> {
     // Marks that the ownership was set: it is not touched again while the pod lives.
-    let ready = path.with_file_name(format!(
-        ".{}.ready",
-        path.file_name().and_then(|n| n.to_str()).unwrap_or_default()
-    ));
+    let ready =
+        path.with_file_name(format!(".{}.ready", path.file_name().and_then(|n| n.to_str()).unwrap_or_default()));
     if ready.exists() && path.exists() {
         return Ok(());
     }

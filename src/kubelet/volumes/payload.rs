@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume,
-    VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 
 use super::VolumeError;
@@ -51,7 +50,12 @@ pub async fn collect(ctx: &Context, pod: &Pod, ips: &[IpAddr], volume: &Volume) 
     Ok(content)
 }
 
-async fn config_map(ctx: &Context, pod: &Pod, name: &str, optional: bool) -> Result<Option<Arc<ConfigMap>>, VolumeError> {
+async fn config_map(
+    ctx: &Context,
+    pod: &Pod,
+    name: &str,
+    optional: bool,
+) -> Result<Option<Arc<ConfigMap>>, VolumeError> {
     let (uid, namespace) = (spec::uid(pod), spec::namespace(pod));
     if optional {
         return Ok(ctx.config_maps.get_opt(uid, namespace, name).await?);

@@ -46,7 +46,9 @@ pub(super) async fn terminate(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &Mem
             () = shorter(ctx, slot, grace, memory) => continue,
             done = stop => done,
         };
-        if done && ctx.cache.pod(&slot.uid).containers.iter().all(|c| matches!(c.state, State::Exited(_) | State::Created)) {
+        if done
+            && ctx.cache.pod(&slot.uid).containers.iter().all(|c| matches!(c.state, State::Exited(_) | State::Created))
+        {
             break;
         }
         tokio::time::sleep(backoff.step()).await;

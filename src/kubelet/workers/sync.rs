@@ -137,9 +137,10 @@ async fn network_if_new(ctx: &Context, pod: &Pod) -> Result<(), String> {
 async fn reconnect(ctx: &Context, pod: &Pod) -> Result<(), String> {
     let observed = ctx.cache.pod(spec::uid(pod));
     let Some(sandbox) = &observed.sandbox else { return Ok(()) };
-    let done = spec::containers(pod).iter().all(|c| {
-        observed.latest(&c.name).is_some() && !plan::should_be_started(pod, c, &observed)
-    }) && observed.running().next().is_none();
+    let done = spec::containers(pod)
+        .iter()
+        .all(|c| observed.latest(&c.name).is_some() && !plan::should_be_started(pod, c, &observed))
+        && observed.running().next().is_none();
     if sandbox.ready || done {
         return Ok(());
     }

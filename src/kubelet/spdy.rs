@@ -1,0 +1,274 @@
+//! SPDY/3.1, the server's side: what `exec`, `attach` and `port-forward` of kubectl up to v1.33 speak after an upgrade,
+//! and port-forward of later ones inside a WebSocket.
+//!
+//! Streams come only from the client. As in upstream's library (`moby/spdystream`), windows are not counted: a reader
+//! that is slow holds up the whole connection, by bounded queues.
+
+mod dictionary;
+mod headers;
+
+use std::collections::HashMap;
+use std::io;
+
+use base::Shutdown;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::sync::mpsc;
+
+use headers::{Compressor, Decompressor};
+
+const VERSION: u16 = 3;
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+const HEADERS: u16 = 8;
+const FIN: u8 = 1;
+/// Status of a RST_STREAM: the stream is no longer wanted.
+const CANCEL: u32 = 5;
+/// Longest payload of a frame that is not data.
+const MAX_CONTROL: usize = 1 << 20;
+/// Frames and streams that wait to be taken.
+const QUEUE: usize = 64;
+/// Bytes in one data frame that we send.
+const CHUNK: usize = 64 << 10;
+
+/// One stream that the client opened.
+pub struct Stream {
+    /// Names in lower case.
+    pub headers: HashMap<String, String>,
+    /// What the client sends; ends when the client has finished.
+    pub data: mpsc::Receiver<Bytes>,
+    pub writer: StreamWriter,
+}
+
+/// Sends on one stream.
+#[derive(Clone)]
+pub struct StreamWriter {
+    id: u32,
+    out: mpsc::Sender<Frame>,
+}
+
+impl StreamWriter {
+    /// Returns whether the connection still takes data.
+    pub async fn send(&self, data: Bytes) -> bool {
+        self.out.send(Frame::Data { id: self.id, data, fin: false }).await.is_ok()
+    }
+
+    /// Nothing more will be sent.
+    pub async fn finish(&self) -> bool {
+        self.out.send(Frame::Data { id: self.id, data: Bytes::new(), fin: true }).await.is_ok()
+    }
+
+    /// Gives the stream up.
+    pub async fn reset(&self) -> bool {
+        self.out.send(Frame::Reset(self.id)).await.is_ok()
+    }
+}
+
+enum Frame {
+    Reply(u32),
+    Data { id: u32, data: Bytes, fin: bool },
+    Reset(u32),
+    Ping(u32),
+}
+
+/// Serves a connection: new streams go to the returned receiver while the returned future runs. `closed` is cancelled
+/// at its end.
+pub fn serve<T>(io: T, closed: Shutdown) -> (mpsc::Receiver<Stream>, impl Future<Output = io::Result<()>>)
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (streams, incoming) = mpsc::channel(QUEUE);
+    let driver = async move {
+        let (reader, writer) = tokio::io::split(io);
+        let (out, frames) = mpsc::channel(QUEUE);
+        let _at_end = closed.drop_guard();
+        tokio::select! {
+            result = read_all(BufReader::new(reader), streams, out) => result,
+            result = write_all(BufWriter::new(writer), frames) => result,
+        }
+    };
+    (incoming, driver)
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut writer: BufWriter<W>,
+    mut frames: mpsc::Receiver<Frame>,
+) -> io::Result<()> {
+    let mut compressor = Compressor::new();
+    while let Some(frame) = frames.recv().await {
+        match frame {
+            Frame::Reply(id) => {
+                let block = compressor.compress(&[])?;
+                let length = u32::try_from(4 + block.len()).map_err(io::Error::other)?;
+                control(&mut writer, SYN_REPLY, 0, length).await?;
+                writer.write_u32(id).await?;
+                writer.write_all(&block).await?;
+            }
+            Frame::Data { id, data, fin } => {
+                let mut rest = data;
+                loop {
+                    let part = rest.split_to(rest.len().min(CHUNK));
+                    let flags = if fin && rest.is_empty() { FIN } else { 0 };
+                    writer.write_u32(id).await?;
+                    let length = u32::try_from(part.len()).map_err(io::Error::other)?;
+                    writer.write_u32(u32::from(flags) << 24 | length).await?;
+                    writer.write_all(&part).await?;
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+            }
+            Frame::Reset(id) => {
+                control(&mut writer, RST_STREAM, 0, 8).await?;
+                writer.write_u32(id).await?;
+                writer.write_u32(CANCEL).await?;
+            }
+            Frame::Ping(id) => {
+                control(&mut writer, PING, 0, 4).await?;
+                writer.write_u32(id).await?;
+            }
+        }
+        if frames.is_empty() {
+            writer.flush().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn control<W: AsyncWrite + Unpin>(writer: &mut W, kind: u16, flags: u8, length: u32) -> io::Result<()> {
+    writer.write_u16(0x8000 | VERSION).await?;
+    writer.write_u16(kind).await?;
+    writer.write_u32(u32::from(flags) << 24 | length).await
+}
+
+async fn read_all<R: AsyncRead + Unpin>(
+    mut reader: R,
+    streams: mpsc::Sender<Stream>,
+    out: mpsc::Sender<Frame>,
+) -> io::Result<()> {
+    let mut decompressor = Decompressor::new();
+    let mut open: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
+    loop {
+        let first = match reader.read_u32().await {
+            Ok(first) => first,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let second = reader.read_u32().await?;
+        let [flags, ..] = second.to_be_bytes();
+        let length = (second & 0x00ff_ffff) as usize;
+        if first & 0x8000_0000 == 0 {
+            let mut data = vec![0; length];
+            reader.read_exact(&mut data).await?;
+            deliver(&mut open, first, data, flags).await;
+            continue;
+        }
+        if length > MAX_CONTROL {
+            return Err(io::Error::other("control frame is too long"));
+        }
+        let mut payload = vec![0; length];
+        reader.read_exact(&mut payload).await?;
+        let kind = u16::try_from(first & 0xffff).unwrap_or(0);
+        let id = word(&payload, 0).map(|id| id & 0x7fff_ffff);
+        match (kind, id) {
+            (SYN_STREAM, Ok(id)) => {
+                let block = payload.get(10..).ok_or_else(short)?;
+                let headers = decompressor.read(block)?;
+                let (sender, data) = mpsc::channel(QUEUE);
+                if flags & FIN == 0 {
+                    open.insert(id, sender);
+                }
+                let writer = StreamWriter { id, out: out.clone() };
+                let gone = out.send(Frame::Reply(id)).await.is_err();
+                if gone || streams.send(Stream { headers, data, writer }).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // The compression's state spans all header blocks.
+            (HEADERS | SYN_REPLY, Ok(_)) => {
+                decompressor.read(payload.get(4..).ok_or_else(short)?)?;
+            }
+            (RST_STREAM, Ok(id)) => {
+                open.remove(&id);
+            }
+            (PING, Ok(id)) => {
+                if out.send(Frame::Ping(id)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            (GOAWAY, _) => return Ok(()),
+            (_, Ok(_)) => {}
+            (SYN_STREAM | RST_STREAM | PING | HEADERS | SYN_REPLY, Err(error)) => return Err(error),
+            (_, Err(_)) => {}
+        }
+    }
+}
+
+async fn deliver(open: &mut HashMap<u32, mpsc::Sender<Bytes>>, id: u32, data: Vec<u8>, flags: u8) {
+    if !data.is_empty()
+        && let Some(sender) = open.get(&id)
+        && sender.send(Bytes::from(data)).await.is_err()
+    {
+        // Nobody reads it any more.
+        open.remove(&id);
+    }
+    if flags & FIN != 0 {
+        open.remove(&id);
+    }
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "frame is too short")
+}
+
+fn word(payload: &[u8], at: usize) -> io::Result<u32> {
+    let bytes = payload.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).ok_or_else(short)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client's SYN_STREAM with headers, as Go's library writes it.
+    fn syn_stream(compressor: &mut Compressor, id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+        let block = compressor.compress(headers).unwrap();
+        let mut frame = vec![0x80, 3, 0, 1, 0];
+        frame.extend_from_slice(&u32::try_from(10 + block.len()).unwrap().to_be_bytes()[1..]);
+        frame.extend_from_slice(&id.to_be_bytes());
+        frame.extend_from_slice(&[0; 6]);
+        frame.extend_from_slice(&block);
+        frame
+    }
+
+    #[tokio::test]
+    async fn streams_carry_data_both_ways() {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let closed = Shutdown::new();
+        let (mut streams, driver) = serve(server, closed.clone());
+        let driver = tokio::spawn(driver);
+        let (mut read, mut write) = tokio::io::split(client);
+        let mut compressor = Compressor::new();
+        write.write_all(&syn_stream(&mut compressor, 1, &[("streamtype", "data"), ("port", "80")])).await.unwrap();
+        write.write_all(&syn_stream(&mut compressor, 3, &[("streamtype", "error")])).await.unwrap();
+        write.write_all(&[0, 0, 0, 1, FIN, 0, 0, 2, b'h', b'i']).await.unwrap();
+        let mut first = streams.recv().await.unwrap();
+        assert_eq!((first.headers["streamtype"].as_str(), first.headers["port"].as_str()), ("data", "80"));
+        assert_eq!(streams.recv().await.unwrap().headers["streamtype"], "error");
+        assert_eq!(first.data.recv().await.unwrap(), "hi");
+        assert_eq!(first.data.recv().await, None);
+        first.writer.send(Bytes::from_static(b"yo")).await;
+        first.writer.finish().await;
+        let mut seen = Vec::new();
+        while !seen.ends_with(&[0, 0, 0, 1, 0, 0, 0, 2, b'y', b'o', 0, 0, 0, 1, FIN, 0, 0, 0]) {
+            seen.push(read.read_u8().await.unwrap());
+        }
+        assert_eq!(&seen[..4], [0x80, 3, 0, 2], "the stream is answered first");
+        drop((read, write));
+        driver.await.unwrap().unwrap();
+        assert!(closed.is_cancelled());
+    }
+}
