@@ -210,26 +210,13 @@ pub async fn check(server: &ApiServer, user: &UserInfo, attributes: &Authorizati
 }
 
 /// `responsewriters.ForbiddenStatusError`.
-fn forbidden(user: &UserInfo, a: &AuthorizationAttributes, reason: &str) -> Status {
-    let mut message = format!("User {:?} cannot {} ", user.name, a.verb);
-    if a.is_resource {
-        let mut resource = a.resource.clone();
-        if !a.subresource.is_empty() {
-            resource = format!("{resource}/{}", a.subresource);
-        }
-        message += &format!("resource {resource:?} in API group {:?}", a.group);
-        message += &if a.namespace.is_empty() {
-            " at the cluster scope".to_owned()
-        } else {
-            format!(" in the namespace {:?}", a.namespace)
-        };
-    } else {
-        message += &format!("path {:?}", a.path);
-    }
+fn forbidden(user: &UserInfo, attributes: &AuthorizationAttributes, reason: &str) -> Status {
+    let mut message = crate::auth::forbidden_message(user, attributes);
     if !reason.is_empty() {
         message += &format!(": {reason}");
     }
-    Status::forbidden(&GroupResource::new(a.group.clone(), a.resource.clone()), &a.name, message)
+    let resource = GroupResource::new(attributes.group.clone(), attributes.resource.clone());
+    Status::forbidden(&resource, &attributes.name, message)
 }
 
 /// Watches, logs and connections (upstream's `BasicLongRunningRequestCheck`).

@@ -30,6 +30,9 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         return respond::failure(&status, Accept::JSON);
     }
     let path = call.info.path.clone();
+    if let Some((_, document)) = server.documents.iter().find(|(at, _)| *at == path) {
+        return respond::bytes(200, crate::negotiate::JSON, document.to_string());
+    }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
@@ -57,6 +60,7 @@ fn paths(server: &ApiServer) -> Response {
     ]
     .map(ToOwned::to_owned)
     .to_vec();
+    paths.extend(server.documents.iter().map(|(path, _)| path.clone()));
     for served in &server.table.load().all {
         let gvk = &served.def.gvk;
         if !gvk.group.is_empty() {

@@ -18,6 +18,7 @@ use axum::body::Body;
 use base::{SharedClock, Shutdown};
 use bytes::Bytes;
 use http::{Request, Response};
+use serde_json::Value;
 use storage::Store;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub advertise: String,
     /// How kubelets are reached for exec, logs and the like; `None`: they are not.
     pub kubelets: Option<Kubelets>,
+    /// Documents at fixed paths that other rooms make (`/openid/v1/jwks`).
+    pub documents: Vec<(String, Value)>,
     /// Non-mutating and mutating requests that run at the same time (upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
     pub reads_in_flight_max: usize,
@@ -68,6 +71,7 @@ pub struct ApiServer {
     pub(crate) kubelets: Option<Kubelets>,
     pub(crate) metrics: Metrics,
     pub(crate) openapi: Arc<Documents>,
+    pub(crate) documents: Vec<(String, Value)>,
 }
 
 /// Requests being served, against their limits.
@@ -106,6 +110,7 @@ impl ApiServer {
             advertise: config.advertise,
             kubelets: config.kubelets,
             metrics,
+            documents: config.documents,
             openapi: Arc::new(Documents::new(Arc::clone(&config.types), config.texts)),
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),

@@ -210,6 +210,7 @@ impl Harness {
             shutdown: shutdown.clone(),
             advertise: "127.0.0.1:6443".to_owned(),
             kubelets: None,
+            documents: Vec::new(),
             texts: Default::default,
             reads_in_flight_max: 400,
             writes_in_flight_max: 200,

@@ -102,7 +102,14 @@ pub fn before_create(def: &KindDef, ctx: &RequestContext<'_>, object: &mut Objec
         errors.extend(validate_path_segment(name).into_iter().map(|p| Error::invalid(path.child("name"), name, p)));
     }
     invalid(def, object, &errors)?;
+    canonicalise(def, object)?;
     Ok(def.strategy.warnings(object, None))
+}
+
+/// Brings an object into the form that Go would print, so that what strategies and plugins made of it is stored as
+/// upstream stores it (`status: {}` of kinds whose status is no pointer).
+fn canonicalise(def: &KindDef, object: &mut Object) -> Result<(), Status> {
+    api::codec::normalize(&def.schema, object).map_err(Status::internal)
 }
 
 /// Which rules an update follows.
@@ -188,6 +195,7 @@ pub fn before_update(
         Part::View(strategy) => strategy.validate_update(ctx, object, old),
     });
     invalid(def, object, &errors)?;
+    canonicalise(def, object)?;
     Ok(match part {
         Part::Main => def.strategy.warnings(object, Some(old)),
         Part::Status => Vec::new(),
