@@ -24,6 +24,12 @@ impl SqliteStore {
     pub async fn backup(&self, target: &Path) -> Result<(), StoreError> {
         let (shared, path, target) = (self.shared.clone(), self.path.clone(), target.to_owned());
         let work = move || {
+            // Claims the name, so that nothing that was there before is overwritten or removed. SQLite accepts an
+            // empty file.
+            File::create_new(&target).map_err(|error| StoreError::Engine {
+                step: "create the copy of the database",
+                source: Box::new(error),
+            })?;
             // What is in memory is read first: a key may then be older in the copy than the disk's newest revision,
             // never newer than the revision that the copy claims.
             let revision = shared.current();

@@ -27,6 +27,9 @@ pub struct SqliteOptions {
     /// The write-ahead log is folded into the database when it has grown to this size, in bytes. A larger one is cut
     /// back to it.
     pub wal_bytes: u64,
+    /// Largest size of the database file, in bytes; writes that need more are told that the disk is full until
+    /// compaction or deletions have made room (etcd `--quota-backend-bytes`). `None`: as the disk allows.
+    pub bytes_max: Option<u64>,
 }
 
 impl Default for SqliteOptions {
@@ -41,6 +44,7 @@ impl Default for SqliteOptions {
             readers: 4,
             history: Some(Duration::from_secs(300)),
             wal_bytes: 16 * 1024 * 1024,
+            bytes_max: None,
         }
     }
 }

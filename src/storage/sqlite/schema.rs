@@ -225,6 +225,12 @@ fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<()
         options.wal_bytes
     ))
     .map_err(at(path))?;
+    if let Some(bytes) = options.bytes_max {
+        let page: u64 = number("page_size")?.unsigned_abs().into();
+        // Answers with the limit in force, which is never below the present size.
+        conn.query_row(&format!("PRAGMA max_page_count = {}", (bytes / page).max(1)), [], |_| Ok(()))
+            .map_err(at(path))?;
+    }
     conn.set_prepared_statement_cache_capacity(64);
     if fresh {
         conn.execute_batch(&format!(

@@ -428,6 +428,57 @@ async fn writes_in_memory_leave_the_disk_alone() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_survived() {
+    let bench = Bench::with(SqliteOptions { bytes_max: Some(512 * 1024), ..options() }).await;
+    let large = "x".repeat(20_000);
+    let mut written = 0;
+    let error = loop {
+        match bench.store.txn(Txn { success: vec![put("/d/a", &large)], ..Txn::default() }).await {
+            Ok(result) => written = result.revision.0,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::DiskFull) && error.retryable(), "{error:?}");
+    // What fails has not happened; what needs no disk goes on, also together with what does.
+    assert_eq!(bench.store.revision().await.unwrap().0, written);
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let (store, large) = (bench.store.clone(), large.clone());
+            let op = if n % 2 == 0 { put(&format!("/e/{n}"), "v") } else { put("/d/b", &large) };
+            tokio::spawn(async move { store.txn(Txn { success: vec![op], ..Txn::default() }).await.is_ok() })
+        })
+        .collect();
+    for (n, task) in tasks.into_iter().enumerate() {
+        assert_eq!(task.await.unwrap(), n % 2 == 0, "{n}");
+    }
+    assert_eq!(bench.range("/e/", 0, 0).await.unwrap().count, 10);
+    assert_eq!(bench.range("/d/", 0, 0).await.unwrap().kvs[0].mod_revision.0, written);
+    bench.store.compact_physical(bench.store.revision().await.unwrap()).await.unwrap();
+    assert_eq!(bench.put("/d/a", &large).await, written + 11);
+    let bench = bench.restart().await;
+    assert_eq!(bench.range("/", 0, 0).await.unwrap().count, 11);
+}
+
+#[tokio::test]
+async fn a_backup_is_a_store() {
+    let bench = Bench::new().await;
+    bench.put("/d/a", "1").await;
+    bench.put("/e/a", "2").await;
+    let target = bench.dir.path().join("copy");
+    bench.store.backup(&target).await.unwrap();
+    let wanted = bench.store.fingerprint(Revision(0)).await.unwrap();
+    let shutdown = Shutdown::new();
+    let copy = SqliteStore::open(&target, options(), shutdown.clone()).await.unwrap();
+    // Revisions that the original may have told since the copy was made are not told again.
+    assert!(copy.revision().await.unwrap() >= Revision(3));
+    assert_eq!(copy.fingerprint(Revision(0)).await.unwrap().0, wanted.0);
+    assert!(bench.store.backup(&target).await.is_err(), "a backup must not overwrite");
+    assert!(target.exists());
+    shutdown.cancel();
+    copy.closed().await;
+}
+
+#[tokio::test]
 async fn a_stopped_store_says_so() {
     let bench = Bench::new().await;
     bench.shutdown.cancel();

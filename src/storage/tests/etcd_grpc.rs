@@ -1,0 +1,219 @@
+//! The etcd interface through etcd's Rust client.
+
+use std::sync::Arc;
+
+use base::Shutdown;
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse, WatchFilterType, WatchOptions,
+};
+use storage::etcd_grpc::{EtcdListen, EtcdMember, EtcdServer};
+use storage::{SqliteOptions, SqliteStore};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    client: Client,
+    shutdown: Shutdown,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Bench {
+    async fn new(options: SqliteOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::new();
+        let options = SqliteOptions { history: None, ..options };
+        let store = SqliteStore::open(&dir.path().join("db"), options, shutdown.clone()).await.unwrap();
+        let listen = vec![
+            EtcdListen::Tcp { address: "127.0.0.1:0".parse().unwrap(), tls: None },
+            EtcdListen::Unix(dir.path().join("socket")),
+        ];
+        let server =
+            EtcdServer::bind(store.clone(), listen, EtcdMember::default(), shutdown.child_token()).await.unwrap();
+        let address = server.addresses()[0];
+        let serving = tokio::spawn(server.run());
+        let client = Client::connect([format!("http://{address}")], None).await.unwrap();
+        Self { _dir: dir, store, client, shutdown, serving }
+    }
+
+    async fn put(&mut self, key: &str, value: &str) {
+        self.client.put(key, value, None).await.unwrap();
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        self.serving.await.unwrap();
+        self.store.closed().await;
+    }
+}
+
+fn message(error: etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => format!("{:?} {}", status.code(), status.message()),
+        other => other.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn keys_are_put_read_and_deleted() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    for (key, value) in [("a", "3"), ("b", "2"), ("c", "1")] {
+        bench.put(key, value).await;
+    }
+    let sorted = GetOptions::new().with_all_keys().with_sort(SortTarget::Value, SortOrder::Ascend).with_limit(2);
+    let got = bench.client.get("", Some(sorted.with_keys_only())).await.unwrap();
+    let keys: Vec<_> = got.kvs().iter().map(|kv| (kv.key_str().unwrap(), kv.value().len())).collect();
+    assert_eq!((keys, got.count(), got.more()), (vec![("c", 0), ("b", 0)], 3, true));
+    let newer = GetOptions::new().with_prefix().with_min_mod_revision(3).with_max_mod_revision(3);
+    let got = bench.client.get("", Some(newer.with_all_keys())).await.unwrap();
+    assert_eq!((got.kvs().len(), got.kvs()[0].key_str().unwrap()), (1, "b"));
+    let put = bench.client.put("a", "4", Some(PutOptions::new().with_prev_key())).await.unwrap();
+    assert_eq!(put.prev_key().unwrap().value(), b"3");
+    let gone = DeleteOptions::new().with_range("c").with_prev_key();
+    let gone = bench.client.delete("a", Some(gone)).await.unwrap();
+    assert_eq!((gone.deleted(), gone.prev_kvs().len()), (2, 2));
+
+    let error = bench.client.put("", "x", None).await.unwrap_err();
+    assert_eq!(message(error), "InvalidArgument etcdserver: key is not provided");
+    let error = bench.client.put("k", vec![0; 1_600_000], None).await.unwrap_err();
+    assert_eq!(message(error), "InvalidArgument etcdserver: request is too large");
+    let error = bench.client.get("k", Some(GetOptions::new().with_revision(99))).await.unwrap_err();
+    assert_eq!(message(error), "OutOfRange etcdserver: mvcc: required revision is a future revision");
+    let error = bench.client.put("k", "v", Some(PutOptions::new().with_lease(5))).await.unwrap_err();
+    assert_eq!(message(error), "NotFound etcdserver: requested lease not found");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn transactions_nest() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    bench.put("a", "1").await;
+    let inner = Txn::new().when([Compare::value("a", CompareOp::Equal, "2")]).and_then([TxnOp::put("b", "yes", None)]);
+    let txn = Txn::new()
+        .when([Compare::mod_revision("a", CompareOp::Equal, 2), Compare::version("none", CompareOp::Equal, 0)])
+        .and_then([TxnOp::put("a", "2", None), TxnOp::txn(inner), TxnOp::get("b", None)])
+        .or_else([TxnOp::get("a", None)]);
+    let done = bench.client.txn(txn.clone()).await.unwrap();
+    assert!(done.succeeded());
+    match &done.op_responses()[2] {
+        TxnOpResponse::Get(got) => assert_eq!(got.kvs()[0].value(), b"yes"),
+        other => panic!("{other:?}"),
+    }
+    let done = bench.client.txn(txn).await.unwrap();
+    assert!(!done.succeeded() && matches!(&done.op_responses()[0], TxnOpResponse::Get(got) if got.count() == 1));
+    let twice = Txn::new().and_then([TxnOp::put("a", "1", None), TxnOp::put("a", "2", None)]);
+    let error = bench.client.txn(twice).await.unwrap_err();
+    assert_eq!(message(error), "InvalidArgument etcdserver: duplicate key given in txn request");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn one_stream_carries_many_watches() {
+    let mut bench = Bench::new(SqliteOptions { watch_queue_len: 2, ..SqliteOptions::default() }).await;
+    bench.put("a", "1").await; // 2
+    bench.put("a", "2").await; // 3
+    let options = WatchOptions::new().with_start_revision(2).with_prev_key().with_watch_id(7);
+    let mut stream = bench.client.watch("a", Some(options)).await.unwrap();
+    let created = stream.message().await.unwrap().unwrap();
+    assert_eq!((created.created(), created.watch_id()), (true, 7));
+    assert_eq!(stream.message().await.unwrap().unwrap().events()[0].kv().unwrap().value(), b"1");
+    let second = stream.message().await.unwrap().unwrap();
+    assert_eq!(second.events()[0].prev_kv().unwrap().value(), b"1");
+
+    let filtered = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
+    stream.watch("b", Some(filtered)).await.unwrap();
+    let created = stream.message().await.unwrap().unwrap();
+    assert_eq!((created.created(), created.watch_id()), (true, 0));
+    bench.put("b1", "x").await; // 4
+    bench.client.delete("b1", None).await.unwrap(); // 5
+    let gone = stream.message().await.unwrap().unwrap();
+    assert_eq!((gone.watch_id(), gone.events()[0].event_type()), (0, EventType::Delete));
+
+    stream.request_progress().await.unwrap();
+    let progress = stream.message().await.unwrap().unwrap();
+    assert_eq!((progress.watch_id(), progress.header().unwrap().revision()), (-1, 5));
+
+    // A client that does not read for a while misses nothing, however short the queue.
+    for n in 0..200 {
+        bench.put("a", &n.to_string()).await;
+    }
+    for n in 0..200 {
+        let message = stream.message().await.unwrap().unwrap();
+        assert_eq!(message.events()[0].kv().unwrap().value_str().unwrap(), n.to_string());
+    }
+
+    stream.cancel(7).await.unwrap();
+    let canceled = stream.message().await.unwrap().unwrap();
+    assert_eq!((canceled.canceled(), canceled.watch_id()), (true, 7));
+
+    bench.client.compact(100, None).await.unwrap();
+    stream.watch("a", Some(WatchOptions::new().with_start_revision(50))).await.unwrap();
+    assert!(stream.message().await.unwrap().unwrap().created());
+    let cut = stream.message().await.unwrap().unwrap();
+    assert_eq!((cut.canceled(), cut.compact_revision()), (true, 100));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn large_revisions_come_in_fragments() {
+    let options = SqliteOptions { request_bytes_max: 4 * 1024 * 1024, ..SqliteOptions::default() };
+    let mut bench = Bench::new(options).await;
+    let fragments = WatchOptions::new().with_prefix().with_fragment();
+    let mut stream = bench.client.watch("k", Some(fragments)).await.unwrap();
+    assert!(stream.message().await.unwrap().unwrap().created());
+    let puts: Vec<_> = (0..10).map(|n| TxnOp::put(format!("k{n}"), vec![b'x'; 400_000], None)).collect();
+    bench.client.txn(Txn::new().and_then(puts.clone())).await.unwrap();
+    // The deletion's events carry no values: one message.
+    bench.client.delete("k", Some(DeleteOptions::new().with_prefix())).await.unwrap();
+    let mut events = 0;
+    while events < 10 {
+        let part = stream.message().await.unwrap().unwrap();
+        events += part.events().len();
+        assert_eq!(part.header().unwrap().revision(), 2);
+    }
+    assert_eq!(stream.message().await.unwrap().unwrap().events().len(), 10);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn leases_and_members() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    let lease = bench.client.lease_grant(60, None).await.unwrap();
+    bench.client.put("l", "v", Some(PutOptions::new().with_lease(lease.id()))).await.unwrap();
+    let (mut keeper, mut kept) = bench.client.lease_keep_alive(lease.id()).await.unwrap();
+    keeper.keep_alive().await.unwrap();
+    assert_eq!(kept.message().await.unwrap().unwrap().ttl(), 60);
+    assert_eq!(bench.client.leases().await.unwrap().leases()[0].id(), lease.id());
+    bench.client.lease_revoke(lease.id()).await.unwrap();
+    assert_eq!(bench.client.get("l", None).await.unwrap().count(), 0);
+    let error = bench.client.lease_grant(9_000_000_001, None).await.unwrap_err();
+    assert_eq!(message(error), "OutOfRange etcdserver: too large lease TTL");
+    assert_eq!(bench.client.member_list().await.unwrap().members().len(), 1);
+    let status = bench.client.status().await.unwrap();
+    assert!(status.version().starts_with("3.6.") && status.db_size() > 0 && status.leader() != 0);
+    let error = bench.client.user_list().await.unwrap_err();
+    assert_eq!(message(error), "FailedPrecondition etcdserver: authentication is not enabled");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_database_and_its_checksum() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    bench.put("a", "1").await;
+    let mut stream = bench.client.snapshot().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.message().await.unwrap() {
+        bytes.extend_from_slice(part.blob());
+    }
+    assert_eq!(bytes.len() % 512, 32);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("restored");
+    std::fs::write(&path, bytes).unwrap();
+    let shutdown = Shutdown::new();
+    let restored = SqliteStore::open(&path, SqliteOptions::default(), shutdown.clone()).await.unwrap();
+    let hash = restored.fingerprint(storage::Revision(0)).await.unwrap();
+    assert_eq!(hash, bench.store.fingerprint(storage::Revision(0)).await.unwrap());
+    shutdown.cancel();
+    restored.closed().await;
+    bench.end().await;
+}
