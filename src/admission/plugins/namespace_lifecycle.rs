@@ -7,6 +7,7 @@ use api::admission::{AdmissionPlugin, Attributes, Operation};
 use api::status::Cause;
 use api::{GroupResource, Gvr, Status};
 use async_trait::async_trait;
+use client::Resource;
 use client::k8s_openapi::api::core::v1::Namespace;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -47,8 +48,10 @@ impl NamespaceLifecycle {
     }
 
     async fn namespace_is_terminating(&self, name: &str) -> Result<bool, Status> {
-        let terminating =
-            |namespace: &Namespace| namespace.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Terminating");
+        // The phase follows the timestamp, if not in the same write.
+        let terminating = |namespace: &Namespace| {
+            namespace.is_deleting() || namespace.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Terminating")
+        };
         match self.cluster.known::<Namespace>("", name) {
             Some(namespace) if terminating(&namespace) || !self.must_look_live(name) => Ok(terminating(&namespace)),
             // Not seen yet, or perhaps outdated. The server's own answer is the newest there is, so there is no need to

@@ -1,0 +1,270 @@
+//! The plugins over an API server that answers from a table: what they say of requests.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use api::admission::{AdmissionPlugin, Attributes, Operation};
+use api::services::{AuthorizationAttributes, Authorizer, Decision};
+use api::{Gvk, Gvr, Object, Status, UserInfo};
+use async_trait::async_trait;
+use base::Shutdown;
+use bytes::Bytes;
+use client::{Body, Client, Informers};
+use http::{Request, Response};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+struct Nobody;
+
+#[async_trait]
+impl Authorizer for Nobody {
+    async fn authorize(&self, _: &UserInfo, _: &AuthorizationAttributes) -> Decision {
+        Decision::NoOpinion { reason: String::new() }
+    }
+
+    async fn rules(&self, _: &UserInfo, _: &str) -> (Vec<Value>, Vec<Value>, bool) {
+        (Vec::new(), Vec::new(), false)
+    }
+}
+
+/// Objects by path. Watches are refused, so informers never sync: every plugin must do without.
+struct World {
+    plugins: Vec<Arc<dyn AdmissionPlugin>>,
+    shutdown: Shutdown,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn world(objects: &[(&str, Value)]) -> World {
+    let objects: BTreeMap<String, Value> = objects.iter().map(|(path, o)| ((*path).to_owned(), o.clone())).collect();
+    let objects = Arc::new(objects);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let objects = Arc::clone(&objects);
+        async move {
+            let watches = request.uri().query().unwrap_or_default().contains("watch");
+            let found = objects.get(request.uri().path()).filter(|_| !watches);
+            let missing = json!({"kind": "Status", "code": 404, "reason": "NotFound", "message": "not found"});
+            let status = if found.is_some() { 200 } else { 404 };
+            let body = Full::new(Bytes::from(found.unwrap_or(&missing).to_string()));
+            Ok::<_, Infallible>(Response::builder().status(status).body(body).expect("a plain response"))
+        }
+    });
+    let client = Client::in_memory(service, UserInfo::new("test", &[]));
+    let shutdown = Shutdown::new();
+    let informers = Informers::new(client.clone(), shutdown.clone());
+    World { plugins: admission::plugins(client, informers, Arc::new(Nobody)), shutdown }
+}
+
+fn request(operation: Operation, resource: &str, object: Option<Value>) -> Attributes {
+    let object = object.and_then(Object::from_value);
+    Attributes {
+        operation,
+        gvk: Gvk::new("", "v1", "Any"),
+        resource: Gvr::new("", "v1", resource),
+        subresource: String::new(),
+        namespace: if matches!(resource, "namespaces" | "nodes") { "" } else { "ns" }.to_owned(),
+        name: object.as_ref().map(|o| o.name().to_owned()).unwrap_or_default(),
+        object,
+        old_object: None,
+        options: None,
+        user: UserInfo::new("someone", &[]),
+        dry_run: false,
+        warnings: Vec::new(),
+    }
+}
+
+impl World {
+    async fn run(&self, plugin: &str, attributes: &mut Attributes) -> Result<(), Status> {
+        let plugin = self.plugins.iter().find(|p| p.name() == plugin).expect("a plugin of this name");
+        if !plugin.handles(attributes.operation, &attributes.resource, &attributes.subresource) {
+            return Ok(());
+        }
+        plugin.admit(attributes).await?;
+        plugin.validate(attributes).await
+    }
+
+    async fn refusal(&self, plugin: &str, mut attributes: Attributes) -> String {
+        self.run(plugin, &mut attributes).await.expect_err("a refusal").message
+    }
+}
+
+fn namespace(deleting: bool) -> Value {
+    let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"},
+        "status": {"phase": "Active"}});
+    if deleting {
+        namespace["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    }
+    namespace
+}
+
+fn pod(spec: Value) -> Option<Value> {
+    Some(json!({"metadata": {"name": "p"}, "spec": spec}))
+}
+
+#[tokio::test]
+async fn nothing_is_made_in_a_namespace_that_is_missing_or_going() {
+    let plugin = "NamespaceLifecycle";
+    let create = || request(Operation::Create, "configmaps", Some(json!({"metadata": {"name": "c"}})));
+    let missing = world(&[]);
+    assert_eq!(missing.refusal(plugin, create()).await, "namespaces \"ns\" not found");
+    let path = "/api/v1/namespaces/ns";
+    world(&[(path, namespace(false))]).run(plugin, &mut create()).await.expect("an active namespace");
+    let going = world(&[(path, namespace(true))]);
+    let status = going.run(plugin, &mut create()).await.expect_err("a refusal");
+    assert_eq!(
+        status.message,
+        "configmaps \"c\" is forbidden: unable to create new content in namespace ns because it is being terminated"
+    );
+    let cause = &status.details.expect("details").causes[0];
+    assert_eq!((cause.reason.as_str(), cause.field.as_str()), ("NamespaceTerminating", "metadata.namespace"));
+    let mut delete = request(Operation::Delete, "namespaces", None);
+    delete.name = "kube-system".to_owned();
+    assert_eq!(
+        going.refusal(plugin, delete).await,
+        "namespaces \"kube-system\" is forbidden: this namespace may not be deleted"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_get_the_default_account_or_none_at_all() {
+    let plugin = "ServiceAccount";
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
+        "imagePullSecrets": [{"name": "pull"}]});
+    let world = world(&[("/api/v1/namespaces/ns/serviceaccounts/default", account)]);
+    let mut attributes = request(Operation::Create, "pods", pod(json!({"containers": [{"name": "c"}]})));
+    world.run(plugin, &mut attributes).await.expect("a pod with an account");
+    let made = attributes.object.expect("the pod");
+    assert_eq!(made.str(&["spec", "serviceAccountName"]), Some("default"));
+    assert_eq!(made.str(&["spec", "serviceAccount"]), Some("default"));
+    assert_eq!(made.array(&["spec", "imagePullSecrets"]), [json!({"name": "pull"})]);
+    assert_eq!(made.array(&["spec", "volumes"]).len(), 1);
+    let other = request(Operation::Create, "pods", pod(json!({"serviceAccountName": "other"})));
+    assert_eq!(
+        world.refusal(plugin, other).await,
+        "pods \"p\" is forbidden: error looking up service account ns/other: serviceaccount \"other\" not found"
+    );
+}
+
+#[tokio::test]
+async fn priorities_come_from_classes() {
+    let plugin = "Priority";
+    let class = |name: &str, value: i32, default: bool| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "globalDefault": default, "preemptionPolicy": "Never"})
+    };
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let list = json!({"kind": "PriorityClassList", "apiVersion": "scheduling.k8s.io/v1", "metadata": {},
+        "items": [class("b", 7, true), class("a", 5, true)]});
+    let high = format!("{classes}/high");
+    let world = world(&[(classes, list), (&high, class("high", 1000, false))]);
+    for (given, expected) in [
+        (json!({}), json!({"priorityClassName": "a", "priority": 5, "preemptionPolicy": "Never"})),
+        (
+            json!({"priorityClassName": "high"}),
+            json!({"priorityClassName": "high", "priority": 1000, "preemptionPolicy": "Never"}),
+        ),
+    ] {
+        let mut attributes = request(Operation::Create, "pods", pod(given));
+        world.run(plugin, &mut attributes).await.expect("a pod with a priority");
+        assert_eq!(attributes.object.expect("the pod").get(&["spec"]), Some(&expected));
+    }
+    let wrong = request(Operation::Create, "pods", pod(json!({"priorityClassName": "high", "priority": 3})));
+    assert_eq!(
+        world.refusal(plugin, wrong).await,
+        "pods \"p\" is forbidden: the integer value of priority (3) must not be provided in pod spec; priority admission \
+         controller computed 1000 from the given PriorityClass name"
+    );
+    let unknown = request(Operation::Create, "pods", pod(json!({"priorityClassName": "none"})));
+    assert_eq!(
+        world.refusal(plugin, unknown).await,
+        "pods \"p\" is forbidden: no PriorityClass with name none was found"
+    );
+}
+
+#[tokio::test]
+async fn limits_are_looked_up_live() {
+    let list = json!({"kind": "LimitRangeList", "apiVersion": "v1", "metadata": {}, "items": [
+        {"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}, "max": {"cpu": "2"}}]}}]});
+    let world = world(&[("/api/v1/namespaces/ns/limitranges", list)]);
+    let mut attributes = request(Operation::Create, "pods", pod(json!({"containers": [{"name": "c"}]})));
+    world.run("LimitRanger", &mut attributes).await.expect("a pod within limits");
+    let made = attributes.object.expect("the pod");
+    assert_eq!(made.array(&["spec", "containers"])[0]["resources"], json!({"limits": {"cpu": "1"}}));
+    let spec = json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "3"}}}]});
+    assert_eq!(
+        world.refusal("LimitRanger", request(Operation::Create, "pods", pod(spec))).await,
+        "pods \"p\" is forbidden: maximum cpu usage per Container is 2, but limit is 3"
+    );
+}
+
+#[tokio::test]
+async fn a_node_keeps_to_itself() {
+    let plugin = "NodeRestriction";
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"nodeName": "n1", "containers": [], "volumes": [{"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token"}}]}}]}});
+    let world = world(&[("/api/v1/namespaces/ns/pods/p", bound)]);
+    let as_node = |node: &str, mut attributes: Attributes| {
+        attributes.user = UserInfo::new(format!("system:node:{node}"), &["system:nodes"]);
+        attributes
+    };
+    let delete = || Attributes { name: "p".to_owned(), ..request(Operation::Delete, "pods", None) };
+    world.run(plugin, &mut as_node("n1", delete())).await.expect("its own pod");
+    assert_eq!(
+        world.refusal(plugin, as_node("n2", delete())).await,
+        "pods \"p\" is forbidden: node \"n2\" can only delete pods with spec.nodeName set to itself"
+    );
+    let node = json!({"metadata": {"name": "n1", "labels": {"node-restriction.kubernetes.io/x": "y"}}});
+    assert_eq!(
+        world.refusal(plugin, as_node("n1", request(Operation::Create, "nodes", Some(node)))).await,
+        "nodes \"n1\" is forbidden: node \"n1\" is not allowed to set the following labels: \
+         node-restriction.kubernetes.io/x"
+    );
+    let token = |uid: &str, audiences: Value| {
+        let body = json!({"spec": {"audiences": audiences,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid}}});
+        let mut attributes = request(Operation::Create, "serviceaccounts", Some(body));
+        attributes.subresource = "token".to_owned();
+        attributes.name = "default".to_owned();
+        as_node("n1", attributes)
+    };
+    world.run(plugin, &mut token("u", json!([]))).await.expect("a token that the pod mounts");
+    assert!(world.refusal(plugin, token("v", json!([]))).await.contains("does not match the UID in record"));
+    assert_eq!(
+        world.refusal(plugin, token("u", json!(["other"]))).await,
+        "serviceaccounts \"default\" is forbidden: system:node:n1 is not authorized to request tokens for audience \
+         \"other\""
+    );
+}
+
+#[tokio::test]
+async fn new_objects_get_their_defaults() {
+    let class = json!({"kind": "StorageClassList", "apiVersion": "storage.k8s.io/v1", "metadata": {}, "items": [
+        {"metadata": {"name": "old", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "x"},
+        {"metadata": {"name": "new", "creationTimestamp": "2026-02-01T00:00:00Z",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "x"}]});
+    let world = world(&[("/apis/storage.k8s.io/v1/storageclasses", class)]);
+    let mut claim = request(Operation::Create, "persistentvolumeclaims", Some(json!({"metadata": {"name": "c"}})));
+    for plugin in ["DefaultStorageClass", "StorageObjectInUseProtection"] {
+        world.run(plugin, &mut claim).await.expect("a claim");
+    }
+    let claim = claim.object.expect("the claim");
+    assert_eq!(claim.str(&["spec", "storageClassName"]), Some("new"));
+    assert_eq!(claim.finalizers().collect::<Vec<_>>(), ["kubernetes.io/pvc-protection"]);
+    let spec = json!({"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]});
+    let mut pod = request(Operation::Create, "pods", pod(spec));
+    world.run("DefaultTolerationSeconds", &mut pod).await.expect("a pod");
+    assert_eq!(pod.object.expect("the pod").array(&["spec", "tolerations"]).len(), 2);
+    let mut node = request(Operation::Create, "nodes", Some(json!({"metadata": {"name": "n"}})));
+    world.run("TaintNodesByCondition", &mut node).await.expect("a node");
+    assert_eq!(
+        node.object.expect("the node").array(&["spec", "taints"]),
+        [json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"})]
+    );
+}
