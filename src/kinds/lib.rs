@@ -5,6 +5,7 @@
 //! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
 mod apps;
+mod batch;
 pub mod bootstrap;
 mod checks;
 mod columns;
@@ -56,6 +57,7 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
     let extra = match facts.gvk.group.as_str() {
         "" => core::extra(kind, config),
         "apps" => apps::extra(kind),
+        "batch" => batch::extra(kind),
         "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
         // Names of RBAC objects are path segments: `system:node`.
         "rbac.authorization.k8s.io" => Some(Extra::new(

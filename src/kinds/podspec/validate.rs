@@ -157,15 +157,20 @@ pub(crate) fn template_for(errors: &mut ErrorList, path: &Path, spec: &Value) {
         errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
     }
     self::template(errors, path, template);
-    let policy = template.at("spec").text("restartPolicy");
-    if !policy.is_empty() && policy != "Always" {
+    runs_for_ever(errors, path, template, "ReplicaSet");
+}
+
+/// Pods of this controller are always restarted and have no deadline.
+pub(crate) fn runs_for_ever(errors: &mut ErrorList, path: &Path, template: &Value, kind: &str) {
+    let spec = template.at("spec");
+    let policy = spec.text("restartPolicy");
+    if policy != "Always" {
         let at = path.child("spec").child("restartPolicy");
         errors.push(Error::not_supported(at, policy, &["Always"]));
     }
-    if let Some(seconds) = template.at("spec").int("activeDeadlineSeconds") {
+    if spec.has("activeDeadlineSeconds") {
         let at = path.child("spec").child("activeDeadlineSeconds");
-        let _ = seconds;
-        errors.push(Error::forbidden(at, "activeDeadlineSeconds in ReplicaSet is not Supported"));
+        errors.push(Error::forbidden(at, format!("activeDeadlineSeconds in {kind} is not Supported")));
     }
 }
 

@@ -1,0 +1,131 @@
+//! DaemonSets.
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use serde_json::Value;
+
+use crate::checks::{
+    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, one_of, percent, selector_matches,
+    selects_everything,
+};
+use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
+use crate::define::Extra;
+use crate::json::{Json, child, dig, existing, fill, same};
+use crate::podspec::{defaults, validate};
+use crate::rules::Rules;
+
+/// Where apps/v1 keeps what older versions had as `spec.templateGeneration`.
+const GENERATION: &str = "deprecated.daemonset.template.generation";
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules {
+        default,
+        create: |_, object| {
+            let given = object.annotation(GENERATION).and_then(|g| g.parse::<i64>().ok()).unwrap_or_default();
+            object.set(&["metadata", "annotations", GENERATION], given.max(1).to_string());
+        },
+        update: |_, object, old| {
+            let before = old.annotation(GENERATION).and_then(|g| g.parse::<i64>().ok()).unwrap_or_default();
+            let changed = !same(dig(object, &["spec", "template"]), dig(old, &["spec", "template"]));
+            object.set(&["metadata", "annotations", GENERATION], (before + i64::from(changed)).to_string());
+        },
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            let at = Path::new("spec");
+            immutable(&mut errors, at.child("selector"), dig(object, &["spec", "selector"]), dig(old, &["spec", "selector"]));
+            spec(&mut errors, &at, object.at("spec"));
+            errors
+        }),
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        integer("Desired", |o, _| number(o, &["status", "desiredNumberScheduled"])),
+        integer("Current", |o, _| number(o, &["status", "currentNumberScheduled"])),
+        integer("Ready", |o, _| number(o, &["status", "numberReady"])),
+        integer("Up-to-date", |o, _| number(o, &["status", "updatedNumberScheduled"])),
+        integer("Available", |o, _| number(o, &["status", "numberAvailable"])),
+        text("Node Selector", |o, _| labels(dig(o, &["spec", "template", "spec", "nodeSelector"]))),
+        age(),
+        wide("Containers", |o, _| container_names(dig(o, &["spec", "template", "spec"]))),
+        wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
+        wide("Selector", |o, _| selector(dig(o, &["spec", "selector"]))),
+    ];
+    Extra::new(rules, columns).with_generation()
+}
+
+/// `SetDefaults_DaemonSet`.
+fn default(object: &mut Object) {
+    let Some(spec) = existing(&mut object.0, "spec") else { return };
+    if let Some(strategy) = child(spec, "updateStrategy") {
+        fill(strategy, "type", "RollingUpdate");
+        if strategy.text("type") == "RollingUpdate"
+            && let Some(rolling) = child(strategy, "rollingUpdate")
+        {
+            fill(rolling, "maxUnavailable", 1);
+            fill(rolling, "maxSurge", 0);
+        }
+    }
+    fill(spec, "revisionHistoryLimit", 10);
+    defaults::template(spec, "template");
+}
+
+/// `ValidateDaemonSetSpec`.
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    let selector = spec.at("selector");
+    let template = spec.at("template");
+    if selector.is_null() {
+        errors.push(Error::required(at.child("selector"), ""));
+    } else {
+        label_selector(errors, &at.child("selector"), selector);
+        let labels = template.at("metadata").at("labels");
+        if !selector_matches(selector, labels) {
+            let at = at.child("template").child("metadata").child("labels");
+            errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
+        }
+        if selects_everything(selector) {
+            let text = "empty selector is invalid for daemonset";
+            errors.push(Error::invalid(at.child("selector"), selector.clone(), text));
+        }
+    }
+    validate::template(errors, &at.child("template"), template);
+    validate::runs_for_ever(errors, &at.child("template"), template, "DaemonSet");
+    non_negative(errors, at.child("minReadySeconds"), spec.at("minReadySeconds"));
+    strategy(errors, &at.child("updateStrategy"), spec.at("updateStrategy"));
+    non_negative(errors, at.child("revisionHistoryLimit"), spec.at("revisionHistoryLimit"));
+}
+
+fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
+    match strategy.text("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let (at, rolling) = (at.child("rollingUpdate"), strategy.at("rollingUpdate"));
+            if rolling.is_null() {
+                errors.push(Error::required(at, ""));
+                return;
+            }
+            let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+            int_or_percent(errors, at.child("maxUnavailable"), unavailable);
+            int_or_percent(errors, at.child("maxSurge"), surge);
+            at_most_100_percent(errors, at.child("maxUnavailable"), unavailable);
+            at_most_100_percent(errors, at.child("maxSurge"), surge);
+            let some = |value: &Value| value.as_i64().or_else(|| percent(value)).unwrap_or_default() != 0;
+            match (some(unavailable), some(surge)) {
+                (true, true) => {
+                    let text = "may not be set when maxUnavailable is non-zero";
+                    errors.push(Error::invalid(at.child("maxSurge"), surge.clone(), text));
+                }
+                (false, false) => {
+                    errors.push(Error::required(at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"));
+                }
+                _ => {}
+            }
+        }
+        other => one_of(errors, at.child("type"), other, &["RollingUpdate", "OnDelete"]),
+    }
+}

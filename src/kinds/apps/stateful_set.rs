@@ -1,0 +1,185 @@
+//! StatefulSets.
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use serde_json::{Value, json};
+
+use crate::checks::{
+    at_most_100_percent, immutable, int_or_percent, label_name, label_selector, non_negative, one_of_if_set, percent,
+    selector_matches, selects_everything,
+};
+use crate::columns::{age, container_images, container_names, name, text, wide};
+use crate::core::claim;
+use crate::define::Extra;
+use crate::json::{Json, child, dig, existing, fill, items_mut};
+use crate::podspec::{defaults, validate};
+use crate::rules::Rules;
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules {
+        default,
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            let at = Path::new("spec");
+            spec(&mut errors, &at, object.at("spec"));
+            frozen(&mut errors, &at, object.at("spec"), old.at("spec"));
+            errors
+        }),
+        name: api::validation::dns1123_label,
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Ready", |o, _| {
+            let count = |path: &[&str]| dig(o, path).as_i64().unwrap_or_default();
+            format!("{}/{}", count(&["status", "readyReplicas"]), count(&["spec", "replicas"])).into()
+        }),
+        age(),
+        wide("Containers", |o, _| container_names(dig(o, &["spec", "template", "spec"]))),
+        wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
+    ];
+    Extra::new(rules, columns).with_generation().with_scale(&["spec", "selector"])
+}
+
+/// `SetDefaults_StatefulSet`.
+fn default(object: &mut Object) {
+    let Some(spec) = existing(&mut object.0, "spec") else { return };
+    fill(spec, "podManagementPolicy", "OrderedReady");
+    if let Some(strategy) = child(spec, "updateStrategy") {
+        if strategy.text("type").is_empty() {
+            strategy.insert("type".to_owned(), "RollingUpdate".into());
+            fill(strategy, "rollingUpdate", json!({}));
+        }
+        if strategy.text("type") == "RollingUpdate"
+            && let Some(rolling) = existing(strategy, "rollingUpdate")
+        {
+            fill(rolling, "partition", 0);
+            fill(rolling, "maxUnavailable", 1);
+        }
+    }
+    if let Some(policy) = child(spec, "persistentVolumeClaimRetentionPolicy") {
+        fill(policy, "whenDeleted", "Retain");
+        fill(policy, "whenScaled", "Retain");
+    }
+    fill(spec, "replicas", 1);
+    fill(spec, "revisionHistoryLimit", 10);
+    defaults::template(spec, "template");
+    for claim in items_mut(spec, "volumeClaimTemplates") {
+        // The API prints a template as the claim that it is (the type meta is the list item's own).
+        fill(claim, "apiVersion", "v1");
+        fill(claim, "kind", "PersistentVolumeClaim");
+        if let Some(spec) = existing(claim, "spec") {
+            claim::spec_defaults(spec);
+        }
+        if let Some(status) = child(claim, "status") {
+            fill(status, "phase", "Pending");
+        }
+    }
+}
+
+/// `ValidateStatefulSetSpec`.
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    match spec.text("podManagementPolicy") {
+        "" => errors.push(Error::required(at.child("podManagementPolicy"), "")),
+        "OrderedReady" | "Parallel" => {}
+        other => {
+            let text = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(Error::invalid(at.child("podManagementPolicy"), other, text));
+        }
+    }
+    strategy(errors, &at.child("updateStrategy"), spec.at("updateStrategy"));
+    let policy = spec.at("persistentVolumeClaimRetentionPolicy");
+    for member in ["whenDeleted", "whenScaled"] {
+        let at = at.child("persistentVolumeClaimRetentionPolicy").child(member);
+        one_of_if_set(errors, at, policy.at(member), &["Retain", "Delete"]);
+    }
+    for (i, template) in spec.list("volumeClaimTemplates").iter().enumerate() {
+        claim::spec(errors, &at.child("volumeClaimTemplates").index(i).child("spec"), template.at("spec"));
+    }
+    non_negative(errors, at.child("replicas"), spec.at("replicas"));
+    non_negative(errors, at.child("minReadySeconds"), spec.at("minReadySeconds"));
+    non_negative(errors, at.child("ordinals.start"), spec.at("ordinals").at("start"));
+    let service = spec.text("serviceName");
+    if !service.is_empty() {
+        label_name(errors, &at.child("serviceName"), service);
+    }
+    let selector = spec.at("selector");
+    if selector.is_null() {
+        errors.push(Error::required(at.child("selector"), ""));
+    } else {
+        label_selector(errors, &at.child("selector"), selector);
+        if selects_everything(selector) {
+            let text = "empty selector is invalid for statefulset";
+            errors.push(Error::invalid(at.child("selector"), selector.clone(), text));
+        }
+    }
+    template(errors, &at.child("template"), spec);
+}
+
+/// The template as the controller will use it: with the volumes of the claims, without what it overwrites.
+fn template(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    let mut template = spec.at("template").clone();
+    let (selector, labels) = (spec.at("selector"), spec.at("template").at("metadata").at("labels"));
+    if !selects_everything(selector) && !selector_matches(selector, labels) {
+        let at = at.child("metadata").child("labels");
+        errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
+    }
+    if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        pod.remove("subdomain");
+        pod.remove("hostname");
+        let claims: Vec<&str> =
+            spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
+        if !claims.is_empty() {
+            let mut volumes: Vec<Value> = claims
+                .iter()
+                .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+                .collect();
+            volumes.extend(pod.list("volumes").iter().filter(|v| !claims.contains(&v.text("name"))).cloned());
+            pod.insert("volumes".to_owned(), volumes.into());
+        }
+    }
+    validate::template(errors, at, &template);
+    validate::runs_for_ever(errors, at, &template, "StatefulSet");
+}
+
+fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
+    let rolling = strategy.at("rollingUpdate");
+    let at_rolling = at.child("rollingUpdate");
+    match strategy.text("type") {
+        "" => errors.push(Error::required(at.clone(), "")),
+        "OnDelete" => {
+            if !rolling.is_null() {
+                let text = "only allowed for updateStrategy 'RollingUpdate'";
+                errors.push(Error::invalid(at_rolling, rolling.clone(), text));
+            }
+        }
+        "RollingUpdate" => {
+            non_negative(errors, at_rolling.child("partition"), rolling.at("partition"));
+            let unavailable = rolling.at("maxUnavailable");
+            if !unavailable.is_null() {
+                let at = at_rolling.child("maxUnavailable");
+                int_or_percent(errors, at.clone(), unavailable);
+                if unavailable.as_i64() == Some(0) || percent(unavailable) == Some(0) {
+                    errors.push(Error::invalid(at.clone(), unavailable.clone(), "cannot be 0"));
+                }
+                at_most_100_percent(errors, at, unavailable);
+            }
+        }
+        _ => {
+            let text = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.push(Error::invalid(at.clone(), strategy.clone(), text));
+        }
+    }
+}
+
+/// What an update may not change (`ValidateStatefulSetUpdate`).
+fn frozen(errors: &mut ErrorList, at: &Path, new: &Value, old: &Value) {
+    for member in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
+        immutable(errors, at.child(member), new.at(member), old.at(member));
+    }
+}

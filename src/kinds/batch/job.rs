@@ -1,0 +1,499 @@
+//! Jobs.
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use api::kind::{Propagation, RequestContext};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::checks::{immutable, label_selector, non_negative, one_of_if_set, selector_matches};
+use crate::columns::{age, container_images, container_names, field, name, selector, text, wide};
+use crate::define::Extra;
+use crate::duration::{human, time};
+use crate::json::{Json, Members, dig, existing, fill, items_mut, restore, same};
+use crate::podspec::{defaults, validate};
+use crate::rules::Rules;
+
+const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+pub(super) fn extra() -> Extra {
+    let rules = Rules {
+        default,
+        create,
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            generated(&mut errors, object);
+            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            names(&mut errors, object);
+            errors
+        },
+        validate_update: Some(validate_update),
+        validate_status,
+        // Jobs leave their pods by default, as they always did in batch/v1.
+        propagation: Propagation::Orphan,
+        warnings: |object, old| {
+            let problems = api::validation::dns1123_label(object.name(), false);
+            if old.is_some() || problems.is_empty() {
+                return Vec::new();
+            }
+            vec![format!(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
+                 label is recommended: [{}]",
+                problems.join(" ")
+            )]
+        },
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Status", |o, _| status(o).into()),
+        text("Completions", |o, _| completions(o).into()),
+        text("Duration", |o, now| duration(o, now).into()),
+        age(),
+        wide("Containers", |o, _| container_names(dig(o, &["spec", "template", "spec"]))),
+        wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
+        wide("Selector", |o, _| selector(dig(o, &["spec", "selector"]))),
+    ];
+    let succeeded =
+        field("status.successful", |o| o.at("status").int("succeeded").unwrap_or_default().to_string());
+    Extra::new(rules, columns).with_generation().with_fields(vec![succeeded])
+}
+
+fn condition(object: &Object, kind: &str) -> bool {
+    let conditions = object.array(&["status", "conditions"]);
+    conditions.iter().find(|c| c.text("type") == kind).is_some_and(|c| c.text("status") == "True")
+}
+
+fn status(object: &Object) -> &'static str {
+    if condition(object, "Complete") {
+        "Complete"
+    } else if condition(object, "Failed") {
+        "Failed"
+    } else if object.is_deleting() {
+        "Terminating"
+    } else if condition(object, "Suspended") {
+        "Suspended"
+    } else if condition(object, "FailureTarget") {
+        "FailureTarget"
+    } else if condition(object, "SuccessCriteriaMet") {
+        "SuccessCriteriaMet"
+    } else {
+        "Running"
+    }
+}
+
+fn completions(object: &Object) -> String {
+    let succeeded = object.at("status").int("succeeded").unwrap_or_default();
+    match (object.at("spec").int("completions"), object.at("spec").int("parallelism").unwrap_or_default()) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism @ 2..) => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    }
+}
+
+fn duration(object: &Object, now: Timestamp) -> String {
+    let status = object.at("status");
+    match (time(status.at("startTime")), time(status.at("completionTime"))) {
+        (None, _) => String::new(),
+        (Some(start), end) => human(end.unwrap_or(now).duration_since(start)),
+    }
+}
+
+fn default(object: &mut Object) {
+    let labels = dig(object, &["spec", "template", "metadata", "labels"]).clone();
+    if object.at("metadata").count("labels") == 0 && labels.as_object().is_some_and(|l| !l.is_empty()) {
+        object.set(&["metadata", "labels"], labels);
+    }
+    if let Some(spec) = existing(&mut object.0, "spec") {
+        spec_defaults(spec);
+        fill_completions(spec);
+        fill(spec, "completionMode", "NonIndexed");
+        fill(spec, "suspend", false);
+        let replacement = if spec.has("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+        fill(spec, "podReplacementPolicy", replacement);
+        let limit = if spec.has("backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
+        fill(spec, "backoffLimit", limit);
+        fill(spec, "manualSelector", false);
+    }
+}
+
+fn fill_completions(spec: &mut Members) {
+    if !spec.has("completions") && !spec.has("parallelism") {
+        spec.insert("completions".to_owned(), 1.into());
+    }
+    fill(spec, "parallelism", 1);
+}
+
+/// Defaults that templates of CronJobs get too.
+pub(super) fn spec_defaults(spec: &mut Members) {
+    defaults::template(spec, "template");
+    if let Some(policy) = existing(spec, "podFailurePolicy") {
+        for rule in items_mut(policy, "rules") {
+            for pattern in items_mut(rule, "onPodConditions") {
+                fill(pattern, "status", "True");
+            }
+        }
+    }
+}
+
+/// `generateSelector`: pods are found by the Job's own uid.
+fn create(_: &RequestContext<'_>, object: &mut Object) {
+    if dig(object, &["spec", "manualSelector"]).as_bool() == Some(true) {
+        return;
+    }
+    let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
+    for (labels, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
+        for label in labels {
+            if !dig(object, &["spec", "template", "metadata", "labels"]).has(label) {
+                object.set(&["spec", "template", "metadata", "labels", label], value.as_str());
+            }
+        }
+    }
+    if !dig(object, &["spec", "selector", "matchLabels"]).has(UID_LABELS[1]) {
+        object.set(&["spec", "selector", "matchLabels", UID_LABELS[1]], uid);
+    }
+}
+
+/// `validateGeneratedSelector`.
+fn generated(errors: &mut ErrorList, object: &Object) {
+    let selector = dig(object, &["spec", "selector"]);
+    if dig(object, &["spec", "manualSelector"]).as_bool() == Some(true) || selector.is_null() {
+        return;
+    }
+    let labels = dig(object, &["spec", "template", "metadata", "labels"]);
+    let at = Path::new("spec").child("template").child("metadata").child("labels");
+    for (names, value) in [(UID_LABELS, object.uid()), (NAME_LABELS, object.name())] {
+        for name in names {
+            match labels.at(name).as_str() {
+                None => errors.push(Error::required(at.key(name), format!("must be '{value}'"))),
+                Some(have) if have != value => {
+                    errors.push(Error::invalid(at.key(name), labels.clone(), format!("must be '{value}'")));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    let mut own = json!({});
+    for (names, value) in [(UID_LABELS, object.uid()), (NAME_LABELS, object.name())] {
+        for name in names {
+            own[name] = value.into();
+        }
+    }
+    if !selector_matches(selector, &own) {
+        let at = Path::new("spec").child("selector");
+        errors.push(Error::invalid(at, selector.clone(), "`selector` not auto-generated"));
+    }
+}
+
+/// The highest index must make a good host name (`validateNameAllowsCompletions`).
+fn names(errors: &mut ErrorList, object: &Object) {
+    let spec = object.at("spec");
+    if let Some(count @ 1..) = spec.int("completions")
+        && spec.text("completionMode") == "Indexed"
+    {
+        let host = format!("{}-{}", object.name(), count - 1);
+        if !api::validation::dns1123_label(&host, false).is_empty() {
+            let text = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.push(Error::invalid(Path::new("metadata").child("name"), object.name(), text));
+        }
+    }
+}
+
+/// `ValidateJobSpec`.
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    template_spec(errors, at, spec);
+    let selector = spec.at("selector");
+    if selector.is_null() {
+        errors.push(Error::required(at.child("selector"), ""));
+        return;
+    }
+    label_selector(errors, &at.child("selector"), selector);
+    let labels = spec.at("template").at("metadata").at("labels");
+    if !selector_matches(selector, labels) {
+        let at = at.child("template").child("metadata").child("labels");
+        errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
+    }
+}
+
+/// `validateJobSpec`, which templates of CronJobs pass too.
+pub(super) fn template_spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    for member in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        non_negative(errors, at.child(member), spec.at(member));
+    }
+    if spec.has("maxFailedIndexes") && !spec.has("backoffLimitPerIndex") {
+        errors.push(Error::required(at.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+    }
+    if spec.has("managedBy") {
+        errors.extend(api::validation::domain_prefixed_path(&at.child("managedBy"), spec.text("managedBy")));
+        if spec.count("managedBy") > 63 {
+            errors.push(Error::too_long(at.child("managedBy"), 63));
+        }
+    }
+    one_of_if_set(errors, at.child("completionMode"), spec.at("completionMode"), &["NonIndexed", "Indexed"]);
+    indexed(errors, at, spec);
+    failure_policy(errors, &at.child("podFailurePolicy"), spec);
+    let mode = spec.text("completionMode");
+    if spec.has("successPolicy") {
+        let rules = spec.at("successPolicy").list("rules");
+        let at = at.child("successPolicy");
+        if mode != "Indexed" {
+            errors.push(Error::invalid(at, spec.at("successPolicy").clone(), "requires indexed completion mode"));
+        } else if rules.is_empty() {
+            errors.push(Error::required(at.child("rules"), "at least one rules must be specified when the successPolicy is specified"));
+        } else if rules.len() > 20 {
+            errors.push(Error::too_many(at.child("rules"), rules.len(), 20));
+        }
+    }
+    let replacement = at.child("podReplacementPolicy");
+    if spec.has("podFailurePolicy") {
+        if spec.has("podReplacementPolicy") && spec.text("podReplacementPolicy") != "Failed" {
+            errors.push(Error::not_supported(replacement, spec.text("podReplacementPolicy"), &["Failed"]));
+        }
+    } else {
+        one_of_if_set(errors, replacement, spec.at("podReplacementPolicy"), &["Failed", "TerminatingOrFailed"]);
+    }
+    validate::template(errors, &at.child("template"), spec.at("template"));
+    let at = at.child("template").child("spec").child("restartPolicy");
+    match spec.at("template").at("spec").text("restartPolicy") {
+        "" | "Always" => errors.push(Error::required(at, "valid values: \"OnFailure\", \"Never\"")),
+        "Never" => {}
+        "OnFailure" => {
+            if spec.has("podFailurePolicy") {
+                let text = "only \"Never\" is supported when podFailurePolicy is specified";
+                errors.push(Error::invalid(at, "OnFailure", text));
+            }
+        }
+        other => errors.push(Error::not_supported(at, other, &["OnFailure", "Never"])),
+    }
+}
+
+fn indexed(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    if spec.text("completionMode") != "Indexed" {
+        for member in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if let Some(value) = spec.int(member) {
+                errors.push(Error::invalid(at.child(member), value, "requires indexed completion mode"));
+            }
+        }
+        return;
+    }
+    let completions = spec.int("completions");
+    if completions.is_none() {
+        errors.push(Error::required(at.child("completions"), "when completion mode is Indexed"));
+    }
+    let parallelism = spec.int("parallelism").unwrap_or_default();
+    if parallelism > 100_000 {
+        let text = "must be less than or equal to 100000 when completion mode is Indexed";
+        errors.push(Error::invalid(at.child("parallelism"), parallelism, text));
+    }
+    let failed = spec.int("maxFailedIndexes");
+    if let (Some(completions), Some(failed)) = (completions, failed)
+        && failed > completions
+    {
+        errors.push(Error::invalid(at.child("maxFailedIndexes"), failed, "must be less than or equal to completions"));
+    }
+    if let Some(failed) = failed
+        && failed > 100_000
+    {
+        errors.push(Error::invalid(at.child("maxFailedIndexes"), failed, "must be less than or equal to 100000"));
+    }
+}
+
+fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
+    let rules = spec.at("podFailurePolicy").list("rules");
+    let at = at.child("rules");
+    if rules.len() > 20 {
+        errors.push(Error::too_many(at.clone(), rules.len(), 20));
+    }
+    let template = spec.at("template").at("spec");
+    for (i, rule) in rules.iter().enumerate() {
+        let at = at.index(i);
+        let supported = &["Count", "FailIndex", "FailJob", "Ignore"];
+        match rule.text("action") {
+            "" => errors.push(Error::required(at.child("action"), "")),
+            "FailIndex" if !spec.has("backoffLimitPerIndex") => {
+                errors.push(Error::invalid(at.child("action"), "FailIndex", "requires the backoffLimitPerIndex to be set"));
+            }
+            action if !supported.contains(&action) => {
+                errors.push(Error::not_supported(at.child("action"), action, supported));
+            }
+            _ => {}
+        }
+        let (codes, conditions) = (rule.at("onExitCodes"), rule.list("onPodConditions"));
+        if !codes.is_null() && !conditions.is_empty() {
+            let text = "specifying both OnExitCodes and OnPodConditions is not supported";
+            errors.push(Error::invalid(at.clone(), "", text));
+        } else if codes.is_null() && conditions.is_empty() {
+            errors.push(Error::invalid(at.clone(), "", "specifying one of OnExitCodes and OnPodConditions is required"));
+        }
+        if !codes.is_null() {
+            exit_codes(errors, &at.child("onExitCodes"), codes, template);
+        }
+        if conditions.len() > 20 {
+            errors.push(Error::too_many(at.child("onPodConditions"), conditions.len(), 20));
+        }
+        for (j, pattern) in conditions.iter().enumerate() {
+            let at = at.child("onPodConditions").index(j);
+            let kind = pattern.text("type");
+            crate::checks::invalid_all(errors, &at.child("type"), kind, crate::checks::qualified_name(kind));
+            crate::checks::one_of(errors, at.child("status"), pattern.text("status"), &["False", "True", "Unknown"]);
+        }
+    }
+}
+
+fn exit_codes(errors: &mut ErrorList, at: &Path, codes: &Value, template: &Value) {
+    crate::checks::one_of(errors, at.child("operator"), codes.text("operator"), &["In", "NotIn"]);
+    let container = codes.text("containerName");
+    let known = ["containers", "initContainers"].iter().flat_map(|l| template.list(l)).any(|c| c.text("name") == container);
+    if codes.has("containerName") && !known {
+        let text = "must be one of the container or initContainer names in the pod template";
+        errors.push(Error::invalid(at.child("containerName"), container, text));
+    }
+    let values = codes.list("values");
+    let at = at.child("values");
+    if values.is_empty() {
+        errors.push(Error::invalid(at, codes.at("values").clone(), "at least one value is required"));
+        return;
+    }
+    if values.len() > 255 {
+        errors.push(Error::too_many(at.clone(), values.len(), 255));
+    }
+    for (i, value) in values.iter().enumerate() {
+        if value.as_i64() == Some(0) && codes.text("operator") == "In" {
+            errors.push(Error::invalid(at.index(i), 0, "must not be 0 for the In operator"));
+        }
+        if values[..i].contains(value) {
+            errors.push(Error::duplicate(at.index(i), value.clone()));
+        }
+    }
+}
+
+/// `ValidateJobSpecUpdate`.
+fn validate_update(object: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (new, before, at) = (object.at("spec"), old.at("spec"), Path::new("spec"));
+    spec(&mut errors, &at, new);
+    if !same(new.at("completions"), before.at("completions")) {
+        // An indexed Job may grow or shrink with its parallelism.
+        let elastic = new.text("completionMode") == "Indexed" && new.int("completions") == new.int("parallelism");
+        if !elastic {
+            let field = at.child("completions");
+            if new.text("completionMode") == "Indexed" {
+                let text = "can only be modified in tandem with parallelism";
+                errors.push(Error::invalid(field, new.at("completions").clone(), text));
+            } else {
+                immutable(&mut errors, field, new.at("completions"), before.at("completions"));
+            }
+        }
+    }
+    immutable(&mut errors, at.child("selector"), new.at("selector"), before.at("selector"));
+    let template = comparable(old, new.at("template"), before.at("template"));
+    immutable(&mut errors, at.child("template"), &template, before.at("template"));
+    for member in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        immutable(&mut errors, at.child(member), new.at(member), before.at(member));
+    }
+    names(&mut errors, object);
+    errors
+}
+
+/// The new template with what a suspended Job may still change taken from the old one
+/// (`shouldAllowMutablePodTemplate`).
+fn comparable(old: &Object, new: &Value, before: &Value) -> Value {
+    let mut template = new.clone();
+    let status = old.at("status");
+    let idle = old.at("spec").flag("suspend")
+        && (!status.has("startTime") || condition(old, "Suspended"))
+        && status.int("active").unwrap_or_default() == 0;
+    if !idle {
+        return template;
+    }
+    if let Some(map) = template.as_object_mut() {
+        if let Some(metadata) = map.entry("metadata").or_insert_with(|| json!({})).as_object_mut() {
+            restore(metadata, "annotations", before.at("metadata"));
+            restore(metadata, "labels", before.at("metadata"));
+        }
+        if let Some(spec) = existing(map, "spec") {
+            for member in ["nodeSelector", "tolerations", "schedulingGates"] {
+                restore(spec, member, before.at("spec"));
+            }
+            if let Some(affinity) = spec.get_mut("affinity").and_then(Value::as_object_mut) {
+                restore(affinity, "nodeAffinity", before.at("spec").at("affinity"));
+            }
+            for list in ["containers", "initContainers"] {
+                let old_list = before.at("spec").list(list);
+                for (container, old) in items_mut(spec, list).zip(old_list) {
+                    restore(container, "resources", old);
+                }
+            }
+        }
+    }
+    template
+}
+
+/// What must hold for a Job's status (the core of `validateJobStatus`).
+fn validate_status(object: &Object, _: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (status, at) = (object.at("status"), Path::new("status"));
+    for member in ["active", "succeeded", "failed", "ready", "terminating"] {
+        non_negative(&mut errors, at.child(member), status.at(member));
+    }
+    let is = |kind: &str| condition(object, kind);
+    let conditions = at.child("conditions");
+    let mut never = |a: &str, b: &str, text: &str| {
+        if is(a) && is(b) {
+            errors.push(Error::invalid(conditions.clone(), Value::Null, text));
+        }
+    };
+    never("Complete", "Failed", "cannot set Complete=True and Failed=true conditions");
+    never("Complete", "FailureTarget", "cannot set Complete=True and FailureTarget=true conditions");
+    never("SuccessCriteriaMet", "Failed", "cannot set SuccessCriteriaMet=True and Failed=true conditions");
+    never("SuccessCriteriaMet", "FailureTarget", "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions");
+    if status.has("completionTime") && !is("Complete") {
+        let value = status.at("completionTime").clone();
+        let text = "cannot set completionTime when there is no Complete=True condition";
+        errors.push(Error::invalid(at.child("completionTime"), value, text));
+    }
+    if !status.has("completionTime") && is("Complete") {
+        let text = "completionTime is required for Complete jobs";
+        errors.push(Error::required(at.child("completionTime"), text));
+    }
+    let active = status.int("active").unwrap_or_default();
+    if active > 0 && (is("Complete") || is("Failed")) {
+        errors.push(Error::invalid(at.child("active"), active, "active>0 is invalid for finished job"));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_gets_its_selector_and_is_valid() {
+        let mut object = Object::from_value(json!({"metadata": {"name": "j", "uid": "u"},
+            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}))
+        .unwrap();
+        default(&mut object);
+        let user = api::UserInfo::default();
+        let now = Timestamp::UNIX_EPOCH;
+        create(&RequestContext { user: &user, now, dry_run: false, subresource: "" }, &mut object);
+        assert_eq!(
+            *dig(&object, &["spec", "selector"]),
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
+        );
+        let mut errors = ErrorList::new();
+        generated(&mut errors, &object);
+        spec(&mut errors, &Path::new("spec"), object.at("spec"));
+        assert_eq!(errors, ErrorList::new());
+        assert_eq!(completions(&object), "0/1");
+        assert_eq!(status(&object), "Running");
+    }
+}
