@@ -5,18 +5,27 @@
 //! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
 mod apps;
+mod autoscaling;
 mod batch;
 pub mod bootstrap;
+mod certificates;
 mod checks;
 mod columns;
 mod core;
 mod define;
+mod discovery;
 pub mod duration;
 pub mod facts;
+mod groups;
 mod json;
+mod networking;
 mod podspec;
+mod policy;
+mod rbac;
 mod reviews;
 mod rules;
+mod scheduling;
+mod storage;
 
 use std::sync::Arc;
 
@@ -56,14 +65,25 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
     let kind = facts.gvk.kind.as_str();
     let extra = match facts.gvk.group.as_str() {
         "" => core::extra(kind, config),
+        "admissionregistration.k8s.io" => groups::admission_registration(kind),
+        "apiextensions.k8s.io" | "apiregistration.k8s.io" => groups::extensions(kind),
         "apps" => apps::extra(kind),
-        "batch" => batch::extra(kind),
         "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
-        // Names of RBAC objects are path segments: `system:node`.
-        "rbac.authorization.k8s.io" => Some(Extra::new(
-            rules::Rules { name: api::validation::path_segment, ..rules::Rules::GENERIC },
-            columns::generic(),
-        )),
+        "autoscaling" => autoscaling::extra(kind, &facts.gvk.version),
+        "batch" => batch::extra(kind),
+        "certificates.k8s.io" => certificates::extra(kind),
+        "coordination.k8s.io" => groups::coordination(kind),
+        "discovery.k8s.io" => discovery::extra(kind),
+        "events.k8s.io" => groups::events(kind),
+        "flowcontrol.apiserver.k8s.io" => groups::flow_control(kind),
+        "networking.k8s.io" => networking::extra(kind),
+        "node.k8s.io" => groups::node(kind),
+        "policy" => policy::extra(kind),
+        "rbac.authorization.k8s.io" => rbac::extra(kind),
+        "resource.k8s.io" => groups::resource(kind),
+        "scheduling.k8s.io" => scheduling::extra(kind),
+        "storage.k8s.io" => storage::extra(kind),
+        "storagemigration.k8s.io" => groups::storage_migration(kind),
         _ => None,
     };
     extra.unwrap_or_default()
