@@ -179,6 +179,9 @@ impl Frames {
             (Ok(_), Format::Protobuf) if self.accept.shape == Shape::Object => {
                 respond::protobuf_document(&self.served, &self.stored, entry)
             }
+            (Ok(json), Format::Protobuf) if self.accept.shape != Shape::Table => serde_json::from_slice(&json)
+                .map_err(Status::internal)
+                .and_then(|value| crate::codec::protobuf_any(&self.served.def, &value)),
             (framed, _) => framed,
         };
         match framed {
