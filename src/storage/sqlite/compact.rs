@@ -31,7 +31,7 @@ const COMPACT: &str = "compact";
 
 /// How far the writer has come.
 pub(super) struct Compaction {
-    /// Everything that was superseded up to here goes, or has gone, from disk.
+    /// Everything that was superseded up to here goes, or has gone, from disk, or nothing was.
     target: i64,
     /// The first row to look at next.
     cursor: i64,
@@ -88,10 +88,11 @@ pub(super) fn begin(writer: &mut Writer, revision: i64, keep_quiet: bool) -> Res
             set_meta(&writer.conn, "compacted", revision)?;
             set_meta(&writer.conn, "cursor", cursor.max(1))
         })?;
-        writer.compaction.target = revision;
         writer.compaction.cursor = cursor.max(1);
         writer.compaction.rows = true;
     }
+    // Also without work, so that the next call need not look for it in the same rows again.
+    writer.compaction.target = revision;
     shared.compacted.store(revision, Ordering::Release);
     shared.ephemeral.compact(revision);
     Ok(())

@@ -217,3 +217,76 @@ async fn a_snapshot_is_a_database_and_its_checksum() {
     restored.closed().await;
     bench.end().await;
 }
+
+/// A TLS server configuration that wants client certificates of its own authority, and a client's with and without.
+fn tls() -> (rustls::ServerConfig, rustls::ClientConfig, rustls::ClientConfig) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let leaf = || {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &issuer).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        (vec![cert.der().clone()], key)
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca_cert.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+    let (chain, key) = leaf();
+    let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain, key)
+        .unwrap();
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let client = || {
+        rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+    };
+    let (chain, key) = leaf();
+    let mut known = client().with_client_auth_cert(chain, key).unwrap();
+    let mut unknown = client().with_no_client_auth();
+    known.alpn_protocols = vec![b"h2".to_vec()];
+    unknown.alpn_protocols = vec![b"h2".to_vec()];
+    (server, known, unknown)
+}
+
+/// The server's first HTTP/2 frame, if it lets the client in.
+async fn first_frame(address: std::net::SocketAddr, config: rustls::ClientConfig) -> std::io::Result<[u8; 9]> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await?;
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+#[tokio::test]
+async fn tls_lets_in_those_with_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let shutdown = Shutdown::new();
+    let store = SqliteStore::open(&dir.path().join("db"), SqliteOptions::default(), shutdown.clone()).await.unwrap();
+    let (server, known, unknown) = tls();
+    let listen = EtcdListen::Tcp { address: "127.0.0.1:0".parse().unwrap(), tls: Some(Arc::new(server)) };
+    let server =
+        EtcdServer::bind(store.clone(), vec![listen], EtcdMember::default(), shutdown.child_token()).await.unwrap();
+    let address = server.addresses()[0];
+    let serving = tokio::spawn(server.run());
+    const SETTINGS: u8 = 4;
+    assert_eq!(first_frame(address, known).await.unwrap()[3], SETTINGS);
+    assert!(first_frame(address, unknown).await.is_err());
+    shutdown.cancel();
+    serving.await.unwrap();
+    store.closed().await;
+}
