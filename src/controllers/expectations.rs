@@ -37,6 +37,13 @@ impl Expectations {
         self.keys.lock().insert(key.clone(), expected);
     }
 
+    /// Both at once: controllers that create and delete in one pass.
+    pub(crate) fn expect(&self, key: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = ObjectKey>) {
+        let creations = i64::try_from(creations).unwrap_or(i64::MAX);
+        let expected = Expected { creations, deletions: deletions.into_iter().collect(), since: Instant::now() };
+        self.keys.lock().insert(key.clone(), expected);
+    }
+
     pub(crate) fn creation_observed(&self, key: &ObjectKey) {
         if let Some(expected) = self.keys.lock().get_mut(key) {
             expected.creations -= 1;

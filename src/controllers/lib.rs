@@ -4,6 +4,7 @@
 //! conditions, events and reasons are upstream's (`pkg/controller`). When nothing changes, nothing here writes.
 
 mod claim;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -13,12 +14,15 @@ mod expectations;
 mod gc;
 mod harness;
 mod hash;
+mod history;
 mod intstr;
 mod metadata;
 mod namespace;
+mod node_affinity;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod pod_owners;
 mod pods;
 mod replicaset;
 mod root_ca;
@@ -107,6 +111,7 @@ const TABLE: &[Entry] = &[
         account: "root-ca-cert-publisher",
         start: root_ca::start,
     },
+    Entry { name: "daemonset-controller", account: "daemon-set-controller", start: daemonset::start },
 ];
 
 /// Names of all controllers.

@@ -17,6 +17,7 @@ use crate::claim::claim;
 use crate::error::Error;
 use crate::expectations::Expectations;
 use crate::harness::{Context, Reconcile, all_synced, current, key_of, synced};
+use crate::pod_owners::PodOwners;
 use crate::pods;
 use crate::selector::Selector;
 pub(crate) use kind::{Observed, ReplicaCondition, Replicated};
@@ -54,92 +55,18 @@ fn start<K: Replicated>(context: Context) {
             }
         }
     });
-    let handler = PodHandler { sets: sets.clone(), queue: queue.clone(), expectations: Arc::clone(&expectations) };
+    let handler = PodOwners {
+        owners: sets.clone(),
+        queue: queue.clone(),
+        expectations: Arc::clone(&expectations),
+        selector: K::selector,
+        min_ready_seconds: K::min_ready_seconds,
+    };
     context.feed(&pods, &add_all, move |event| handler.handle(event));
 
     let ready = all_synced(vec![synced(&sets), synced(&pods)]);
     let reconciler = Arc::new(Reconciler { sets, pods, queue: queue.clone(), expectations, context: context.parts() });
     context.work(reconciler, queue, WORKERS, ready);
-}
-
-/// Finds the sets that a pod's change concerns.
-struct PodHandler<K> {
-    sets: Informer<K>,
-    queue: WorkQueue<ObjectKey>,
-    expectations: Arc<Expectations>,
-}
-
-impl<K: Replicated> PodHandler<K> {
-    fn handle(&self, event: &Event<Pod>) {
-        match event {
-            Event::Added(pod) if pod_is_deleting(pod) => self.deleted(pod),
-            Event::Added(pod) => self.added(pod),
-            Event::Updated { old, new } => self.updated(old, new),
-            Event::Deleted(pod) => self.deleted(pod),
-            Event::Resync => {}
-        }
-    }
-
-    fn owner(&self, pod: &Pod) -> Option<Arc<K>> {
-        let owner = controller_of(&pod.metadata).filter(|owner| owner.kind == K::KIND)?;
-        self.sets.get(client::Resource::namespace(pod), &owner.name).filter(|set| set.uid() == owner.uid)
-    }
-
-    fn added(&self, pod: &Pod) {
-        if let Some(set) = self.owner(pod) {
-            let key = key_of(&*set);
-            self.expectations.creation_observed(&key);
-            self.queue.add(key);
-        } else if controller_of(&pod.metadata).is_none() {
-            self.add_selecting(pod);
-        }
-    }
-
-    fn updated(&self, old: &Pod, new: &Pod) {
-        let labels_changed = old.metadata.labels != new.metadata.labels;
-        if pod_is_deleting(new) {
-            self.deleted(new);
-            if labels_changed {
-                self.deleted(old);
-            }
-            return;
-        }
-        let owner_changed = controller_of(&old.metadata) != controller_of(&new.metadata);
-        if owner_changed && let Some(set) = self.owner(old) {
-            self.queue.add(key_of(&*set));
-        }
-        if let Some(set) = self.owner(new) {
-            let key = key_of(&*set);
-            if !pods::is_ready(old) && pods::is_ready(new) && set.min_ready_seconds() > 0 {
-                let seconds = u64::try_from(set.min_ready_seconds()).unwrap_or(0);
-                self.queue.add_after(key.clone(), Duration::from_secs(seconds));
-            }
-            self.queue.add(key);
-        } else if controller_of(&new.metadata).is_none() && (labels_changed || owner_changed) {
-            self.add_selecting(new);
-        }
-    }
-
-    fn deleted(&self, pod: &Pod) {
-        if let Some(set) = self.owner(pod) {
-            let key = key_of(&*set);
-            self.expectations.deletion_observed(&key, &key_of(pod));
-            self.queue.add(key);
-        }
-    }
-
-    /// An orphan may be wanted by any set that selects it.
-    fn add_selecting(&self, pod: &Pod) {
-        for set in self.sets.namespace(client::Resource::namespace(pod)) {
-            if set.selector().is_some_and(|s| !s.is_empty() && s.matches(pod.metadata.labels.as_ref())) {
-                self.queue.add(key_of(&*set));
-            }
-        }
-    }
-}
-
-fn pod_is_deleting(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
 }
 
 struct Reconciler<K> {
