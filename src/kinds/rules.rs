@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     pub graceful: fn(&Object, Option<i64>) -> Option<i64>,
     pub propagation: Propagation,
     pub finalizers: fn(&Object) -> Vec<&str>,
+    /// Changes of an object that has just got its deletionTimestamp.
+    pub deletion: fn(&mut Object),
 }
 
 impl Rules {
@@ -39,6 +41,7 @@ impl Rules {
         graceful: |_, _| None,
         propagation: Propagation::Background,
         finalizers: |_| Vec::new(),
+        deletion: |_| {},
     };
 }
 
@@ -96,6 +99,10 @@ impl Strategy for Rules {
 
     fn default_propagation(&self) -> Propagation {
         self.propagation
+    }
+
+    fn prepare_for_delete(&self, object: &mut Object) {
+        (self.deletion)(object);
     }
 
     fn extra_finalizers<'a>(&self, object: &'a Object) -> Vec<&'a str> {

@@ -32,6 +32,7 @@ pub(super) fn extra() -> Extra {
         validate_status,
         name: api::validation::dns1123_label,
         finalizers: spec_finalizers,
+        deletion: start_deletion,
         ..Rules::GENERIC
     };
     let columns = vec![name(), text("Status", |o, _| string(o, &["status", "phase"])), age()];
@@ -61,6 +62,12 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
         list.push(KUBERNETES.into());
         object.set(&["spec", "finalizers"], list);
     }
+}
+
+/// A namespace that is being deleted says so at once, and has no grace (`REST.Delete` of namespaces).
+fn start_deletion(object: &mut Object) {
+    object.set(&["status", "phase"], "Terminating");
+    object.remove(&["metadata", "deletionGracePeriodSeconds"]);
 }
 
 fn spec_finalizers(object: &Object) -> Vec<&str> {
