@@ -153,6 +153,11 @@ pub trait Strategy: Send + Sync {
         Propagation::Background
     }
 
+    /// Whether a new object keeps the status that it comes with (nodes register with theirs).
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
     /// Called when a deletion is first marked on an object that stays for a while (`status.phase` of namespaces).
     fn prepare_for_delete(&self, _object: &mut Object) {}
 

@@ -1,5 +1,9 @@
 //! `rbac.authorization.k8s.io`: roles and bindings.
 
+mod escalation;
+
+use std::sync::Arc;
+
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::validation::path_segment;
@@ -16,7 +20,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// What is special about a kind of this group.
 pub(crate) fn extra(kind: &str) -> Option<Extra> {
     let named = Rules { name: path_segment, create_on_update: true, ..Rules::GENERIC };
-    Some(match kind {
+    let mut extra = match kind {
         "Role" => {
             let columns = generic();
             Extra::new(Rules { validate: |object| rules(object, true), ..named }, columns)
@@ -44,7 +48,15 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
             Extra::new(rules, binding_columns())
         }
         _ => return None,
-    })
+    };
+    let resource = match kind {
+        "Role" => "roles",
+        "ClusterRole" => "clusterroles",
+        "RoleBinding" => "rolebindings",
+        _ => "clusterrolebindings",
+    };
+    extra.hook = Some(Arc::new(escalation::Guard { resource }));
+    Some(extra)
 }
 
 fn binding_columns() -> Vec<api::kind::Column> {

@@ -23,6 +23,7 @@ pub(crate) struct Rules {
     pub finalizers: fn(&Object) -> Vec<&str>,
     /// Changes of an object that has just got its deletionTimestamp.
     pub deletion: fn(&mut Object),
+    pub keeps_status: bool,
 }
 
 impl Rules {
@@ -42,6 +43,7 @@ impl Rules {
         propagation: Propagation::Background,
         finalizers: |_| Vec::new(),
         deletion: |_| {},
+        keeps_status: false,
     };
 }
 
@@ -107,5 +109,9 @@ impl Strategy for Rules {
 
     fn extra_finalizers<'a>(&self, object: &'a Object) -> Vec<&'a str> {
         (self.finalizers)(object)
+    }
+
+    fn keeps_status_on_create(&self) -> bool {
+        self.keeps_status
     }
 }

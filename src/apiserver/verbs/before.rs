@@ -86,7 +86,7 @@ fn validate_path_segment(name: &str) -> Vec<String> {
 
 /// Readies a new object for the store.
 pub fn before_create(def: &KindDef, ctx: &RequestContext<'_>, object: &mut Object) -> Result<Vec<String>, Status> {
-    if def.has_status() {
+    if def.has_status() && !def.strategy.keeps_status_on_create() {
         object.remove(&["status"]);
     }
     if def.has_generation {

@@ -28,6 +28,8 @@ pub(super) fn extra(config: &Config) -> Extra {
         },
         validate,
         validate_update: Some(validate_update),
+        // The node agent registers with its status in one request.
+        keeps_status: true,
         ..Rules::GENERIC
     };
     let columns = vec![
