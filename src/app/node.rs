@@ -54,6 +54,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     config.resolv_conf.clone_from(&options.resolv_conf);
     config.listen = SocketAddr::new(options.bind_address, options.kubelet_port);
     config.tls = Some(Arc::new(tls));
+    config.client_ca = vec![credentials.ca.cert_der().clone()];
     config.max_pods = options.max_pods;
     config.cgroup_root = format!("/{}", options.bridge);
     config.node_labels = labels(&options.node_label)?;

@@ -276,11 +276,28 @@ fn make_api_server(
         shutdown: stage.shutdown.clone(),
         advertise: SocketAddr::new(identity.advertise, options.https_listen_port).to_string(),
         kubelets: Some(Kubelets { tls: Arc::new(kubelet_tls) }),
+        documents: issuer_documents(credentials.tokens.as_ref()),
         reads_in_flight_max: READS_IN_FLIGHT_MAX,
         writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
     });
     tokens.set_registry(api.services().registry);
     Ok((api, rbac))
+}
+
+/// What verifiers of service account tokens read (upstream `pkg/serviceaccount/openidmetadata.go`).
+fn issuer_documents(signer: &pki::token::TokenSigner) -> Vec<(String, serde_json::Value)> {
+    let issuer = signer.issuer();
+    let configuration = serde_json::json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    vec![
+        ("/.well-known/openid-configuration".to_owned(), configuration),
+        ("/openid/v1/jwks".to_owned(), signer.jwks().clone()),
+    ]
 }
 
 fn controllers_config(
