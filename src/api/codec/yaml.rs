@@ -139,8 +139,7 @@ impl<'a> Composer<'a> {
         let mut members: Vec<(Cow<'a, str>, Node<'a>)> = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
         let mut merges = Vec::new();
-        loop {
-            let Some((event, span)) = self.next()? else { break };
+        while let Some((event, span)) = self.next()? {
             if event == Event::MappingEnd {
                 break;
             }

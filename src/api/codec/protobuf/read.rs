@@ -38,11 +38,8 @@ impl<'t> Reader<'t> {
         let def = self.types.def(id);
         self.fields(&def.fields, &[], bytes, &mut map)?;
         self.depth -= 1;
-        for field in &def.fields {
-            if map.get(field.name.as_ref()).is_some_and(|value| is_omitted(self.types, field, value)) {
-                map.remove(field.name.as_ref());
-            }
-        }
+        let types = self.types;
+        map.retain(|name, value| def.field(name).is_none_or(|field| !is_omitted(types, field, value)));
         add_printed(self.types, id, &mut map);
         Ok(map)
     }
@@ -51,16 +48,17 @@ impl<'t> Reader<'t> {
     fn fields(&mut self, fields: &'t [Field], open: &[u16], bytes: &[u8], map: &mut Members) -> Result<(), String> {
         for entry in wire::fields(bytes) {
             let (number, wire) = entry?;
-            let here = |f: &&Field| f.wrap[..open.len()] == *open;
-            let is_wrap = |f: &Field| f.wrap.get(open.len()).is_some_and(|w| *w != 0 && u32::from(*w) == number);
-            let direct = |f: &Field| f.proto == number && f.wrap.get(open.len()).is_none_or(|w| *w == 0);
-            if let Some(field) = fields.iter().filter(here).find(|f| direct(f)) {
-                self.field(field, wire, map)?;
-            } else if fields.iter().filter(here).any(is_wrap) {
+            let level = open.len();
+            let wrapped = |f: &Field| f.wrap.get(level).copied().filter(|w| *w != 0).map(u32::from);
+            let found = fields.iter().find(|f| wrapped(f).unwrap_or(f.proto) == number && f.wrap[..level] == *open);
+            let Some(field) = found else { continue };
+            if wrapped(field).is_some() {
                 let Wire::Len(inner) = wire else { return Err(wrong_wire("the inlined message")) };
                 let mut deeper = open.to_vec();
                 deeper.push(number as u16);
                 self.fields(fields, &deeper, inner, map)?;
+            } else {
+                self.field(field, wire, map)?;
             }
         }
         Ok(())
