@@ -20,6 +20,8 @@ use crate::sys;
 
 /// How long a new containerd may take until it answers: it opens its database and walks its snapshots first.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// A log larger than this makes room for a new one at the next start.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a containerd of ours lives.
@@ -138,6 +140,7 @@ async fn start(options: &ChildOptions) -> Result<i32, ChildError> {
     }
     let config = options.state.join("config.toml");
     std::fs::write(&config, configuration(options, major)).map_err(at("write", &config))?;
+    keep_small(&options.log).map_err(at("rotate the log", &options.log))?;
     let log = OpenOptions::new().create(true).append(true).open(&options.log);
     let log = log.map_err(at("open the log", &options.log))?;
     let errors = log.try_clone().map_err(at("open the log", &options.log))?;
@@ -168,6 +171,15 @@ async fn start(options: &ChildOptions) -> Result<i32, ChildError> {
             Ok(()) => Ok(pid),
             Err(_) => Err(ChildError::NoAnswer(START_PATIENCE, options.log.clone())),
         }
+    }
+}
+
+/// One old log is kept. Only a containerd that is being started has none open.
+fn keep_small(log: &Path) -> io::Result<()> {
+    match std::fs::metadata(log) {
+        Ok(found) if found.len() > LOG_BYTES_MAX => std::fs::rename(log, log.with_extension("log.1")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

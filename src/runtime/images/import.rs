@@ -93,6 +93,10 @@ impl ImageStore {
     ) -> Result<Vec<String>, ImportError> {
         let mut names = Vec::new();
         for (name, target) in named {
+            if self.is_ready(connection, &name, &target).await? {
+                names.push(name);
+                continue;
+            }
             self.import_tree(connection, archive, &target).await?;
             self.finish_import(connection, &name, &target).await?;
             names.push(name);

@@ -212,6 +212,36 @@ impl ImageStore {
         Ok(None)
     }
 
+    /// Whether `name` already means `target`, pinned and unpacked: importing an archive again has nothing to do then.
+    pub(super) async fn is_ready(
+        &self,
+        connection: &Connection,
+        name: &str,
+        target: &Descriptor,
+    ) -> Result<bool, RuntimeError> {
+        let request = services::GetImageRequest { name: name.into() };
+        let record = match connection.images().get(request).await {
+            Ok(found) => found.into_inner().image.unwrap_or_default(),
+            Err(status) if is_not_found(&status) => return Ok(false),
+            Err(status) => return Err(connection.failed("find image", name, status)),
+        };
+        let pinned = record.labels.get(PINNED_LABEL).is_some_and(|value| value == PINNED);
+        let same = record.target.as_ref().is_some_and(|found| found.digest == target.digest);
+        let Some((_, parsed)) = self.parse_record(connection, &record).await?.filter(|_| pinned && same) else {
+            return Ok(false);
+        };
+        if parsed.chain_id.is_empty() {
+            return Ok(true);
+        }
+        let stat =
+            snapshot_services::StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: parsed.chain_id.clone() };
+        match connection.snapshots().stat(stat).await {
+            Ok(_) => Ok(true),
+            Err(status) if is_not_found(&status) => Ok(false),
+            Err(status) => Err(connection.failed("find snapshot", &parsed.chain_id, status)),
+        }
+    }
+
     /// Sets what a manifest, an index and a configuration refer to, so that containerd keeps it with them.
     pub(super) fn references(children: &[(String, &Descriptor)]) -> HashMap<String, String> {
         children.iter().map(|(key, child)| (format!("{GC_CONTENT_LABEL}.{key}"), child.digest.clone())).collect()
@@ -366,7 +396,7 @@ impl ImageStore {
         let Some(found) = self.find(reference).await? else { return Ok(()) };
         for record in self.list().await? {
             let parsed = self.parse_record(&self.connection, &record).await?;
-            if !parsed.is_some_and(|(_, parsed)| parsed.id == found.id) {
+            if parsed.is_none_or(|(_, parsed)| parsed.id != found.id) {
                 continue;
             }
             let request = services::DeleteImageRequest { name: record.name.clone(), sync: true, ..Default::default() };

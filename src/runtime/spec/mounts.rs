@@ -59,7 +59,8 @@ pub fn resolve(spec: &ContainerSpec, sandbox: &SandboxPaths) -> Result<(Vec<Moun
     let mut mounts = defaults(spec.security.privileged);
     mounts.retain(|mount| {
         let destination = Path::new(&mount.destination);
-        !destinations.iter().any(|path| path == destination) && !(own_dev && destination.starts_with("/dev"))
+        let hidden = own_dev && destination.starts_with("/dev");
+        !hidden && !destinations.iter().any(|path| path == destination)
     });
     let mut propagation = None;
     for wanted in &wanted {

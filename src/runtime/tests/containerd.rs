@@ -455,4 +455,8 @@ async fn starts_quickly(mut node: Node) {
     times.sort();
     println!("sandbox, container and start, created, sandbox: median {:.1?}, all {:.1?}", times[5], times);
     assert!(times[5].0 < Duration::from_secs(5));
+    node.settle().await;
+    let before = node.cpu_ticks();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    println!("idle with {} pods: {} ticks of CPU in 10 s, {}", times.len(), node.cpu_ticks() - before, node.memory());
 }

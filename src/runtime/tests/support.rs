@@ -258,6 +258,19 @@ impl Node {
         lines.filter(|line| line.contains("containerd-shim-runc-v2") && line.contains(&ours)).count()
     }
 
+    /// CPU time of this process in hundredths of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// This process's resident memory.
+    pub fn memory(&self) -> String {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().filter(|line| line.starts_with("Rss") || line.starts_with("VmRSS")).collect::<Vec<_>>().join(" ")
+    }
+
     pub fn cgroup_file(&self, id: &ContainerId, controller: &str, v1: &str, v2: &str) -> PathBuf {
         let relative = Path::new("skiff-runtime-test").join(&self.sandbox).join(&id.0);
         let root = Path::new("/sys/fs/cgroup");
