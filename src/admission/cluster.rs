@@ -47,6 +47,11 @@ impl Cluster {
         informer.has_synced().then(|| informer.namespace(namespace))
     }
 
+    /// Writes the status of an object as it is here; fails with a conflict if somebody else wrote it.
+    pub(crate) async fn update_status<K: Resource>(&self, object: &K) -> Result<(), Status> {
+        self.client.update_status(object).await.map(drop).map_err(status)
+    }
+
     pub(crate) async fn live_list<K: Resource>(&self, namespace: &str) -> Result<Vec<Arc<K>>, Status> {
         let list = self.client.list::<K>(namespace, &ListParams::default()).await.map_err(status)?;
         Ok(list.into_iter().map(Arc::new).collect())
@@ -58,10 +63,18 @@ fn status(error: Error) -> Status {
     match error {
         Error::Api { code, reason, message, .. } => {
             // Reasons of answers are a closed set; anything else is shown by its code alone.
-            let reason = ["NotFound", "Forbidden", "Unauthorized", "Timeout", "TooManyRequests", "ServiceUnavailable"]
-                .into_iter()
-                .find(|known| *known == reason)
-                .unwrap_or("InternalError");
+            let reason = [
+                "NotFound",
+                "Conflict",
+                "Forbidden",
+                "Unauthorized",
+                "Timeout",
+                "TooManyRequests",
+                "ServiceUnavailable",
+            ]
+            .into_iter()
+            .find(|known| *known == reason)
+            .unwrap_or("InternalError");
             Status::new(code, reason, message)
         }
         other => Status::internal(base::chain(&other)),

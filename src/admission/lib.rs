@@ -7,6 +7,7 @@ mod attributes;
 mod cluster;
 mod limits;
 mod plugins;
+mod quota;
 
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authori
         Arc::new(plugins::StorageObjectInUseProtection),
         Arc::new(plugins::PersistentVolumeClaimResize::new(cluster.clone())),
         Arc::new(plugins::RuntimeClass::new(cluster.clone())),
-        Arc::new(plugins::DefaultIngressClass::new(cluster)),
+        Arc::new(plugins::DefaultIngressClass::new(cluster.clone())),
+        // Last, so that nothing is charged that another plugin refuses.
+        Arc::new(plugins::ResourceQuota::new(cluster)),
     ]
 }

@@ -9,7 +9,7 @@ use client::k8s_openapi::api::storage::v1::StorageClass;
 use crate::attributes::{forbidden, is_resource};
 use crate::cluster::Cluster;
 use crate::limits::amounts;
-use crate::plugins::default_storage_class::BETA_CLASS;
+use crate::plugins::BETA_CLASS;
 
 pub(crate) struct PersistentVolumeClaimResize {
     cluster: Cluster,
