@@ -39,6 +39,8 @@ fn main() {
         ("images are pulled, resumed where a transfer broke off", |n| Box::pin(pulls(n))),
         ("docker save archives are imported, compressed or not", |n| Box::pin(imports_saved(n))),
         ("the host's namespaces are used when asked for", |n| Box::pin(host_namespaces(n))),
+        ("many at once are all served and leave nothing behind", |n| Box::pin(many(n))),
+        ("sysctls and devices are given", |n| Box::pin(sysctls_and_devices(n))),
         ("pods start quickly", |n| Box::pin(starts_quickly(n))),
     ];
     run(tests);
@@ -459,4 +461,77 @@ async fn starts_quickly(mut node: Node) {
     let before = node.cpu_ticks();
     tokio::time::sleep(Duration::from_secs(10)).await;
     println!("idle with {} pods: {} ticks of CPU in 10 s, {}", times.len(), node.cpu_ticks() - before, node.memory());
+}
+
+async fn many(node: Node) {
+    let mut pods = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let mut node = node.beside();
+        pods.spawn(async move {
+            let pod = SandboxSpec { share_process_namespace: n % 3 == 0, ..node.pod(&format!("many{n}")) };
+            node.use_sandbox(&pod).await;
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let script = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; sleep 1000";
+                ids.push(node.start(script, |_| {}).await);
+            }
+            for id in &ids {
+                let mut text = String::new();
+                for _ in 0..200 {
+                    text = node.log(id).await;
+                    if text.contains("line 2000\n") {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                assert_eq!(text.lines().count(), 2000);
+                let (code, out, _) = node.exec(id, "echo from the exec").await;
+                assert_eq!((code, out.as_str()), (0, "from the exec\n"));
+            }
+            for id in &ids {
+                node.runtime.stop_container(id, Duration::ZERO).await.unwrap();
+                assert_eq!(node.exit_code(id).await, 137);
+                node.runtime.remove_container(id).await.unwrap();
+            }
+            node.runtime.remove_sandbox(&SandboxId(pod.id)).await.unwrap();
+        });
+    }
+    while let Some(done) = pods.join_next().await {
+        done.unwrap();
+    }
+    assert!(node.runtime.containers().await.unwrap().is_empty());
+    assert!(std::fs::read_dir(node.state_dir().join("containers")).unwrap().next().is_none());
+    assert!(std::fs::read_dir(node.state_dir().join("exec")).unwrap().next().is_none());
+    // The node's own sandbox is still there.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours: Vec<&str> = mounts.lines().filter(|line| line.contains("/sandboxes/many")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
+    assert_eq!(node.shims(), 0);
+}
+
+async fn sysctls_and_devices(mut node: Node) {
+    let mut pod = node.pod("sysctls");
+    pod.sysctls = [("kernel.shm_rmid_forced", "1"), ("net.core.somaxconn", "777")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    node.use_sandbox(&pod).await;
+    let device = |path: &str, permissions: &str| Device {
+        host_path: "/dev/null".into(),
+        container_path: path.into(),
+        permissions: permissions.into(),
+    };
+    let id = node
+        .start("sleep 1000", |spec| {
+            spec.devices = vec![device("/dev/mine", "rwm")];
+            spec.env = vec![("A".into(), "b c".into())];
+        })
+        .await;
+    let script = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/ip_unprivileged_port_start; [ -c /dev/mine ] && echo x > /dev/mine && echo $A";
+    let (_, out, err) = node.exec(&id, script).await;
+    assert_eq!(out, "1\n777\n0\nb c\n", "{err}");
+    let mut bad = node.pod("bad-sysctl");
+    bad.sysctls = [("net.core.no_such_thing".to_owned(), "1".to_owned())].into();
+    let error = base::chain(&node.runtime.create_sandbox(&bad).await.unwrap_err()).to_string();
+    assert!(error.contains("net.core.no_such_thing"), "{error}");
+    assert!(node.runtime.sandboxes().await.unwrap().iter().all(|sandbox| sandbox.id.0 != bad.id));
 }

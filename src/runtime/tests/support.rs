@@ -89,7 +89,9 @@ async fn clean_up(root: PathBuf, socket: PathBuf) {
     }
     for sandbox in runtime.sandboxes().await.unwrap() {
         runtime.remove_sandbox(&sandbox.id).await.unwrap();
+        runtime::cgroup::remove(Path::new(&sandbox.spec.cgroup_parent));
     }
+    runtime::cgroup::remove(Path::new("/skiff-runtime-test"));
     shutdown.cancel();
 }
 
@@ -123,6 +125,20 @@ impl Node {
         let pod = node.pod("pod");
         node.use_sandbox(&pod).await;
         node
+    }
+
+    /// The same runtime, to be used from another task.
+    pub fn beside(&self) -> Self {
+        Self {
+            root: self.root.clone(),
+            archive: self.archive.clone(),
+            socket: self.socket.clone(),
+            shutdown: self.shutdown.clone(),
+            runtime: self.runtime.clone(),
+            image: self.image.clone(),
+            sandbox: self.sandbox.clone(),
+            made: 0,
+        }
     }
 
     pub async fn import(&mut self) {
