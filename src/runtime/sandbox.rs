@@ -236,9 +236,9 @@ impl SandboxStore {
     }
 }
 
-/// The name containers see: the pod's, or the host's on the host's network.
+/// The name containers see: the pod's, or the host's on the host's network, whose UTS namespace it has.
 pub fn hostname(spec: &SandboxSpec) -> String {
-    match spec.hostname.is_empty() {
+    match spec.hostname.is_empty() || spec.host_network {
         false => spec.hostname.clone(),
         true => nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
     }

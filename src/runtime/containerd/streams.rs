@@ -101,11 +101,14 @@ impl ContainerdRuntime {
         let process = Process { connection: self.connection.clone(), container: id.0.clone(), exec: String::new() };
         let stdin = match entry.info.stdin {
             true => {
-                let fifo = pipe::OpenOptions::new()
-                    .open_sender(entry.dir.join("stdin"))
-                    .map_err(|error| failed("write to container", &id.0, error))?;
+                let fifo = match pipe::OpenOptions::new().open_sender(entry.dir.join("stdin")) {
+                    Ok(fifo) => Some(fifo),
+                    // The input was closed for good: output can be attached to all the same.
+                    Err(error) if error.raw_os_error() == Some(libc::ENXIO) => None,
+                    Err(error) => return Err(failed("write to container", &id.0, error)),
+                };
                 let closing = entry.info.stdin_once.then(|| close_later(&process, &self.tasks));
-                Some(Box::pin(Stdin { fifo: Some(fifo), closing }) as Writer)
+                Some(Box::pin(Stdin { fifo, closing }) as Writer)
             }
             false => None,
         };

@@ -1,7 +1,9 @@
 //! Blobs in containerd's content store.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use base::Backoff;
 use bytes::Bytes;
 use containerd_client::services::v1 as services;
 use containerd_client::services::v1::{ReadContentRequest, WriteAction, WriteContentRequest};
@@ -15,6 +17,9 @@ use crate::containerd::connection::{CallError, Connection, is_not_found};
 
 /// Bytes in one message.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// About half a minute in all.
+const LOCKED_ATTEMPTS: usize = 20;
 
 /// Why a blob could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +116,7 @@ where
     S: Future<Output = Result<futures::stream::BoxStream<'static, std::io::Result<Bytes>>, ContentError>>,
 {
     let digest = descriptor.digest.as_str();
-    match Writer::open(connection, descriptor).await {
+    match Writer::open_patiently(connection, descriptor).await {
         Ok(mut writer) => {
             let source = open(writer.offset as u64).await?;
             match writer.copy(source, labels.clone()).await {
@@ -138,6 +143,23 @@ struct Writer {
 }
 
 impl Writer {
+    /// An attempt that broke off just now may still hold the blob: containerd notices its end a little later (as
+    /// containerd's `core/content/helpers.go`, `OpenWriter`).
+    async fn open_patiently(connection: &Connection, descriptor: &Descriptor) -> Result<Self, ContentError> {
+        let mut pause = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        for _ in 0..LOCKED_ATTEMPTS {
+            match Self::open(connection, descriptor).await {
+                Err(ContentError::Call { source, .. })
+                    if source.code == Code::Unavailable && source.message.contains("locked for") =>
+                {
+                    tokio::time::sleep(pause.step()).await;
+                }
+                other => return other,
+            }
+        }
+        Self::open(connection, descriptor).await
+    }
+
     async fn open(connection: &Connection, descriptor: &Descriptor) -> Result<Self, ContentError> {
         let failed = call("write", &descriptor.digest);
         let reference = format!("skiff-{}", descriptor.digest);

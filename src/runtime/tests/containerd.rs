@@ -409,6 +409,13 @@ async fn pulls(mut node: Node) {
     assert!(error.ends_with(&format!("failed to resolve reference {missing:?}: {missing}: not found")), "{error}");
     let changed = format!("{}/some/app@sha256:{}", registry.address, "0".repeat(64));
     assert!(node.runtime.pull_image(&changed, &[]).await.is_err());
+
+    let mirrors = [("example.net".to_owned(), vec![format!("http://{}", registry.address)])].into();
+    node.disconnect().await;
+    node.reconnect_with(Options { registries: RegistryConfig { mirrors, ..Default::default() }, ..Options::new() })
+        .await;
+    let mirrored = node.runtime.pull_image("example.net/some/app:v1", &[]).await.unwrap();
+    assert!(mirrored.tags.contains(&"example.net/some/app:v1".to_owned()), "{mirrored:?}");
 }
 
 async fn imports_saved(mut node: Node) {

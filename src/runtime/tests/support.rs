@@ -82,7 +82,7 @@ fn socket_of(options: &ChildOptions) -> PathBuf {
 /// Removes what a test left, whether it passed or not.
 async fn clean_up(root: PathBuf, socket: PathBuf) {
     let shutdown = Shutdown::new();
-    let runtime = connect(&root, &socket, shutdown.clone()).await;
+    let runtime = connect(&root, &socket, Options::new(), shutdown.clone()).await;
     for container in runtime.containers().await.unwrap() {
         runtime.stop_container(&container.id, Duration::ZERO).await.unwrap();
         runtime.remove_container(&container.id).await.unwrap();
@@ -95,8 +95,8 @@ async fn clean_up(root: PathBuf, socket: PathBuf) {
     shutdown.cancel();
 }
 
-async fn connect(root: &Path, socket: &Path, shutdown: Shutdown) -> Arc<ContainerdRuntime> {
-    let connected = ContainerdRuntime::connect(socket.into(), root.join("state"), Options::new(), shutdown).await;
+async fn connect(root: &Path, socket: &Path, options: Options, shutdown: Shutdown) -> Arc<ContainerdRuntime> {
+    let connected = ContainerdRuntime::connect(socket.into(), root.join("state"), options, shutdown).await;
     match connected {
         Ok(runtime) => runtime,
         Err(error) => panic!("{}", base::chain(&error)),
@@ -118,7 +118,7 @@ pub struct Node {
 impl Node {
     async fn new(root: PathBuf, archive: PathBuf, socket: PathBuf) -> Self {
         let shutdown = Shutdown::new();
-        let runtime = connect(&root, &socket, shutdown.clone()).await;
+        let runtime = connect(&root, &socket, Options::new(), shutdown.clone()).await;
         let mut node =
             Self { root, archive, socket, shutdown, runtime, image: String::new(), sandbox: String::new(), made: 0 };
         node.import().await;
@@ -248,8 +248,12 @@ impl Node {
     }
 
     pub async fn reconnect(&mut self) {
+        self.reconnect_with(Options::new()).await;
+    }
+
+    pub async fn reconnect_with(&mut self, options: Options) {
         self.shutdown = Shutdown::new();
-        self.runtime = connect(&self.root, &self.socket, self.shutdown.clone()).await;
+        self.runtime = connect(&self.root, &self.socket, options, self.shutdown.clone()).await;
     }
 
     pub async fn restart(&mut self) {
