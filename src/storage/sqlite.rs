@@ -12,6 +12,7 @@
 mod apply;
 mod backup;
 mod check;
+mod checkpoint;
 mod compact;
 mod ephemeral;
 mod expiry;
@@ -175,13 +176,14 @@ impl SqliteStore {
 }
 
 fn open_writer(path: &Path, options: SqliteOptions) -> Result<Writer, StoreError> {
-    let opened = schema::open(path, &options)?;
+    let mut opened = schema::open(path, &options)?;
+    let folding = checkpoint::Folding::new(&mut opened.conn, path, options.wal_bytes)?;
     let state = recover::recover(&opened.conn, path, &options.ephemeral_prefixes)?;
     tracing::info!(path = %path.display(), revision = state.revision, "opened the database");
     backup::remove_stale_copies(path);
     let (revision, compaction) = (state.revision, compact::Compaction::resume(state.compacted, state.cursor));
     let shared = Arc::new(Shared::new(options, state));
-    Ok(Writer { conn: opened.conn, shared, revision, ceiling: revision, compaction, lock: opened.lock })
+    Ok(Writer { conn: opened.conn, shared, revision, ceiling: revision, compaction, folding, lock: opened.lock })
 }
 
 #[async_trait]

@@ -89,7 +89,8 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         times.sort_unstable();
         let rate = times.len() as f64 / started.elapsed().as_secs_f64();
         let at = |part: usize| times[(times.len() * part / 1000).min(times.len() - 1)];
-        println!("{clients:>3} clients: {rate:>8.0} puts/s, p50 {:?}, p99 {:?}", at(500), at(990));
+        let (p50, p99, worst) = (at(500), at(990), at(1000));
+        println!("{clients:>3} clients: {rate:>8.0} puts/s, p50 {p50:?}, p99 {p99:?}, worst {worst:?}");
     }
     let begun = Instant::now();
     let rounds = 20;

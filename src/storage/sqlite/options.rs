@@ -24,8 +24,8 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// How much history to keep. `None`: until someone calls `compact`.
     pub history: Option<Duration>,
-    /// The write-ahead log is folded into the database when it has grown to this size, in bytes. A larger one is cut
-    /// back to it.
+    /// The write-ahead log is folded into the database when it has grown by this size, in bytes; one twice as large is
+    /// cut back afterwards.
     pub wal_bytes: u64,
     /// Largest size of the database file, in bytes; writes that need more are told that the disk is full until
     /// compaction or deletions have made room (etcd `--quota-backend-bytes`). `None`: as the disk allows.

@@ -219,10 +219,9 @@ fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<()
          PRAGMA synchronous = FULL;
          PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -4096;
-         PRAGMA wal_autocheckpoint = {};
+         PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = {};",
-        options.wal_bytes / 4096,
-        options.wal_bytes
+        2 * options.wal_bytes
     ))
     .map_err(at(path))?;
     if let Some(bytes) = options.bytes_max {

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use base::Shutdown;
 
 use super::apply::{Apply, Outcome};
+use super::checkpoint::Folding;
 use super::compact::Compaction;
 use super::schema::{set_meta, sql};
 use super::state::Shared;
@@ -62,6 +63,7 @@ pub(super) struct Writer {
     /// Up to here revisions may be given to writes in memory without a word on disk.
     pub ceiling: i64,
     pub compaction: Compaction,
+    pub folding: Folding,
     pub lock: File,
 }
 
@@ -76,14 +78,20 @@ pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command
     let shared = writer.shared.clone();
     loop {
         let mut batch = Vec::new();
+        let mut folded = false;
         if writer.compaction.pending() {
             if shutdown.is_cancelled() {
                 break;
+            }
+            if writer.folding.finished() {
+                writer.folding.ended().await;
+                folded = true;
             }
         } else {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                () = writer.folding.ended() => folded = true,
                 command = commands.recv() => match command {
                     Some(command) => batch.push(command),
                     None => break,
@@ -91,8 +99,11 @@ pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command
             }
         }
         take(&mut commands, &mut batch);
-        match tokio::task::spawn_blocking(move || step(writer, batch)).await {
-            Ok(back) => writer = back,
+        match tokio::task::spawn_blocking(move || step(writer, batch, folded)).await {
+            Ok(back) => {
+                writer = back;
+                writer.folding.start();
+            }
             Err(error) => {
                 tracing::error!(error = %base::chain(&error), "storage writer died");
                 shared.failed.cancel();
@@ -110,6 +121,7 @@ pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command
     while let Some(command) = commands.recv().await {
         rest.push(command);
     }
+    writer.folding.join().await;
     let ended = tokio::task::spawn_blocking(move || stop(writer, rest)).await;
     if let Err(error) = ended {
         tracing::error!(error = %base::chain(&error), "storage writer died while stopping");
@@ -127,7 +139,11 @@ fn take(commands: &mut mpsc::Receiver<Command>, batch: &mut Vec<Command>) {
     }
 }
 
-fn step(mut writer: Writer, commands: Vec<Command>) -> Writer {
+/// `folded`: the log has just been folded but for a rest.
+fn step(mut writer: Writer, commands: Vec<Command>, folded: bool) -> Writer {
+    if folded {
+        writer.folding.fold_rest(&writer.conn);
+    }
     writer.commands(commands);
     if let Err(error) = super::compact::step(&mut writer) {
         if writer.compaction.postpone() {
