@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use client::{Client, Error, Informers, ListParams, Resource};
+use http::Method;
 
 /// What plugins read from. Clones share the informers.
 #[derive(Clone)]
@@ -45,6 +46,12 @@ impl Cluster {
     pub(crate) fn known_in_namespace<K: Resource>(&self, namespace: &str) -> Option<Vec<Arc<K>>> {
         let informer = self.informers.informer::<K>();
         informer.has_synced().then(|| informer.namespace(namespace))
+    }
+
+    /// Any document that the API server has at a path.
+    pub(crate) async fn live_json(&self, path: &str) -> Result<serde_json::Value, Status> {
+        let bytes = self.client.raw(Method::GET, path, "", Vec::new()).await.map_err(status)?;
+        serde_json::from_slice(&bytes).map_err(Status::internal)
     }
 
     /// Writes the status of an object as it is here; fails with a conflict if somebody else wrote it.

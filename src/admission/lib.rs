@@ -29,6 +29,7 @@ pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authori
         Arc::new(plugins::ServiceAccount::new(cluster.clone())),
         Arc::new(plugins::NodeRestriction::new(cluster.clone(), authorizer)),
         Arc::new(plugins::TaintNodesByCondition),
+        Arc::new(plugins::PodSecurity::new(cluster.clone())),
         Arc::new(plugins::Priority::new(cluster.clone())),
         Arc::new(plugins::DefaultTolerationSeconds),
         Arc::new(plugins::DefaultStorageClass::new(cluster.clone())),

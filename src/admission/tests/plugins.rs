@@ -268,3 +268,28 @@ async fn new_objects_get_their_defaults() {
         [json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"})]
     );
 }
+
+#[tokio::test]
+async fn namespaces_choose_how_safe_their_pods_must_be() {
+    let plugin = "PodSecurity";
+    let mut restricted = namespace(false);
+    restricted["metadata"]["labels"] = json!({"pod-security.kubernetes.io/enforce": "baseline",
+        "pod-security.kubernetes.io/warn": "restricted"});
+    let safe = world(&[("/api/v1/namespaces/ns", restricted)]);
+    let host = request(Operation::Create, "pods", pod(json!({"hostNetwork": true, "containers": [{"name": "c"}]})));
+    assert_eq!(
+        safe.refusal(plugin, host.clone()).await,
+        "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
+    );
+    let mut plain = request(Operation::Create, "pods", pod(json!({"containers": [{"name": "c"}]})));
+    safe.run(plugin, &mut plain).await.expect("a pod of the baseline");
+    assert!(plain.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"));
+    let open = world(&[("/api/v1/namespaces/ns", namespace(false))]);
+    open.run(plugin, &mut host.clone()).await.expect("a pod in an open namespace");
+    let labels = json!({"metadata": {"name": "ns", "labels": {"pod-security.kubernetes.io/enforce": "strict"}}});
+    let refused = open.refusal(plugin, request(Operation::Create, "namespaces", Some(labels))).await;
+    assert!(
+        refused.ends_with("Invalid value: \"strict\": must be one of privileged, baseline, restricted"),
+        "{refused}"
+    );
+}

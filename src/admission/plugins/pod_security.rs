@@ -1,0 +1,226 @@
+//! `PodSecurity`: the pod security standards that a namespace's labels ask for (`pod-security-admission`).
+//!
+//! What is enforced is refused after all changes of the object; what is only warned of is said as the object enters,
+//! because refusals are all that the second phase may make. There is no audit log to annotate.
+
+mod checks;
+mod policy;
+
+use std::collections::BTreeMap;
+
+use api::admission::{AdmissionPlugin, Attributes, Operation};
+use api::{Gvr, Object, Status};
+use async_trait::async_trait;
+use client::k8s_openapi::api::core::v1::Namespace;
+use serde_json::Value;
+
+use self::policy::{LevelVersion, Policy};
+use crate::attributes::{containers, text};
+use crate::cluster::Cluster;
+
+/// More pods of a namespace are not looked at when its labels change.
+const PODS_MAX: usize = 3000;
+
+pub(crate) struct PodSecurity {
+    cluster: Cluster,
+}
+
+/// Where a kind has its pod template; `None` if it has none.
+fn template(resource: &Gvr) -> Option<&'static [&'static str]> {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "podtemplates") => Some(&["template"]),
+        ("", "replicationcontrollers") | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets") => {
+            Some(&["spec", "template"])
+        }
+        ("batch", "jobs") => Some(&["spec", "template"]),
+        ("batch", "cronjobs") => Some(&["spec", "jobTemplate", "spec", "template"]),
+        _ => None,
+    }
+}
+
+fn is_core(resource: &Gvr, name: &str) -> bool {
+    resource.group.is_empty() && resource.resource == name
+}
+
+impl PodSecurity {
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self { cluster }
+    }
+
+    async fn policy(&self, namespace: &str) -> Result<Policy, Status> {
+        let found = self.cluster.get::<Namespace>("", namespace).await.ok().flatten();
+        let Some(found) = found else {
+            return Err(Status::internal(format!("failed to lookup namespace {namespace:?}")));
+        };
+        let labels: BTreeMap<&str, &str> =
+            found.metadata.labels.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        // Labels that say nothing sensible fail closed where they are enforced.
+        Ok(Policy::of(&labels).0)
+    }
+
+    /// What enforcing a new level would say of the pods that are there (`EvaluatePodsInNamespace`).
+    async fn existing_pods(&self, namespace: &str, enforce: LevelVersion) -> Vec<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let Ok(list) = self.cluster.live_json(&path).await else {
+            return vec!["failed to list pods while checking new PodSecurity enforce level".to_owned()];
+        };
+        let mut pods: Vec<Object> = list
+            .get("items")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .filter_map(Object::from_value)
+            .collect();
+        let total = pods.len();
+        let mut warnings = Vec::new();
+        if total > PODS_MAX {
+            // One of each controller's goes first.
+            let mut seen = std::collections::BTreeSet::new();
+            pods.sort_by_cached_key(|pod| {
+                let owner = api::meta::controller_of(pod).map(|o| text(o, "uid").to_owned());
+                owner.is_some_and(|uid| !seen.insert(uid))
+            });
+            pods.truncate(PODS_MAX);
+            warnings.push(format!(
+                "new PodSecurity enforce level only checked against the first {PODS_MAX} of {total} existing pods"
+            ));
+        }
+        // By reason: the first name and how many.
+        let mut bad: BTreeMap<String, (String, usize)> = BTreeMap::new();
+        for pod in &pods {
+            let reasons: Vec<&str> = checks::evaluate(enforce, pod).iter().map(|v| v.reason).collect();
+            if reasons.is_empty() {
+                continue;
+            }
+            let name = pod.name().to_owned();
+            let entry = bad.entry(reasons.join(", ")).or_insert_with(|| (name.clone(), 0));
+            entry.0 = std::mem::take(&mut entry.0).min(name);
+            entry.1 += 1;
+        }
+        if bad.is_empty() {
+            return warnings;
+        }
+        warnings.push(format!(
+            "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{enforce}\""
+        ));
+        let mut lines: Vec<String> = bad
+            .into_iter()
+            .map(|(reason, (name, count))| match count {
+                1 => format!("{name}: {reason}"),
+                2 => format!("{name} (and 1 other pod): {reason}"),
+                many => format!("{name} (and {} other pods): {reason}", many - 1),
+            })
+            .collect();
+        lines.sort();
+        warnings.extend(lines);
+        warnings
+    }
+
+    /// Warnings about a namespace whose labels change.
+    async fn namespace_warnings(&self, attributes: &Attributes) -> Vec<String> {
+        let (Some(new), Some(old)) = (&attributes.object, &attributes.old_object) else { return Vec::new() };
+        let enforced = |object: &Object| Policy::of(&object.labels().collect()).0.enforce;
+        let (new_level, old_level) = (enforced(new), enforced(old));
+        let tighter = new_level != old_level
+            && new_level.level != policy::Level::Privileged
+            && (new_level.version != old_level.version || new_level.level > old_level.level);
+        if tighter { self.existing_pods(new.name(), new_level).await } else { Vec::new() }
+    }
+}
+
+#[async_trait]
+impl AdmissionPlugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn handles(&self, operation: Operation, resource: &Gvr, subresource: &str) -> bool {
+        if !matches!(operation, Operation::Create | Operation::Update) {
+            return false;
+        }
+        if is_core(resource, "pods") {
+            return matches!(subresource, "" | "ephemeralcontainers" | "resize");
+        }
+        subresource.is_empty() && (is_core(resource, "namespaces") || template(resource).is_some())
+    }
+
+    /// Warnings only.
+    async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
+        if is_core(&attributes.resource, "namespaces") {
+            let warnings = self.namespace_warnings(attributes).await;
+            attributes.warnings.extend(warnings);
+            return Ok(());
+        }
+        let Ok(policy) = self.policy(&attributes.namespace).await else { return Ok(()) };
+        if policy.warn.level == policy::Level::Privileged {
+            return Ok(());
+        }
+        let Some(pod) = pod_of(attributes) else { return Ok(()) };
+        let enforced = is_core(&attributes.resource, "pods") && policy.enforce == policy.warn;
+        let violations = checks::evaluate(policy.warn, &pod);
+        if !violations.is_empty() && !enforced {
+            let text = format!("would violate PodSecurity \"{}\": {}", policy.warn, checks::details(&violations));
+            attributes.warnings.push(text);
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        if is_core(&attributes.resource, "namespaces") {
+            return check_labels(attributes);
+        }
+        if !is_core(&attributes.resource, "pods") {
+            return Ok(());
+        }
+        let enforce = self.policy(&attributes.namespace).await?.enforce;
+        if enforce.level == policy::Level::Privileged {
+            return Ok(());
+        }
+        let Some(pod) = pod_of(attributes) else { return Ok(()) };
+        let violations = checks::evaluate(enforce, &pod);
+        if violations.is_empty() {
+            return Ok(());
+        }
+        let why = format!("violates PodSecurity \"{enforce}\": {}", checks::details(&violations));
+        Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why))
+    }
+}
+
+/// The pod, or the pod that a template describes; `None` if there is nothing to look at.
+fn pod_of(attributes: &Attributes) -> Option<Object> {
+    let object = attributes.object.as_ref()?;
+    if let Some(path) = template(&attributes.resource) {
+        return object.get(path).cloned().and_then(Object::from_value);
+    }
+    match &attributes.old_object {
+        Some(old) if attributes.operation == Operation::Update && !is_significant(object, old) => None,
+        _ => Some(object.clone()),
+    }
+}
+
+/// Labels that make no sense are refused, unless they were there before.
+fn check_labels(attributes: &Attributes) -> Result<(), Status> {
+    let Some(new) = &attributes.object else { return Ok(()) };
+    let errors = Policy::of(&new.labels().collect()).1;
+    let before = attributes.old_object.as_ref().map(|old| Policy::of(&old.labels().collect()).1);
+    if errors.is_empty() || before.is_some_and(|before| before == errors) {
+        return Ok(());
+    }
+    Err(Status::invalid(&attributes.gvk.group, &attributes.gvk.kind, &attributes.name, &errors))
+}
+
+/// Whether an update changes what is run (`isSignificantPodUpdate`).
+fn is_significant(new: &Object, old: &Object) -> bool {
+    for list in ["containers", "initContainers"] {
+        let (new, old) = (containers(new, list), containers(old, list));
+        if new.len() != old.len() || new.iter().zip(old).any(|(a, b)| text(a, "image") != text(b, "image")) {
+            return true;
+        }
+    }
+    let before = containers(old, "ephemeralContainers");
+    containers(new, "ephemeralContainers").iter().any(|container| {
+        let same = before.iter().find(|other| text(other, "name") == text(container, "name"));
+        same.is_none_or(|other| text(other, "image") != text(container, "image"))
+    })
+}
