@@ -4,6 +4,7 @@
 //! conditions, events and reasons are upstream's (`pkg/controller`). When nothing changes, nothing here writes.
 
 mod claim;
+mod clusterrole;
 mod daemonset;
 mod deployment;
 mod discovery;
@@ -29,6 +30,7 @@ mod root_ca;
 mod selector;
 mod service_pods;
 mod serviceaccount;
+mod statefulset;
 mod taint_eviction;
 mod taints;
 mod written;
@@ -112,6 +114,12 @@ const TABLE: &[Entry] = &[
         start: root_ca::start,
     },
     Entry { name: "daemonset-controller", account: "daemon-set-controller", start: daemonset::start },
+    Entry { name: "statefulset-controller", account: "statefulset-controller", start: statefulset::start },
+    Entry {
+        name: "clusterrole-aggregation-controller",
+        account: "clusterrole-aggregation-controller",
+        start: clusterrole::start,
+    },
 ];
 
 /// Names of all controllers.
