@@ -17,6 +17,7 @@ mod harness;
 mod hash;
 mod history;
 mod intstr;
+mod job;
 mod metadata;
 mod namespace;
 mod node_affinity;
@@ -120,6 +121,7 @@ const TABLE: &[Entry] = &[
         account: "clusterrole-aggregation-controller",
         start: clusterrole::start,
     },
+    Entry { name: "job-controller", account: "job-controller", start: job::start },
 ];
 
 /// Names of all controllers.
