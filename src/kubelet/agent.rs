@@ -8,7 +8,7 @@ use base::{Backoff, SharedClock, Shutdown};
 use client::{Client, Event, Informers, Recorder};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use runtime::{Runtime, RuntimeEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::cgroups::Cgroups;
@@ -23,7 +23,7 @@ use crate::observed::Cache;
 use crate::probes::Probes;
 use crate::table::PodTable;
 use crate::volumes::tokens::Tokens;
-use crate::{spec, volumes, workers};
+use crate::{eviction, image_gc, node, rotation, server, spec, static_pods, volumes, workers};
 
 /// Longest wait for tasks at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,10 +59,11 @@ impl Kubelet {
             cgroups: Cgroups::detect(&config.cgroup_root),
             machine: Machine::detect(&config),
             services: informers.informer::<Service>(),
+            pods: informers.informer_with::<Pod>(&format!("spec.nodeName={}", config.node_name)),
+            mirrors_changed: Notify::new(),
             tasks: TaskTracker::new(),
             config: Arc::new(config),
             client,
-            informers,
             runtime,
             network,
             clock,
@@ -111,7 +112,17 @@ async fn work(ctx: &Arc<Context>, events: mpsc::Receiver<RuntimeEvent>) {
         tracing::error!(error = %base::chain(&error), "cannot make the cgroups of pods: pods will not start");
     }
     first_look(ctx).await;
-    tokio::join!(follow_pods(ctx), follow_runtime(ctx, events), crate::node::run(ctx), crate::server::run(ctx));
+    let static_pods = static_pods::start(ctx).await;
+    tokio::join!(
+        follow_pods(ctx),
+        follow_runtime(ctx, events),
+        node::run(ctx),
+        server::run(ctx),
+        static_pods::run(ctx, static_pods),
+        rotation::run(ctx),
+        image_gc::run(ctx),
+        eviction::run(ctx),
+    );
 }
 
 /// Reads what the runtime has, until it answers.
@@ -125,12 +136,14 @@ async fn first_look(ctx: &Context) {
 
 /// Feeds the pods of this node to their tasks.
 async fn follow_pods(ctx: &Arc<Context>) {
-    let informer = ctx.informers.informer_with::<Pod>(&format!("spec.nodeName={}", ctx.config.node_name));
+    let informer = &ctx.pods;
     let mut pods = informer.subscribe();
     informer.synced().await;
-    orphans(ctx, &informer).await;
+    orphans(ctx, informer).await;
     while let Some(event) = pods.recv().await {
         match event {
+            Event::Added(pod) | Event::Updated { new: pod, .. } if spec::is_mirror(&pod) => mirror_changed(ctx, &pod),
+            Event::Deleted(pod) if spec::is_mirror(&pod) => mirror_changed(ctx, &pod),
             Event::Added(pod) | Event::Updated { new: pod, .. } => workers::dispatch(ctx, pod),
             Event::Deleted(pod) => {
                 // The last state counts: it may carry the deletion's grace period.
@@ -145,12 +158,20 @@ async fn follow_pods(ctx: &Arc<Context>) {
                         ctx.table.gone(&slot.uid);
                     }
                 }
-                for pod in all {
+                for pod in all.into_iter().filter(|p| !spec::is_mirror(p)) {
                     workers::dispatch(ctx, pod);
                 }
             }
         }
     }
+}
+
+/// The static pod's status goes to its mirror; one that was deleted is made again.
+fn mirror_changed(ctx: &Context, mirror: &Pod) {
+    if let Some(slot) = ctx.table.by_name(spec::namespace(mirror), spec::name(mirror)) {
+        slot.status_changed.notify_one();
+    }
+    ctx.mirrors_changed.notify_one();
 }
 
 /// Pods that the runtime, the disk or the cgroups have and the API does not: they were deleted while the node agent
@@ -203,7 +224,7 @@ async fn orphans(ctx: &Arc<Context>, informer: &client::Informer<Pod>) {
 }
 
 /// Wakes pods whose containers changed.
-async fn follow_runtime(ctx: &Arc<Context>, mut events: mpsc::Receiver<RuntimeEvent>) {
+pub(crate) async fn follow_runtime(ctx: &Arc<Context>, mut events: mpsc::Receiver<RuntimeEvent>) {
     while let Some(event) = events.recv().await {
         let id = match event {
             RuntimeEvent::Started(id) | RuntimeEvent::Exited(id) | RuntimeEvent::OomKilled(id) => id,

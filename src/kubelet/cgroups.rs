@@ -52,7 +52,8 @@ impl Cgroups {
         Self::at(Path::new(ROOT), root)
     }
 
-    fn at(mount: &Path, root: &str) -> Self {
+    /// The hierarchies below `mount`.
+    pub fn at(mount: &Path, root: &str) -> Self {
         let kubepods = format!("{}/kubepods", root.trim_end_matches('/'));
         if mount.join("cgroup.controllers").exists() {
             return Self { mount: mount.to_owned(), version: Version::Two, kubepods, controllers: Vec::new() };

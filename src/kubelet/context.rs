@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use base::{SharedClock, Shutdown};
-use client::{Client, Informer, Informers};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use client::{Client, Informer};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use runtime::Runtime;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroups::Cgroups;
@@ -24,7 +25,6 @@ use crate::volumes::tokens::Tokens;
 pub struct Context {
     pub config: Arc<KubeletConfig>,
     pub client: Client,
-    pub informers: Informers,
     pub runtime: Arc<dyn Runtime>,
     pub network: Arc<dyn PodNetwork>,
     pub clock: SharedClock,
@@ -39,6 +39,10 @@ pub struct Context {
     pub cgroups: Cgroups,
     pub machine: Machine,
     pub services: Informer<Service>,
+    /// Pods of this node in the API, mirrors of static pods among them.
+    pub pods: Informer<Pod>,
+    /// A mirror pod was made, changed or deleted.
+    pub mirrors_changed: Notify,
     /// Tasks that outlive the call that started them; waited for at the end.
     pub tasks: TaskTracker,
     pub shutdown: Shutdown,

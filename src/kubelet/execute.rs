@@ -339,6 +339,25 @@ async fn prune_init(ctx: &Context, pod: &Pod, container: &Container) {
     }
 }
 
+/// Removes ended containers but for the newest and the one before it, of each name, with their logs (upstream
+/// `kuberuntime_gc.go`, `MaxPerPodContainer` 1).
+pub async fn collect_dead(ctx: &Context, observed: &Observed) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for container in &observed.containers {
+        let count = seen.entry(&container.name).or_default();
+        *count += 1;
+        let ended = matches!(container.state, State::Exited(_) | State::Unknown);
+        if *count <= 2 || !ended || !remove_container(ctx, &container.id).await {
+            continue;
+        }
+        if let Err(error) = tokio::fs::remove_file(&container.log_path).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::debug!(path = %container.log_path.display(), error = %error, "cannot remove a log");
+        }
+    }
+}
+
 /// Removes the pod's namespaces; its containers are gone.
 pub async fn remove_sandbox(ctx: &Context, uid: &str) -> Result<(), runtime::RuntimeError> {
     ctx.runtime.remove_sandbox(&SandboxId(uid.to_owned())).await?;

@@ -132,6 +132,19 @@ async fn publish(ctx: &Context, slot: &Slot, published: &mut Published) -> Resul
     if slot.is_gone() {
         return Ok(());
     }
-    published.note(&pod);
-    published.publish(&ctx.client, &pod, &status).await.map(drop)
+    let target = if spec::is_static(&pod) {
+        match ctx.pods.get(spec::namespace(&pod), spec::name(&pod)).filter(|m| spec::is_mirror(m)) {
+            Some(mirror) => mirror,
+            // It is published once its mirror is there.
+            None => return Ok(()),
+        }
+    } else {
+        pod
+    };
+    published.note(&target);
+    published.publish(&ctx.client, &target, &status).await.map(drop)
 }
+
+#[cfg(test)]
+#[path = "workers_tests.rs"]
+mod tests;

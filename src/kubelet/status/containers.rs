@@ -111,9 +111,6 @@ fn one(
         None => never_seen(input, container, old, default_reason),
     };
     status.volume_mounts = volume_mounts(container);
-    if kind == Kind::Ephemeral {
-        return status;
-    }
     failed_to_start(input, kind, container, &mut status);
     status
 }

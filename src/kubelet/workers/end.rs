@@ -143,6 +143,8 @@ pub(super) async fn finish(ctx: &Context, slot: &Slot, published: &mut Published
     while !slot.is_gone() {
         let pod = slot.pod();
         let result = match publish(ctx, slot, published).await {
+            // Its mirror follows the manifest.
+            Ok(()) if spec::is_static(&pod) => break,
             Ok(()) => delete(ctx, &pod).await,
             Err(error) => Err(error),
         };

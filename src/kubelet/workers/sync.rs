@@ -82,7 +82,7 @@ async fn advance(ctx: &Arc<Context>, slot: &Slot, pod: &Arc<Pod>, memory: &mut M
     {
         let text = format!("network is not ready: {why}");
         ctx.events.pod(pod, EventType::Warning, "NetworkNotReady", &text);
-        retry(memory, Duration::from_secs(2));
+        retry(memory, Duration::from_millis(500));
         return;
     }
     if let Err(error) = ctx.cgroups.ensure_pod(pod) {
@@ -115,6 +115,7 @@ async fn advance(ctx: &Arc<Context>, slot: &Slot, pod: &Arc<Pod>, memory: &mut M
     }
     let actions = plan::compute_pod_actions(pod, &observed, &ctx.probes.facts(&observed));
     tracing::debug!(pod = spec::full_name(pod), ?actions, "planned");
+    execute::collect_dead(ctx, &observed).await;
     let applied = execute::apply(ctx, pod, &actions, &mounted, memory).await;
     if applied.is_ok() && !actions.init_to_start.is_empty() && memory.retry_after.is_none() {
         // A sidecar that just started may let the next container start.
