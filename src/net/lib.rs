@@ -4,4 +4,7 @@
 //! the instance and removable; nothing runs `ip`, `nft` or `iptables`.
 
 pub mod netns;
+pub mod nft;
 pub mod pods;
+pub mod proxy;
+pub mod services;

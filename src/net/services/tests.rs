@@ -1,0 +1,104 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn service(spec: Value) -> Arc<Service> {
+    parse(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec}))
+}
+
+fn slice(endpoints: Value) -> Arc<EndpointSlice> {
+    parse(json!({
+        "metadata": {"namespace": "shop", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    }))
+}
+
+fn endpoint(address: &str, node: &str, conditions: Value) -> Value {
+    json!({"addresses": [address], "nodeName": node, "conditions": conditions})
+}
+
+fn plan(spec: Value, endpoints: Value) -> Rules {
+    plan_rules(&Input { node_name: "a", services: &[service(spec)], slices: &[slice(endpoints)], pods: &[] })
+}
+
+fn lead(rules: &Rules, place: Place, port: u16) -> Option<Vec<String>> {
+    let policy = rules.frontends.get(&(place, Protocol::Tcp, port))?;
+    let id = match policy {
+        Policy::Plain { backend, .. } => backend,
+        Policy::PreferLocal { local, .. } => local,
+    };
+    Some(rules.backends[id].endpoints.iter().map(|(address, port)| format!("{address}:{port}")).collect())
+}
+
+const CLUSTER_IP: Place = Place::Address(Ipv4Addr::new(10, 43, 0, 7));
+
+fn spec(more: Value) -> Value {
+    let mut spec = json!({
+        "clusterIP": "10.43.0.7", "type": "NodePort",
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}],
+    });
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+#[test]
+fn ready_endpoints_are_used_and_terminating_ones_only_for_want_of_them() {
+    let ready = endpoint("10.42.0.2", "a", json!({"ready": true}));
+    let unready = endpoint("10.42.0.3", "a", json!({"ready": false}));
+    let leaving = endpoint("10.42.0.4", "a", json!({"ready": false, "serving": true, "terminating": true}));
+    let rules = plan(spec(json!({})), json!([ready, unready, leaving]));
+    assert_eq!(lead(&rules, CLUSTER_IP, 80).unwrap(), ["10.42.0.2:8080"]);
+    assert_eq!(lead(&rules, Place::Node, 30080).unwrap(), ["10.42.0.2:8080"]);
+    let rules = plan(spec(json!({})), json!([unready, leaving]));
+    assert_eq!(lead(&rules, CLUSTER_IP, 80).unwrap(), ["10.42.0.4:8080"]);
+    let rules = plan(spec(json!({})), json!([unready]));
+    assert!(!rules.answers(rules.frontends[&(CLUSTER_IP, Protocol::Tcp, 80)]));
+}
+
+#[test]
+fn local_policy_keeps_to_this_node() {
+    let endpoints = json!([endpoint("10.42.0.2", "a", json!({})), endpoint("10.42.1.2", "b", json!({}))]);
+    let rules = plan(spec(json!({"externalTrafficPolicy": "Local"})), endpoints.clone());
+    assert_eq!(lead(&rules, Place::Node, 30080).unwrap(), ["10.42.0.2:8080"]);
+    assert_eq!(lead(&rules, CLUSTER_IP, 80).unwrap().len(), 2);
+    let rules = plan(spec(json!({"internalTrafficPolicy": "Local"})), endpoints);
+    assert_eq!(lead(&rules, CLUSTER_IP, 80).unwrap(), ["10.42.0.2:8080"]);
+    assert_eq!(lead(&rules, Place::Node, 30080).unwrap().len(), 2);
+}
+
+#[test]
+fn headless_and_external_names_have_no_rules() {
+    for spec in [json!({"clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x"})] {
+        assert_eq!(plan(spec, json!([])), Rules::default());
+    }
+}
+
+#[test]
+fn host_ports_lead_to_their_pod() {
+    let pod: Arc<Pod> = parse(json!({
+        "metadata": {"uid": "u"},
+        "spec": {"containers": [{"name": "c", "ports": [
+            {"containerPort": 80, "hostPort": 8080},
+            {"containerPort": 81, "hostPort": 8081, "hostIP": "192.0.2.1"},
+        ]}]},
+        "status": {"podIP": "10.42.0.9", "phase": "Running"},
+    }));
+    let rules = plan_rules(&Input { node_name: "a", services: &[], slices: &[], pods: &[pod] });
+    assert_eq!(lead(&rules, Place::Node, 8080).unwrap(), ["10.42.0.9:80"]);
+    assert_eq!(lead(&rules, Place::Address(Ipv4Addr::new(192, 0, 2, 1)), 8081).unwrap(), ["10.42.0.9:81"]);
+}
+
+#[test]
+fn backends_keep_their_ids() {
+    let one = plan(spec(json!({})), json!([endpoint("10.42.0.2", "a", json!({}))]));
+    let two = plan(spec(json!({})), json!([endpoint("10.42.0.3", "a", json!({}))]));
+    assert_eq!(one.frontends, two.frontends);
+}
