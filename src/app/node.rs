@@ -11,7 +11,9 @@ use client::k8s_openapi::api::core::v1::{Node, Taint};
 use client::{Event, Informer, Informers};
 use kubelet::network::{AttachRequest, NetworkError, PodNetwork as Contract};
 use kubelet::{Kubelet, KubeletConfig};
+use net::nft::TableConfig;
 use net::pods::{PodNetwork, PodNetworkConfig};
+use net::proxy::ProxyConfig;
 use runtime::Runtime;
 use tokio::task::JoinSet;
 

@@ -87,7 +87,9 @@ pub async fn run(config: ProxyConfig, informers: Informers, shutdown: Shutdown) 
 fn sorted(services: &Informer<Service>) -> Vec<Arc<Service>> {
     let mut all = services.list();
     all.sort_by(|a, b| {
-        let key = |s: &Service| (s.metadata.creation_timestamp.clone().map(|t| t.0), s.metadata.namespace.clone(), s.metadata.name.clone());
+        let key = |s: &Service| {
+            (s.metadata.creation_timestamp.clone().map(|t| t.0), s.metadata.namespace.clone(), s.metadata.name.clone())
+        };
         key(a).cmp(&key(b))
     });
     all

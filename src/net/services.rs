@@ -103,7 +103,11 @@ fn add_service(rules: &mut Rules, node: &str, service: &Service, key: (&str, &st
         };
         let frontend = |place, port, policy| Frontend { place, protocol, port, policy };
         let outside = Masquerade::Outside;
-        rules.add(frontend(Place::Address(cluster_ip), front_port, Policy::Plain { backend: internal, masquerade: outside }));
+        rules.add(frontend(
+            Place::Address(cluster_ip),
+            front_port,
+            Policy::Plain { backend: internal, masquerade: outside },
+        ));
         let external = if external_local {
             let local = rules.backend(&format!("{name}/local"), select(&targets, true), affinity);
             Policy::PreferLocal { local, cluster }
@@ -124,7 +128,8 @@ fn targets(node: &str, slices: &[&EndpointSlice], port: &ServicePort, protocol: 
     let mut found = Vec::new();
     for slice in slices {
         let matching = slice.ports.iter().flatten().find(|p| {
-            text(&p.name) == text(&port.name) && Protocol::parse(p.protocol.as_deref().unwrap_or("TCP")) == Some(protocol)
+            text(&p.name) == text(&port.name)
+                && Protocol::parse(p.protocol.as_deref().unwrap_or("TCP")) == Some(protocol)
         });
         let Some(number) = matching.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {

@@ -204,24 +204,19 @@ impl Rule {
     /// Changes the map: the key and the value are in registers, the timeout in milliseconds.
     pub fn remember(self, map: &str, key: u32, value: u32, timeout_ms: u64) -> Self {
         const ADD: u32 = 0;
-        self.push(
-            "dynset",
-            &Attributes::new().text(1, map).u32(3, ADD).u32(4, key).u32(5, value).u64(6, timeout_ms),
-        )
+        self.push("dynset", &Attributes::new().text(1, map).u32(3, ADD).u32(4, key).u32(5, value).u64(6, timeout_ms))
     }
 
     /// Restarts the timeout of an element.
     pub fn refresh(self, map: &str, key: u32, value: u32, timeout_ms: u64) -> Self {
         const UPDATE: u32 = 1;
-        self.push(
-            "dynset",
-            &Attributes::new().text(1, map).u32(3, UPDATE).u32(4, key).u32(5, value).u64(6, timeout_ms),
-        )
+        self.push("dynset", &Attributes::new().text(1, map).u32(3, UPDATE).u32(4, key).u32(5, value).u64(6, timeout_ms))
     }
 
-    pub fn forget(self, map: &str, key: u32) -> Self {
+    /// Removes an element. The kernel wants a value for maps here too, and ignores it.
+    pub fn forget(self, map: &str, key: u32, value: u32) -> Self {
         const DELETE: u32 = 2;
-        self.push("dynset", &Attributes::new().text(1, map).u32(3, DELETE).u32(4, key))
+        self.push("dynset", &Attributes::new().text(1, map).u32(3, DELETE).u32(4, key).u32(5, value))
     }
 }
 

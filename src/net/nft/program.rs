@@ -204,8 +204,7 @@ impl Builder<'_> {
     /// A chain for each policy in use; their names.
     fn policies(&mut self, config: &TableConfig, rules: &Rules) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        let mut todo: Vec<Policy> =
-            rules.frontends.values().copied().filter(|policy| rules.answers(*policy)).collect();
+        let mut todo: Vec<Policy> = rules.frontends.values().copied().filter(|policy| rules.answers(*policy)).collect();
         // What a local policy falls back to.
         todo.extend(todo.clone().iter().filter_map(|policy| match policy {
             Policy::PreferLocal { cluster, .. } => {
@@ -235,8 +234,7 @@ impl Builder<'_> {
                     self.balance(&name, backend, &rules.backends[&backend]);
                 }
                 Policy::PreferLocal { local, cluster } => {
-                    let fallback =
-                        chain_name(Policy::Plain { backend: cluster, masquerade: Masquerade::Outside });
+                    let fallback = chain_name(Policy::Plain { backend: cluster, masquerade: Masquerade::Outside });
                     self.rule(&name, Rule::new().source_in(config.cluster_cidr).goto(&fallback));
                     self.rule(&name, Rule::new().is_local(true).goto(&fallback));
                     self.balance(&name, local, &rules.backends[&local]);
@@ -264,7 +262,7 @@ impl Builder<'_> {
         let client = || Rule::new().load_source(R0).load(R1, &key);
         let known = client().look_up(AFFINITY, R0, R4).load(R4 - 1, &key).in_set(AFFINE, R4 - 1);
         self.rule(chain, known.refresh(AFFINITY, R0, R4, timeout_ms).dnat(R4, R5));
-        self.rule(chain, client().forget(AFFINITY, R0));
+        self.rule(chain, client().load(R4, &[0; 8]).forget(AFFINITY, R0, R4));
         let pick = Rule::new().load(R0, &key).random(R1, count).look_up(ENDPOINTS, R0, R4);
         let pick = pick.load_source(R0).load(R1, &key).remember(AFFINITY, R0, R4, timeout_ms);
         self.rule(chain, pick.dnat(R4, R5));

@@ -2,18 +2,26 @@
 
 use std::io;
 
+use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
-use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_NETFILTER};
 
 /// Why the kernel did not take a transaction.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     #[error("cannot {step} the netfilter socket")]
-    Socket { step: &'static str, #[source] source: io::Error },
+    Socket {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("the kernel refused message {message} of the transaction")]
-    Refused { message: u32, #[source] source: io::Error },
+    Refused {
+        message: u32,
+        #[source]
+        source: io::Error,
+    },
     #[error("the kernel's answer cannot be read")]
     Malformed,
 }
@@ -166,7 +174,10 @@ impl Socket {
                 if u16::from_ne_bytes([rest[4], rest[5]]) == NLMSG_ERROR {
                     let code = code.cast_signed();
                     if code != 0 {
-                        return Err(NftError::Refused { message: sequence, source: io::Error::from_raw_os_error(-code) });
+                        return Err(NftError::Refused {
+                            message: sequence,
+                            source: io::Error::from_raw_os_error(-code),
+                        });
                     }
                     outstanding = outstanding.saturating_sub(1);
                 }

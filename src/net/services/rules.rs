@@ -56,10 +56,16 @@ impl Protocol {
 /// How a frontend treats packets. Backends are named by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
-    Plain { backend: u32, masquerade: Masquerade },
+    Plain {
+        backend: u32,
+        masquerade: Masquerade,
+    },
     /// `externalTrafficPolicy: Local`: from outside only to endpoints of this node, with the client's address kept;
     /// from pods and from this node itself to all endpoints.
-    PreferLocal { local: u32, cluster: u32 },
+    PreferLocal {
+        local: u32,
+        cluster: u32,
+    },
 }
 
 /// When the source becomes this node's address, so that answers come back the same way.
