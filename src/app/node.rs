@@ -49,6 +49,16 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     let nodes = informers.informer_with::<Node>(&format!("metadata.name={}", identity.node_name));
     tasks.spawn(configure_network(pods.clone(), nodes, shutdown.clone()));
 
+    if !options.disable_kube_proxy {
+        let table = TableConfig {
+            table: options.bridge.clone(),
+            cluster_cidr: options.cluster_cidr,
+            service_cidr: options.service_cidr,
+        };
+        let config = ProxyConfig { node_name: identity.node_name.clone(), table };
+        tasks.spawn(net::proxy::run(config, Informers::clone(informers), shutdown.clone()));
+    }
+
     let tls = credentials.kubelet_serving.server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
     let mut config = KubeletConfig::new(&identity.node_name, identity.node_ip, layout.kubelet(), layout.pod_logs());
     config.cluster_dns = vec![IpAddr::V4(identity.dns_ip)];
