@@ -17,7 +17,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteScope;
 use parking_lot::Mutex;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::netns;
@@ -258,6 +258,13 @@ impl PodNetwork {
         let pair = LinkVeth::new(link, &peer).mtu(self.config.mtu).controller(bridge).up().build();
         self.handle.link().add(pair).execute().await.map_err(failed("make a veth pair"))?;
         let index = self.index(link).await?;
+        // Where br_netfilter is on, a packet of a pod to its own Service is bridged back to the port that it came from.
+        self.handle
+            .link()
+            .set_port(LinkBridgePort::new(index).hairpin(true).build())
+            .execute()
+            .await
+            .map_err(failed("let packets return"))?;
         let alias = format!("skiff:{}:{uid}", self.config.bridge);
         self.handle
             .link()
