@@ -8,6 +8,7 @@ mod cluster;
 mod limits;
 mod plugins;
 mod quota;
+mod signers;
 
 use std::sync::Arc;
 
@@ -20,14 +21,15 @@ use crate::cluster::Cluster;
 /// Every plugin that is on by default, in upstream's order (`AllOrderedPlugins`).
 ///
 /// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may
-/// read everything. `authorizer` decides which tokens a node may ask for.
+/// read everything. `authorizer` decides which tokens a node may ask for and
+/// who may act for a signer of certificates.
 pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authorizer>) -> Vec<Arc<dyn AdmissionPlugin>> {
     let cluster = Cluster::new(client, informers);
     vec![
         Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),
         Arc::new(plugins::LimitRanger::new(cluster.clone())),
         Arc::new(plugins::ServiceAccount::new(cluster.clone())),
-        Arc::new(plugins::NodeRestriction::new(cluster.clone(), authorizer)),
+        Arc::new(plugins::NodeRestriction::new(cluster.clone(), Arc::clone(&authorizer))),
         Arc::new(plugins::TaintNodesByCondition),
         Arc::new(plugins::PodSecurity::new(cluster.clone())),
         Arc::new(plugins::Priority::new(cluster.clone())),
@@ -36,7 +38,11 @@ pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authori
         Arc::new(plugins::StorageObjectInUseProtection),
         Arc::new(plugins::PersistentVolumeClaimResize::new(cluster.clone())),
         Arc::new(plugins::RuntimeClass::new(cluster.clone())),
+        Arc::new(plugins::CertificateApproval::new(Arc::clone(&authorizer))),
+        Arc::new(plugins::CertificateSigning::new(authorizer)),
+        Arc::new(plugins::CertificateSubjectRestriction),
         Arc::new(plugins::DefaultIngressClass::new(cluster.clone())),
+        Arc::new(plugins::PodTopologyLabels::new(cluster.clone())),
         // Last, so that nothing is charged that another plugin refuses.
         Arc::new(plugins::ResourceQuota::new(cluster)),
     ]

@@ -293,3 +293,38 @@ async fn namespaces_choose_how_safe_their_pods_must_be() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn signers_are_for_those_who_may() {
+    let world = world(&[]);
+    let csr = || json!({"metadata": {"name": "r"}, "spec": {"signerName": "x.io/y"}, "status": {}});
+    let mut update = request(Operation::Update, "certificatesigningrequests", Some(csr()));
+    update.resource.group = "certificates.k8s.io".to_owned();
+    update.subresource = "approval".to_owned();
+    update.old_object = Object::from_value(csr());
+    assert_eq!(
+        world.refusal("CertificateApproval", update.clone()).await,
+        "certificatesigningrequests.certificates.k8s.io \"r\" is forbidden: user not permitted to approve requests with \
+         signerName \"x.io/y\""
+    );
+    update.subresource = "status".to_owned();
+    world.run("CertificateSigning", &mut update.clone()).await.expect("nothing signed");
+    if let Some(object) = &mut update.object {
+        object.set(&["status", "certificate"], "eA==");
+    }
+    assert!(world.refusal("CertificateSigning", update).await.contains("user not permitted to sign"));
+}
+
+#[tokio::test]
+async fn pods_carry_the_topology_of_their_node() {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels":
+        {"topology.kubernetes.io/zone": "z", "other": "o"}}});
+    let world = world(&[("/api/v1/nodes/n", node)]);
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    let mut bind = request(Operation::Create, "pods", Some(binding));
+    bind.subresource = "binding".to_owned();
+    world.run("PodTopologyLabels", &mut bind).await.expect("a binding");
+    let labels: Vec<(String, String)> =
+        bind.object.expect("the binding").labels().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    assert_eq!(labels, [("topology.kubernetes.io/zone".to_owned(), "z".to_owned())]);
+}

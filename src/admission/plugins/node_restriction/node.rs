@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use api::admission::{Attributes, Operation};
 use api::{Object, validation};
-use base64::Engine;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
+
+use crate::signers;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
@@ -136,25 +135,11 @@ pub(super) fn check_signing_request(node: &str, attributes: &Attributes) -> Resu
         return Ok(());
     }
     let text = request.str(&["spec", "request"]).unwrap_or_default();
-    let name = common_name(text).map_err(|why| format!("unable to parse csr: {why}"))?;
-    if name != format!("system:node:{node}") {
+    let subject = signers::subject(text).map_err(|why| format!("unable to parse csr: {why}"))?;
+    if subject.common_name != format!("system:node:{node}") {
         return Err(format!("can only create a node CSR with CN=system:node:{node}"));
     }
     Ok(())
-}
-
-/// The common name that a base64 PEM certificate request asks for.
-fn common_name(request: &str) -> Result<String, String> {
-    let wrong_type = || "PEM block type must be CERTIFICATE REQUEST".to_owned();
-    let pem = base64::engine::general_purpose::STANDARD.decode(request).map_err(|e| e.to_string())?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| wrong_type())?;
-    if pem.label != "CERTIFICATE REQUEST" {
-        return Err(wrong_type());
-    }
-    let (_, csr) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| e.to_string())?;
-    // Go takes the last one, should there be several.
-    let name = csr.certification_request_info.subject.iter_common_name().last();
-    Ok(name.and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
