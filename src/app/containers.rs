@@ -44,7 +44,13 @@ pub async fn open(
     clock: &SharedClock,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<ContainerdRuntime>> {
-    let options = Options { clock: clock.clone(), registries: crate::registries::load(registries)?, ..Options::new() };
+    let options = Options {
+        clock: clock.clone(),
+        registries: crate::registries::load(registries)?,
+        // The state is in memory; volumes that images declare must not be.
+        data_dir: Some(layout.containerd()),
+        ..Options::new()
+    };
     let runtime = ContainerdRuntime::connect(socket.to_owned(), layout.runtime_state(), options, shutdown.clone());
     runtime.await.with_context(|| {
         format!("cannot use containerd at {}: is it running? (systemctl start containerd)", socket.display())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use base::{SharedClock, Shutdown, SystemClock};
-use runtime::Runtime;
+use base::{SharedClock, SystemClock};
+use runtime::ImageStore;
 
 use crate::containers;
 use crate::layout::Layout;
@@ -15,7 +15,6 @@ use crate::options::{ImageCommand, ImageOptions};
 pub async fn run(options: ImageOptions) -> anyhow::Result<()> {
     let layout = Layout::new(&options.data_dir);
     let clock: SharedClock = Arc::new(SystemClock);
-    let shutdown = Shutdown::new();
     let socket: PathBuf = match options.containerd {
         Some(socket) => socket,
         None => {
@@ -29,17 +28,22 @@ pub async fn run(options: ImageOptions) -> anyhow::Result<()> {
             socket
         }
     };
-    let runtime = containers::open(&socket, &options.private_registry, &layout, &clock, &shutdown).await?;
+    // Not the whole runtime: its state belongs to the server that runs.
+    let images = ImageStore::at(&socket, clock);
+    let registries = crate::registries::load(&options.private_registry)?;
     match options.command {
         ImageCommand::Import { archives } => {
             for archive in archives {
-                let names = runtime.import_images(&archive).await.with_context(|| archive.display().to_string())?;
+                let names = images
+                    .import(&archive, &layout.containerd().join("scratch"))
+                    .await
+                    .with_context(|| archive.display().to_string())?;
                 names.iter().for_each(|name| println!("{name}"));
             }
         }
         ImageCommand::List => {
             let mut rows: Vec<(String, String, u64)> = Vec::new();
-            for image in runtime.images().await? {
+            for image in images.images().await? {
                 let id = image.id.trim_start_matches("sha256:").chars().take(13).collect::<String>();
                 let names = if image.tags.is_empty() { image.digests.clone() } else { image.tags.clone() };
                 rows.extend(names.into_iter().map(|name| (name, id.clone(), image.size)));
@@ -53,17 +57,16 @@ pub async fn run(options: ImageOptions) -> anyhow::Result<()> {
         }
         ImageCommand::Pull { references } => {
             for reference in references {
-                let image = runtime.pull_image(&reference, &[]).await?;
+                let image = images.pull(&reference, &[], &registries).await?;
                 println!("{reference} {}", image.id);
             }
         }
         ImageCommand::Remove { references } => {
             for reference in references {
-                runtime.remove_image(&reference).await?;
+                images.remove(&reference).await?;
                 println!("{reference} removed");
             }
         }
     }
-    shutdown.cancel();
     Ok(())
 }

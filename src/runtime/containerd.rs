@@ -12,6 +12,7 @@ mod streams;
 mod watch;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,9 @@ use async_trait::async_trait;
 use base::{SharedClock, Shutdown};
 use containerd_client::services::v1 as services;
 use containerd_client::services::v1::snapshots as snapshot_services;
-use parking_lot::RwLock;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -29,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::contract::*;
 use crate::events::EventHub;
 use crate::images::pull::RegistryConfig;
-use crate::images::store::ImageStore;
+use crate::images::store::{ImageStore, sha256};
 use crate::sandbox::SandboxStore;
 use crate::{cgroup, init, spec};
 use connection::{Connection, SNAPSHOTTER};
@@ -47,6 +50,9 @@ pub struct Options {
     /// The OCI runtime that the shim runs; `None`: `runc` of the shim's PATH.
     pub runc: Option<PathBuf>,
     pub registries: RegistryConfig,
+    /// Where what may be large goes: volumes that images declare, archives being unpacked. `None`: beside the state,
+    /// which may be in memory.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -57,6 +63,7 @@ impl Options {
             init_command: vec!["/proc/self/exe".into(), init::COMMAND.into()],
             runc: None,
             registries: RegistryConfig::default(),
+            data_dir: None,
         }
     }
 }
@@ -72,6 +79,11 @@ pub struct ContainerdRuntime {
     connection: Connection,
     socket: PathBuf,
     state_dir: PathBuf,
+    data_dir: PathBuf,
+    /// Tells our objects from those of others that use the same containerd.
+    instance: String,
+    /// Held as long as we are: two of us on one state would read each other's pipes empty.
+    lock: Mutex<Option<Flock<File>>>,
     clock: SharedClock,
     sandboxes: Arc<SandboxStore>,
     images: ImageStore,
@@ -101,6 +113,15 @@ impl ContainerdRuntime {
     ) -> Result<Arc<Self>, RuntimeError> {
         let at_dir = |error: std::io::Error| failed("make the folder", &state_dir.display().to_string(), error);
         let state_dir = std::path::absolute(&state_dir).map_err(at_dir)?;
+        std::fs::create_dir_all(&state_dir).map_err(at_dir)?;
+        let lock = File::create(state_dir.join("lock")).map_err(at_dir)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => {
+                failed("use the state in", &state_dir.display().to_string(), "another process uses it")
+            }
+            other => at_dir(other.into()),
+        })?;
+        let data_dir = options.data_dir.unwrap_or_else(|| state_dir.clone());
         // Execs do not outlive us as far as we can serve them: their pipes are of no more use.
         crate::files::remove_dir_all(&state_dir.join("exec")).map_err(at_dir)?;
         for name in ["containers", "exec"] {
@@ -118,7 +139,10 @@ impl ContainerdRuntime {
             images: ImageStore::new(connection.clone(), options.clock.clone()),
             connection,
             socket,
+            instance: sha256(state_dir.as_os_str().as_encoded_bytes())["sha256:".len()..][..16].to_owned(),
             state_dir,
+            data_dir,
+            lock: Mutex::new(Some(lock)),
             clock: options.clock,
             sandboxes: Arc::new(sandboxes),
             registries: options.registries,
@@ -145,6 +169,12 @@ impl ContainerdRuntime {
         for pump in pumps {
             pump.wait().await;
         }
+        self.release();
+    }
+
+    /// Gives up the state, so that another runtime can take it over. Only after shutdown.
+    pub fn release(&self) {
+        drop(self.lock.lock().take());
     }
 
     async fn usage(&self, entry: &Entry) -> (u64, u64) {
@@ -199,7 +229,7 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn import_images(&self, archive: &Path) -> Result<Vec<String>, RuntimeError> {
-        self.images.import(archive, &self.state_dir.join("scratch")).await
+        self.images.import(archive, &self.data_dir.join("scratch")).await
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {

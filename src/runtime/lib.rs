@@ -20,3 +20,4 @@ pub use containerd::{ContainerdRuntime, Options};
 pub use contract::*;
 pub use fake::FakeRuntime;
 pub use images::pull::{RegistryConfig, RegistryTls};
+pub use images::store::ImageStore;

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{SharedClock, Shutdown};
@@ -47,13 +48,21 @@ pub struct ContainerLog {
     clock: SharedClock,
     file: Mutex<Option<File>>,
     attached: Mutex<Vec<(Stream, mpsc::Sender<Bytes>)>>,
+    /// The last write failed; said once, not for every chunk.
+    failing: AtomicBool,
 }
 
 impl ContainerLog {
     /// Opens the log, appending to what is there. An empty path keeps no log.
     pub fn open(path: &Path, clock: SharedClock) -> io::Result<Arc<Self>> {
         let file = open_log(path)?;
-        Ok(Arc::new(Self { path: path.into(), clock, file: Mutex::new(file), attached: Mutex::default() }))
+        Ok(Arc::new(Self {
+            path: path.into(),
+            clock,
+            file: Mutex::new(file),
+            attached: Mutex::default(),
+            failing: AtomicBool::new(false),
+        }))
     }
 
     /// Goes on in a new file under the same path: the old one was renamed.
@@ -72,10 +81,20 @@ impl ContainerLog {
 
     /// Appends whole records. Writing to the page cache does not block for long, and one write per chunk is cheaper than
     /// a trip through the blocking pool.
-    fn write(&self, records: &[u8]) -> io::Result<()> {
-        match &mut *self.file.lock() {
+    ///
+    /// A full disk must not stop the container: then its output is lost, and goes on being read.
+    fn write(&self, records: &[u8]) {
+        let written = match &mut *self.file.lock() {
             Some(file) => file.write_all(records),
             None => Ok(()),
+        };
+        let failed_before = self.failing.swap(written.is_err(), Ordering::Relaxed);
+        match written {
+            Err(error) if !failed_before => {
+                tracing::warn!(log = %self.path.display(), %error, "cannot write a container's log");
+            }
+            Ok(()) if failed_before => tracing::info!(log = %self.path.display(), "a container's log is written again"),
+            _ => {}
         }
     }
 
@@ -135,9 +154,7 @@ pub async fn pump(log: Arc<ContainerLog>, stream: Stream, fifo: pipe::Receiver, 
         }
     }
     let rest = framer.rest(log.clock.now());
-    if let Err(error) = log.write(&rest) {
-        tracing::warn!(log = %log.path.display(), %error, "cannot write the end of a container's log");
-    }
+    log.write(&rest);
     log.finish(stream);
 }
 
@@ -157,10 +174,7 @@ fn read_some(
     };
     let chunk = &buffer[..length];
     let records = framer.push(chunk, log.clock.now());
-    if let Err(error) = log.write(&records) {
-        // A full disk must not stop the container: its output is lost, and goes on being read.
-        tracing::warn!(log = %log.path.display(), %error, "cannot write a container's log");
-    }
+    log.write(&records);
     let attached = log.attached.lock().iter().any(|(of, _)| *of == framer.stream);
     Ok(if attached { Some(chunk.to_vec()) } else { None })
 }

@@ -1,5 +1,6 @@
 //! Creating, starting, stopping and removing containers.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use prost_types::Any;
 use tokio::net::unix::pipe;
 
 use super::connection::{CallError, SNAPSHOTTER, is_not_found};
-use super::record::{EXTENSION, Entry, Info, Io, SANDBOX_LABEL, State};
+use super::record::{EXTENSION, Entry, INSTANCE_LABEL, Info, Io, SANDBOX_LABEL, State};
 use super::{ContainerdRuntime, blocking};
 use crate::contract::*;
 use crate::images::store::StoredImage;
@@ -60,7 +61,8 @@ impl ContainerdRuntime {
             let mounts = self.prepare_snapshot(&id, &spec.sandbox, &image).await?;
             let rootfs = dir.join("rootfs");
             let taken: Vec<String> = spec.mounts.iter().map(|mount| mount.container_path.clone()).collect();
-            let volumes = volumes::plan(config.volumes.iter().flat_map(|all| all.keys()), &taken, &dir.join("volumes"));
+            let volumes =
+                volumes::plan(config.volumes.iter().flat_map(|all| all.keys()), &taken, &self.volumes_dir(&id));
             let accounts = blocking({
                 let (rootfs, volumes) = (rootfs.clone(), volumes.clone());
                 move || read_rootfs(&rootfs, &mounts, &volumes)
@@ -136,7 +138,7 @@ impl ContainerdRuntime {
         let encode = |error: serde_json::Error| failed("encode container", &info.id, error);
         let container = services::Container {
             id: info.id.clone(),
-            labels: [(SANDBOX_LABEL.to_owned(), info.sandbox.clone())].into(),
+            labels: self.labels(&info.sandbox),
             image: image.name.clone(),
             runtime: Some(RuntimeName { name: SHIM.into(), options: self.runtime_options.clone() }),
             spec: Some(Any { type_url: spec::SPEC_TYPE_URL.into(), value: serde_json::to_vec(oci).map_err(encode)? }),
@@ -157,15 +159,13 @@ impl ContainerdRuntime {
         sandbox: &str,
         image: &StoredImage,
     ) -> Result<Vec<types::Mount>, RuntimeError> {
+        let mut labels = self.labels(sandbox);
+        labels.insert(GC_ROOT_LABEL.into(), self.clock.now().to_string());
         let request = snapshot_services::PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
             key: id.into(),
             parent: image.chain_id.clone(),
-            labels: [
-                (SANDBOX_LABEL.to_owned(), sandbox.to_owned()),
-                (GC_ROOT_LABEL.to_owned(), self.clock.now().to_string()),
-            ]
-            .into(),
+            labels,
         };
         let prepared = match self.connection.snapshots().prepare(request.clone()).await {
             Err(status) if is_not_found(&status) => {
@@ -177,6 +177,12 @@ impl ContainerdRuntime {
         };
         let prepared = prepared.map_err(|status| self.connection.failed("prepare a snapshot for", id, status))?;
         Ok(prepared.into_inner().mounts)
+    }
+
+    fn labels(&self, sandbox: &str) -> HashMap<String, String> {
+        [(INSTANCE_LABEL, self.instance.as_str()), (SANDBOX_LABEL, sandbox)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into()
     }
 
     fn pid_namespace_of(&self, target: &ContainerId) -> Result<PathBuf, RuntimeError> {
@@ -191,8 +197,10 @@ impl ContainerdRuntime {
         if let Err(error) = self.remove_from_containerd(id).await {
             tracing::warn!(container = id, error = %base::chain(&error), "cannot remove a half-made container");
         }
-        if let Err(error) = files::remove_dir_all(&self.container_dir(id)) {
-            tracing::warn!(container = id, %error, "cannot remove a half-made container's folder");
+        for dir in [self.container_dir(id), self.volumes_dir(id)] {
+            if let Err(error) = files::remove_dir_all(&dir) {
+                tracing::warn!(container = id, %error, "cannot remove a half-made container's folder");
+            }
         }
     }
 
@@ -407,7 +415,9 @@ impl ContainerdRuntime {
             return Err(self.connection.failed("delete the task of", &id.0, status));
         }
         self.remove_from_containerd(&id.0).await?;
-        files::remove_dir_all(&entry.dir).map_err(|error| failed("remove the folder of container", &id.0, error))?;
+        for dir in [&entry.dir, &self.volumes_dir(&id.0)] {
+            files::remove_dir_all(dir).map_err(|error| failed("remove the folder of container", &id.0, error))?;
+        }
         self.containers.write().remove(id);
         Ok(())
     }
@@ -419,6 +429,11 @@ impl ContainerdRuntime {
 
     pub(super) fn container_dir(&self, id: &str) -> PathBuf {
         self.state_dir.join("containers").join(id)
+    }
+
+    /// Where the volumes are that a container's image declares.
+    pub(super) fn volumes_dir(&self, id: &str) -> PathBuf {
+        self.data_dir.join("volumes").join(id)
     }
 
     pub(super) fn time(&self, time: Option<prost_types::Timestamp>) -> Timestamp {

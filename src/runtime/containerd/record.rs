@@ -15,7 +15,9 @@ use crate::contract::{Container, ContainerId, ContainerStatus, Labels, SandboxId
 use crate::files;
 use crate::logs::ContainerLog;
 
-/// Label on every object of ours: the sandbox's id.
+/// Label on every object of ours: whose it is, by the folder of its state. Several of us can use one containerd.
+pub const INSTANCE_LABEL: &str = "io.skiff/instance";
+/// Label on containers and their snapshots: the sandbox's id.
 pub const SANDBOX_LABEL: &str = "io.skiff/sandbox";
 /// Extension of a containerd container that holds [`Info`].
 pub const EXTENSION: &str = "io.skiff.container";

@@ -17,7 +17,7 @@ use tonic::Streaming;
 use super::ContainerdRuntime;
 use super::connection::{CallError, SNAPSHOTTER};
 use super::lifecycle::CODE_UNKNOWN;
-use super::record::{EXTENSION, Entry, Info, SANDBOX_LABEL, State};
+use super::record::{EXTENSION, Entry, INSTANCE_LABEL, Info, State};
 use crate::contract::*;
 use crate::files;
 
@@ -121,7 +121,7 @@ impl ContainerdRuntime {
 
     /// Reads all containers of ours from containerd. Called once, at the start.
     pub(super) async fn load(&self) -> Result<(), RuntimeError> {
-        let filters = vec![format!("labels.\"{SANDBOX_LABEL}\"")];
+        let filters = vec![self.filter()];
         let request = services::ListContainersRequest { filters };
         let failed = |status| self.connection.failed("list the containers of", "containerd", status);
         let mut stream = self.connection.containers().list_stream(request).await.map_err(failed)?.into_inner();
@@ -140,25 +140,29 @@ impl ContainerdRuntime {
         self.sweep().await
     }
 
+    /// What is ours and not another instance's.
+    fn filter(&self) -> String {
+        format!("labels.\"{INSTANCE_LABEL}\"==\"{}\"", self.instance)
+    }
+
     /// Removes folders and snapshots of containers that are no more: a crash in the middle of something left them.
     async fn sweep(&self) -> Result<(), RuntimeError> {
         let known = |id: &str| self.containers.read().contains_key(&ContainerId(id.into()));
-        let folders = std::fs::read_dir(self.state_dir.join("containers"));
-        for entry in folders.into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if known(&name) {
-                continue;
-            }
-            // Its root file system may still be mounted for the reading of accounts.
-            let _ = nix::mount::umount2(&entry.path().join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
-            if let Err(error) = files::remove_dir_all(&entry.path()) {
-                tracing::warn!(container = name, %error, "cannot remove an old container's folder");
+        for folder in [self.state_dir.join("containers"), self.data_dir.join("volumes")] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if known(&name) {
+                    continue;
+                }
+                // Its root file system may still be mounted for the reading of accounts.
+                let _ = nix::mount::umount2(&entry.path().join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
+                if let Err(error) = files::remove_dir_all(&entry.path()) {
+                    tracing::warn!(container = name, %error, "cannot remove an old container's folder");
+                }
             }
         }
-        let request = snapshot_services::ListSnapshotsRequest {
-            snapshotter: SNAPSHOTTER.into(),
-            filters: vec![format!("labels.\"{SANDBOX_LABEL}\"")],
-        };
+        let request =
+            snapshot_services::ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: vec![self.filter()] };
         let failed = |status| self.connection.failed("list the snapshots of", "containerd", status);
         let mut stream = self.connection.snapshots().list(request).await.map_err(failed)?.into_inner();
         let mut orphans = Vec::new();

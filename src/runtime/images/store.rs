@@ -65,6 +65,11 @@ struct Parsed {
 }
 
 impl ImageStore {
+    /// The images of the containerd behind `socket`, for use beside a running [`crate::ContainerdRuntime`] too.
+    pub fn at(socket: &std::path::Path, clock: SharedClock) -> Self {
+        Self::new(Connection::new(socket), clock)
+    }
+
     /// The images behind `connection`.
     pub fn new(connection: Connection, clock: SharedClock) -> Self {
         Self { connection, clock, parsed: Mutex::default(), locks: Mutex::default() }

@@ -40,6 +40,7 @@ fn main() {
         ("docker save archives are imported, compressed or not", |n| Box::pin(imports_saved(n))),
         ("the host's namespaces are used when asked for", |n| Box::pin(host_namespaces(n))),
         ("many at once are all served and leave nothing behind", |n| Box::pin(many(n))),
+        ("instances on one containerd do not see each other", |n| Box::pin(instances(n))),
         ("sysctls and devices are given", |n| Box::pin(sysctls_and_devices(n))),
         ("pods start quickly", |n| Box::pin(starts_quickly(n))),
     ];
@@ -541,4 +542,16 @@ async fn sysctls_and_devices(mut node: Node) {
     let error = base::chain(&node.runtime.create_sandbox(&bad).await.unwrap_err()).to_string();
     assert!(error.contains("net.core.no_such_thing"), "{error}");
     assert!(node.runtime.sandboxes().await.unwrap().iter().all(|sandbox| sandbox.id.0 != bad.id));
+}
+
+async fn instances(mut node: Node) {
+    let id = node.start("sleep 1000", |_| {}).await;
+    let taken = node.try_connect("state").await.err().map(|error| base::chain(&error).to_string());
+    assert!(taken.as_ref().is_some_and(|error| error.contains("another process uses it")), "{taken:?}");
+    let other = node.try_connect("other-state").await.unwrap();
+    assert!(other.containers().await.unwrap().is_empty());
+    assert!(other.sandboxes().await.unwrap().is_empty());
+    assert!(node.running(&id).await);
+    // Images belong to the machine.
+    assert_eq!(other.images().await.unwrap(), node.runtime.images().await.unwrap());
 }

@@ -93,6 +93,7 @@ async fn clean_up(root: PathBuf, socket: PathBuf) {
     }
     runtime::cgroup::remove(Path::new("/skiff-runtime-test"));
     shutdown.cancel();
+    runtime.stopped().await;
 }
 
 async fn connect(root: &Path, socket: &Path, options: Options, shutdown: Shutdown) -> Arc<ContainerdRuntime> {
@@ -113,18 +114,44 @@ pub struct Node {
     pub image: String,
     sandbox: String,
     made: u32,
+    /// False for those made by [`Node::beside`].
+    owner: bool,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.owner {
+            self.shutdown.cancel();
+            self.runtime.release();
+        }
+    }
 }
 
 impl Node {
     async fn new(root: PathBuf, archive: PathBuf, socket: PathBuf) -> Self {
         let shutdown = Shutdown::new();
         let runtime = connect(&root, &socket, Options::new(), shutdown.clone()).await;
-        let mut node =
-            Self { root, archive, socket, shutdown, runtime, image: String::new(), sandbox: String::new(), made: 0 };
+        let mut node = Self {
+            root,
+            archive,
+            socket,
+            shutdown,
+            runtime,
+            image: String::new(),
+            sandbox: String::new(),
+            made: 0,
+            owner: true,
+        };
         node.import().await;
         let pod = node.pod("pod");
         node.use_sandbox(&pod).await;
         node
+    }
+
+    /// One more runtime on the same containerd.
+    pub async fn try_connect(&self, state: &str) -> Result<Arc<ContainerdRuntime>, RuntimeError> {
+        let state = self.root.join(state);
+        ContainerdRuntime::connect(self.socket.clone(), state, Options::new(), self.shutdown.child_token()).await
     }
 
     /// The same runtime, to be used from another task.
@@ -138,6 +165,7 @@ impl Node {
             image: self.image.clone(),
             sandbox: self.sandbox.clone(),
             made: 0,
+            owner: false,
         }
     }
 
