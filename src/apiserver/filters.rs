@@ -3,7 +3,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::services::AuthorizationAttributes;
 use api::{GroupResource, Status, UserInfo};
@@ -24,10 +23,8 @@ use crate::respond::{self, Response};
 use crate::router;
 use crate::server::ApiServer;
 
+mod deadline;
 pub mod impersonation;
-
-/// Requests that are no watch, log or connection end after this long.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who makes a request that came over the wire.
 #[async_trait]
@@ -165,7 +162,11 @@ async fn fenced(
             }))
         });
     }
-    match tokio::time::timeout(REQUEST_TIMEOUT, router::dispatch(&server, call)).await {
+    let timeout = match deadline::of(&call.query) {
+        Ok(timeout) => timeout,
+        Err(status) => return respond::failure(&status, Accept::JSON),
+    };
+    match tokio::time::timeout(timeout, router::dispatch(&server, call)).await {
         Ok(response) => response,
         Err(_) => {
             respond::failure(&Status::timeout("request did not complete within the allotted timeout", 0), Accept::JSON)

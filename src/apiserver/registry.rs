@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use bytes::Bytes;
+use serde_json::Value;
 use storage::{Compare, CompareResult, CompareTarget, KeyRange, LeaseId, Op, Put, Revision, Store, Txn};
 
 use crate::cache::entry::Entry;
@@ -85,9 +86,12 @@ impl Objects {
         object: Object,
     ) -> Result<Swap, Status> {
         let object = stored.view.to_stored(object)?;
-        let mut before = current.entry.object()?;
-        before.remove(&["metadata", "resourceVersion"]);
-        if before == object {
+        let unchanged = if stored.view.direct {
+            same_but_version(&current.object, &object)
+        } else {
+            same_but_version(&current.entry.object()?, &object)
+        };
+        if unchanged {
             return Ok(Swap::Unchanged);
         }
         let bytes = to_bytes(&object)?;
@@ -123,6 +127,18 @@ impl Objects {
             None => Ok(LeaseId(0)),
         }
     }
+}
+
+/// Whether two objects differ in nothing but `metadata.resourceVersion`, which only the first has.
+fn same_but_version(shown: &Object, stored: &Object) -> bool {
+    shown.0.len() == stored.0.len()
+        && shown.0.iter().all(|(name, value)| match (name.as_str(), value, stored.0.get(name)) {
+            ("metadata", Value::Object(a), Some(Value::Object(b))) => {
+                let version = usize::from(a.contains_key("resourceVersion"));
+                a.len() - version == b.len() && a.iter().all(|(k, v)| k == "resourceVersion" || b.get(k) == Some(v))
+            }
+            (_, value, other) => other == Some(value),
+        })
 }
 
 /// The entry of an object that was not written (dry run), at a revision of the caller's choice.

@@ -58,7 +58,8 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     let accept = if connect {
         Ok(Accept::JSON)
     } else {
-        let shapes = info.subresource.is_empty() || info.verb == "get";
+        // Reviews are answers, not objects: they have no tables and no metadata to show.
+        let shapes = served.stored.is_some() && (info.subresource.is_empty() || info.verb == "get");
         negotiate::negotiate(&call.parts.headers, &call.query, shapes, crate::codec::offers_protobuf(&served.def))
     };
     let accept = match accept {

@@ -46,6 +46,8 @@ pub struct Frames {
     end_at: std::pin::Pin<Box<Sleep>>,
     columns_sent: bool,
     done: bool,
+    /// Changes up to here are known to the client: it may ask from a version that is yet to come.
+    after: i64,
 }
 
 /// Registers the watch. An error before the first byte is an ordinary answer, but for an expired version, which upstream
@@ -106,6 +108,10 @@ pub async fn open(
         end_at: Box::pin(tokio::time::sleep_until(now + timeout)),
         columns_sent: false,
         done: false,
+        after: match start {
+            WatchStart::After(version) => version,
+            WatchStart::Existing | WatchStart::Now => 0,
+        },
     }))
 }
 
@@ -140,6 +146,9 @@ impl Frames {
                     while out.len() < BATCH && let Ok(event) = self.watcher.receiver.try_recv() {
                         self.push(&mut out, event.kind.as_str(), &event.entry);
                     }
+                    if out.is_empty() {
+                        continue;
+                    }
                     return Some(out.freeze());
                 }
                 () = &mut self.end_at => {
@@ -161,6 +170,9 @@ impl Frames {
     }
 
     fn push(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry) {
+        if entry.revision <= self.after {
+            return;
+        }
         let framed = match self.accept.shape {
             Shape::Object => self.stored.view.json(entry),
             Shape::PartialMetadata | Shape::PartialMetadataList => {
