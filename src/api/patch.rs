@@ -33,7 +33,7 @@ fn go_json_type(value: &Value) -> &'static str {
 }
 
 /// A value as Go's `%v` prints it: `map[a:1 b:[x y]]`.
-fn go_value(value: &Value) -> String {
+pub fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),

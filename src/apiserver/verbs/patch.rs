@@ -31,6 +31,22 @@ impl Patch {
         self.apply_to(&served.def.schema, current)
     }
 
+    /// The answer to a patch whose result is no object of its kind: the patch is what is wrong, not the request
+    /// (`applyPatchToObject`, `jsonPatcher.applyPatchToCurrentObject`).
+    fn undecodable(&self, patched: &Object, status: Status) -> Status {
+        if status.code != 400 {
+            return status;
+        }
+        let why = status.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+        let why = why.map_or(status.message.as_str(), |(_, why)| why);
+        let value = match self {
+            Self::Strategic(patch) => api::patch::go_value(&Value::Object(patch.0.clone())),
+            Self::Json(_) | Self::Merge(_) => Value::Object(patched.0.clone()).to_string(),
+        };
+        let error = api::field::Error::invalid(api::field::Path::new("patch"), value, why);
+        Status::invalid("", "", "", &[error])
+    }
+
     /// The patched document; decoding it is the caller's.
     pub fn apply_to(&self, schema: &api::schema::Schema, current: &Object) -> Result<Object, Status> {
         let whole = |value: Value| {
@@ -58,7 +74,8 @@ impl Change for Patched<'_> {
         let patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
         let mut object =
-            crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)?;
+            crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)
+                .map_err(|status| self.patch.undecodable(&patched, status))?;
         def.strategy.default(&mut object);
         if object.name() != self.name {
             return Err(Status::bad_request(format!(
