@@ -36,6 +36,8 @@ struct CrashBackoff {
 pub struct Memory {
     /// Why containers wait, for the status.
     pub waiting: WaitingReasons,
+    /// Times in a row that the volumes could not be set up.
+    pub volume_failures: u32,
     crashes: HashMap<String, CrashBackoff>,
     /// The earliest moment at which trying again makes sense.
     pub retry_after: Option<Duration>,

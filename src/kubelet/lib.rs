@@ -4,6 +4,7 @@
 //! must outlive a restart is in the runtime's labels, in the pod's folder or in the API, so that a restart disturbs no
 //! pod. This room never sees the network's code: it has [`PodNetwork`].
 
+pub mod admit;
 pub mod agent;
 pub mod cgroups;
 pub mod config;

@@ -21,6 +21,8 @@ use crate::status::seconds;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How often the node's conditions are looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often everything else is: images, versions, resources.
+const FULL_LOOK: Duration = Duration::from_secs(60);
 /// How often while the node is not ready yet.
 const LOOK_NOT_READY: Duration = Duration::from_millis(200);
 
@@ -72,13 +74,18 @@ async fn create_or_adopt(ctx: &Context, wanted: &Node) -> Result<Node, client::E
 async fn keep_status(ctx: &Arc<Context>, mut node: Node) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10)).with_jitter(0.1);
     let mut reported: Option<tokio::time::Instant> = None;
+    let mut looked: Option<tokio::time::Instant> = None;
     let mut was_ready: Option<bool> = None;
     loop {
         let old = node.status.clone().unwrap_or_default();
         let conditions = build::conditions(ctx, Some(&old)).await;
-        let wanted = build::node(ctx, conditions).await.status.unwrap_or_default();
-        let ready = is_ready(&wanted);
         let due = reported.is_none_or(|at| at.elapsed() >= ctx.config.node_status_report);
+        let mut wanted = NodeStatus { conditions: Some(conditions), ..old.clone() };
+        if due || looked.is_none_or(|at| at.elapsed() >= FULL_LOOK) || differs(&old, &wanted) {
+            wanted = build::node(ctx, wanted.conditions.unwrap_or_default()).await.status.unwrap_or_default();
+            looked = Some(tokio::time::Instant::now());
+        }
+        let ready = is_ready(&wanted);
         if due || differs(&old, &wanted) {
             match send(ctx, &old, &wanted).await {
                 Ok(updated) => {

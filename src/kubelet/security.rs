@@ -20,7 +20,7 @@ pub enum SecurityError {
          (pod: {pod:?}, container: {container})"
     )]
     NamedUser { user: String, pod: String, container: String },
-    #[error("sysctl {0:?} is not allowed")]
+    #[error("{0:?} not allowlisted")]
     Sysctl(String),
 }
 

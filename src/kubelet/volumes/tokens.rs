@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base::Backoff;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::VolumeError;
 use crate::context::Context;
 use crate::spec;
 
+/// Requests that may be refused before the refusal counts.
+const FORBIDDEN_RETRIES: u32 = 6;
 const MAX_TTL: SignedDuration = SignedDuration::from_hours(24);
 
 /// A token and how long it may be used before a new one is due.
@@ -74,11 +77,7 @@ impl Tokens {
         {
             map.remove("audiences");
         }
-        let answer = ctx
-            .client
-            .create_subresource::<ServiceAccount>(spec::namespace(pod), account, "token", &request)
-            .await
-            .map_err(|e| VolumeError::Token(base::chain(&e).to_string()))?;
+        let answer = ask(ctx, spec::namespace(pod), account, &request).await?;
         let status = &answer["status"];
         let text = status["token"].as_str().filter(|t| !t.is_empty());
         let expires = status["expirationTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
@@ -95,6 +94,21 @@ impl Tokens {
     pub fn release(&self, pod_uid: &str) {
         self.held.lock().retain(|(uid, _, _), _| uid != pod_uid);
     }
+}
+
+/// The authorizer may not have seen yet that the pod is on this node: a refusal is not believed at once.
+async fn ask(ctx: &Context, namespace: &str, account: &str, request: &Value) -> Result<Value, VolumeError> {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(320));
+    for attempt in 0.. {
+        match ctx.client.create_subresource::<ServiceAccount>(namespace, account, "token", request).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_forbidden() && attempt < FORBIDDEN_RETRIES => {
+                tokio::time::sleep(backoff.step()).await;
+            }
+            Err(error) => return Err(VolumeError::Token(base::chain(&error).to_string())),
+        }
+    }
+    Err(VolumeError::Token("no answer".to_owned()))
 }
 
 fn token(held: &Held, now: Timestamp) -> Token {

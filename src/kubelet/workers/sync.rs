@@ -13,7 +13,7 @@ use crate::observed::Observed;
 use crate::plan;
 use crate::status;
 use crate::table::{Eviction, Slot};
-use crate::{security, spec, volumes};
+use crate::{admit, spec, volumes};
 
 /// Brings the pod a step further. Returns whether it has ended by itself.
 pub(super) async fn step(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &mut Memory) -> bool {
@@ -24,14 +24,7 @@ pub(super) async fn step(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &mut Memo
         if let Some(over) = deadline(ctx, slot, &pod, memory) {
             return over;
         }
-        if let Err(error) = security::check_sysctls(&ctx.config, &pod) {
-            let message = format!("Pod was rejected: forbidden sysctl: {error}");
-            slot.evict(Eviction {
-                reason: "SysctlForbidden".to_owned(),
-                message,
-                grace_seconds: None,
-                disruption: None,
-            });
+        if !admitted(ctx, slot, &pod) {
             return true;
         }
         advance(ctx, slot, &pod, memory).await;
@@ -51,6 +44,34 @@ pub(super) async fn step(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &mut Memo
         // Others get their turn between two steps.
         tokio::task::yield_now().await;
     }
+}
+
+/// Whether the node takes the pod; one that was taken before stays taken.
+fn admitted(ctx: &Context, slot: &Slot, pod: &Pod) -> bool {
+    let observed = ctx.cache.pod(&slot.uid);
+    let known = observed.sandbox.is_some() || !observed.containers.is_empty() || slot.status().is_some();
+    if known || spec::status(pod).start_time.is_some() {
+        return true;
+    }
+    let others: Vec<Arc<Pod>> = ctx
+        .table
+        .all()
+        .iter()
+        .filter(|other| other.uid != slot.uid && other.eviction().is_none())
+        .filter(|other| {
+            let phase = other.status().and_then(|s| s.phase);
+            let taken = other.status().is_some() || spec::status(&other.pod()).start_time.is_some();
+            taken && !spec::is_terminal_phase(phase.as_deref())
+        })
+        .map(|other| other.pod())
+        .collect();
+    let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
+    let Err(rejection) = admit::admit(&ctx.config, &ctx.machine, &others, pod) else { return true };
+    ctx.events.pod(pod, EventType::Warning, &rejection.reason, &rejection.message);
+    tracing::info!(pod = spec::full_name(pod), reason = rejection.reason, "pod rejected");
+    let admit::Rejection { reason, message } = rejection;
+    slot.evict(Eviction { reason, message, grace_seconds: None, disruption: None });
+    false
 }
 
 /// `activeDeadlineSeconds`: ends the pod, or sets the alarm.
@@ -106,10 +127,14 @@ async fn advance(ctx: &Arc<Context>, slot: &Slot, pod: &Arc<Pod>, memory: &mut M
             let text = format!("{error} : {}", base::chain(&error.source));
             ctx.events.pod(pod, EventType::Warning, "FailedMount", &text);
             tracing::info!(pod = spec::full_name(pod), error = text, "cannot set up volumes");
-            retry(memory, Duration::from_secs(2));
+            // Upstream `goroutinemap/exponentialbackoff`: half a second, doubled up to about two minutes.
+            let after = Duration::from_millis(500 << memory.volume_failures.min(8));
+            memory.volume_failures += 1;
+            retry(memory, after);
             return;
         }
     };
+    memory.volume_failures = 0;
     if let Some(after) = mounted.refresh_after {
         retry(memory, after);
     }
