@@ -39,9 +39,11 @@ type line struct {
 	Envelope string `json:"envelope,omitempty"`
 }
 
-// filler fills every field it can reach; variant picks between alternatives.
+// filler fills every field it can reach; variant picks between alternatives. With zeros, what is pointed to and what is in
+// lists and maps is there but zero.
 type filler struct {
 	variant int
+	zeros   bool
 	count   int64
 	depth   int
 }
@@ -52,6 +54,12 @@ func (f *filler) fill(v reflect.Value) {
 	f.count = f.count%89 + 1 // small numbers, so that the output compresses
 	f.depth++
 	defer func() { f.depth-- }()
+	switch v.Addr().Interface().(type) {
+	case *resource.Quantity, *intstr.IntOrString:
+		if f.zeros {
+			return
+		}
+	}
 	switch special := v.Addr().Interface().(type) {
 	case *metav1.Time:
 		*special = metav1.NewTime(time.Unix(1700000000+f.count, 0).UTC())
@@ -108,6 +116,12 @@ func (f *filler) fill(v reflect.Value) {
 
 func (f *filler) fillKind(v reflect.Value) {
 	switch v.Kind() {
+	case reflect.Bool, reflect.Int32, reflect.Int64, reflect.Int, reflect.Float64, reflect.String:
+		if f.zeros {
+			return
+		}
+	}
+	switch v.Kind() {
 	case reflect.Bool:
 		v.SetBool(f.variant == 0)
 	case reflect.Int32, reflect.Int64, reflect.Int:
@@ -128,6 +142,9 @@ func (f *filler) fillKind(v reflect.Value) {
 		f.fill(v.Elem())
 	case reflect.Slice:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
+			if f.zeros {
+				return
+			}
 			v.SetBytes([]byte(fmt.Sprintf("bytes %d", f.count)))
 			return
 		}
@@ -203,7 +220,7 @@ func main() {
 				continue
 			}
 			seen[t] = true
-			for variant := range 3 {
+			for variant := range 4 {
 				print(out, t, gvk, variant)
 			}
 		}
@@ -212,9 +229,9 @@ func main() {
 
 func print(out *bufio.Writer, t reflect.Type, gvk metav1.GroupVersionKind, variant int) {
 	value := reflect.New(t)
-	// The third variant is the zero value.
-	if variant < 2 {
-		(&filler{variant: variant}).fill(value.Elem())
+	// The third variant is the zero value, the fourth is made of zero values.
+	if variant != 2 {
+		(&filler{variant: variant % 2, zeros: variant == 3}).fill(value.Elem())
 	}
 	object, ok := value.Interface().(runtime.Object)
 	if !ok {
