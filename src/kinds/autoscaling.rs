@@ -100,7 +100,9 @@ fn validate(object: &Object) -> ErrorList {
     {
         errors.push(Error::invalid(at.child("minReplicas"), low, "must be greater than or equal to 0"));
     }
-    if high < 1 {
+    if high == 0 {
+        errors.push(Error::required(at.child("maxReplicas"), ""));
+    } else if high < 0 {
         errors.push(Error::invalid(at.child("maxReplicas"), high, "must be greater than 0"));
     }
     if low.is_some_and(|low| high < low) {
@@ -111,6 +113,12 @@ fn validate(object: &Object) -> ErrorList {
         if spec.at("scaleTargetRef").count(member) == 0 {
             errors.push(Error::required(at.child("scaleTargetRef").child(member), ""));
         }
+    }
+    let target = spec.at("scaleTargetRef");
+    let group = target.text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    if group.is_empty() && target.text("kind") != "ReplicationController" {
+        let at = at.child("scaleTargetRef").child("apiVersion");
+        errors.push(Error::invalid(at, target.text("apiVersion"), "apiVersion must specify API group"));
     }
     for (i, metric) in metrics.iter().enumerate() {
         self::metric(&mut errors, &at.child("metrics").index(i), metric);
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn metrics_are_shown_as_upstream_does() {
-        let mut object = Object::from_value(json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"},
+        let mut object = Object::from_value(json!({"spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
             "maxReplicas": 3}}))
         .unwrap();
         default(&mut object);

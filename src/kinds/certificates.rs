@@ -5,6 +5,8 @@ use std::sync::Arc;
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::kind::{RequestContext, Strategy, SubresourceKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::checks::immutable;
@@ -99,9 +101,6 @@ fn create(ctx: &RequestContext<'_>, object: &mut Object) {
         if !user.extra.is_empty() {
             spec.insert("extra".to_owned(), json!(user.extra));
         }
-        if spec.count("usages") == 0 {
-            spec.insert("usages".to_owned(), json!(["digital signature", "key encipherment"]));
-        }
     }
     object.set(&["status"], Value::Object(Map::new()));
 }
@@ -142,7 +141,8 @@ fn state(object: &Object) -> String {
 fn validate(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, at) = (object.at("spec"), Path::new("spec"));
-    if spec.count("request") == 0 {
+    let request = STANDARD.decode(spec.text("request")).unwrap_or_default();
+    if !String::from_utf8_lossy(&request).contains("-----BEGIN CERTIFICATE REQUEST-----") {
         errors.push(Error::invalid(at.child("request"), Value::Null, "PEM block type must be CERTIFICATE REQUEST"));
     }
     if spec.count("usages") == 0 {

@@ -119,7 +119,7 @@ fn port_list(errors: &mut ErrorList, at: &Path, list: &[Value]) {
 fn endpoint(errors: &mut ErrorList, at: &Path, endpoint: &Value, kind: &str) {
     let (field, addresses) = (at.child("addresses"), endpoint.list("addresses"));
     if addresses.is_empty() {
-        errors.push(Error::required(field.clone(), "must contain at least 1 address"));
+        errors.push(Error::required(field.clone(), ""));
     } else if addresses.len() > ADDRESSES_MAX {
         errors.push(Error::too_many(field.clone(), addresses.len(), ADDRESSES_MAX));
     }

@@ -1,5 +1,7 @@
 //! Groups of few kinds, most of which are no more than their columns.
 
+mod webhooks;
+
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -33,6 +35,12 @@ pub(crate) fn coordination(kind: &str) -> Option<Extra> {
                 errors.push(Error::forbidden(at.child("preferredHolder"), text));
             }
             errors
+        },
+        create: |_, object| {
+            // What coordinated leader election would use is off.
+            for member in ["strategy", "preferredHolder"] {
+                object.remove(&["spec", member]);
+            }
         },
         create_on_update: true,
         unconditional_update: false,
@@ -146,6 +154,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                 }
             }
         },
+        validate: webhooks::validate,
         ..Rules::GENERIC
     };
     let count = || integer("Webhooks", |o, _| o.count("webhooks").into());
@@ -160,6 +169,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                         fill(webhook, "reinvocationPolicy", "Never");
                     }
                 },
+                validate: webhooks::validate,
                 ..Rules::GENERIC
             };
             Extra::new(rules, vec![name(), count(), age()])

@@ -101,7 +101,7 @@ fn rules(object: &Object, namespaced: bool) -> ErrorList {
     for (i, rule) in object.list("rules").iter().enumerate() {
         let at = Path::new("rules").index(i);
         if rule.count("verbs") == 0 {
-            errors.push(Error::required(at.child("verbs"), "verbs must contain at least one value"));
+            errors.push(Error::required(at.child("verbs"), ""));
         }
         if rule.count("nonResourceURLs") > 0 {
             let (field, value) = (at.child("nonResourceURLs"), rule.at("nonResourceURLs").clone());
@@ -212,7 +212,7 @@ mod tests {
             texts,
             [
                 "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
-                "rules[1].verbs: Required value: verbs must contain at least one value",
+                "rules[1].verbs: Required value",
                 "rules[1].apiGroups: Required value: resource rules must supply at least one api group",
                 "rules[1].resources: Required value: resource rules must supply at least one resource",
             ]

@@ -108,7 +108,7 @@ impl Action for AccessReview {
     async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, _: &str, mut body: Object) -> Result<Object, Status> {
         let errors = self.validate(&body, namespace);
         if !errors.is_empty() {
-            return Err(Status::invalid("authorization.k8s.io", self.kind, "", &errors));
+            return Err(Status::invalid("authorization.k8s.io", "", "", &errors));
         }
         let spec = body.at("spec");
         let user = if self.kind == "SelfSubjectAccessReview" { ctx.user.clone() } else { subject(spec) };

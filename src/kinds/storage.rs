@@ -5,7 +5,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{immutable, one_of_if_set, subdomain};
-use crate::columns::{age, column, integer, name, name_as, string, string_or, text};
+use crate::columns::{age, column, generic, integer, name, name_as, string, string_or, text};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill};
 use crate::rules::Rules;
@@ -20,12 +20,8 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
         }
         "CSIStorageCapacity" => {
             let rules = Rules { unconditional_update: false, ..Rules::GENERIC };
-            let columns = vec![
-                name(),
-                text("StorageClassName", |o, _| string(o, &["storageClassName"])),
-                text("Capacity", |o, _| string_or(o, &["capacity"], "<unset>")),
-            ];
-            Extra::new(rules, columns)
+            // Upstream has a printer for it that its store does not use.
+            Extra::new(rules, generic())
         }
         "StorageClass" => class(),
         "VolumeAttachment" => attachment(),

@@ -5,7 +5,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, one_of, percent, selector_matches,
+    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, percent, selector_matches,
     selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
@@ -126,6 +126,9 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
                 _ => {}
             }
         }
-        other => one_of(errors, at.child("type"), other, &["RollingUpdate", "OnDelete"]),
+        _ => {
+            let supported = &["RollingUpdate", "OnDelete"];
+            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported));
+        }
     }
 }

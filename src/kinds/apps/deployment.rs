@@ -4,7 +4,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, one_of, percent};
+use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, percent};
 use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill};
@@ -118,7 +118,11 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             }
             at_most_100_percent(errors, at.child("maxUnavailable"), rolling.at("maxUnavailable"));
         }
-        other => one_of(errors, at.child("type"), other, &["Recreate", "RollingUpdate"]),
+        "" => errors.push(Error::required(at.child("type"), "")),
+        _ => {
+            let supported = &["Recreate", "RollingUpdate"];
+            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported));
+        }
     }
 }
 
@@ -179,7 +183,13 @@ mod tests {
                 "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
             ],
         );
-        check(json!({"template": template}), &["spec.selector: Required value"]);
+        check(
+            json!({"template": template}),
+            &[
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+            ],
+        );
         check(
             json!({"selector": {"matchLabels": {"a": "b"}}, "template": template,
                 "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}),

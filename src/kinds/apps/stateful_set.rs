@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::checks::{
     at_most_100_percent, immutable, int_or_percent, label_name, label_selector, non_negative, one_of_if_set, percent,
-    selector_matches, selects_everything,
+    selects_everything,
 };
 use crate::columns::{age, container_images, container_names, name, text, wide};
 use crate::core::claim;
@@ -125,10 +125,7 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
 fn template(errors: &mut ErrorList, at: &Path, spec: &Value) {
     let mut template = spec.at("template").clone();
     let (selector, labels) = (spec.at("selector"), spec.at("template").at("metadata").at("labels"));
-    if !selects_everything(selector) && !selector_matches(selector, labels) {
-        let at = at.child("metadata").child("labels");
-        errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
-    }
+    validate::selected(errors, at, selector, labels);
     if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) {
         pod.remove("subdomain");
         pod.remove("hostname");

@@ -153,6 +153,11 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
     if !dig(object, &["spec", "selector", "matchLabels"]).has(UID_LABELS[1]) {
         object.set(&["spec", "selector", "matchLabels", UID_LABELS[1]], uid);
     }
+    // Upstream fills the Job's own labels when it reads the object back.
+    if object.at("metadata").count("labels") == 0 {
+        let labels = dig(object, &["spec", "template", "metadata", "labels"]).clone();
+        object.set(&["metadata", "labels"], labels);
+    }
 }
 
 /// `validateGeneratedSelector`.
@@ -278,6 +283,9 @@ pub(super) fn template_spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
 
 fn indexed(errors: &mut ErrorList, at: &Path, spec: &Value) {
     if spec.text("completionMode") != "Indexed" {
+        if !matches!(spec.text("completionMode"), "" | "NonIndexed") {
+            return;
+        }
         for member in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(value) = spec.int(member) {
                 errors.push(Error::invalid(at.child(member), value, "requires indexed completion mode"));

@@ -15,7 +15,12 @@ pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "Rea
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
-        create: |_, object| object.set(&["status"], serde_json::json!({"phase": "Pending"})),
+        create: |_, object| {
+            object.set(&["status"], serde_json::json!({"phase": "Pending"}));
+            if let Some(spec) = existing(&mut object.0, "spec") {
+                data_sources(spec);
+            }
+        },
         validate: |object| {
             let mut errors = ErrorList::new();
             spec(&mut errors, &Path::new("spec"), object.at("spec"));
@@ -71,9 +76,21 @@ fn default(object: &mut Object) {
     }
 }
 
-/// `SetDefaults_PersistentVolumeClaimSpec`, and `dataSource` and `dataSourceRef` in step (`NormalizeDataSources`).
+/// `SetDefaults_PersistentVolumeClaimSpec`.
 pub(crate) fn spec_defaults(spec: &mut Members) {
     fill(spec, "volumeMode", "Filesystem");
+}
+
+/// `DropDisabledFields` and `NormalizeDataSources`: the old field knows claims and snapshots only, and the two agree.
+fn data_sources(spec: &mut Members) {
+    let source = spec.at("dataSource");
+    let known = matches!(
+        (source.text("apiGroup"), source.text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    if !known && !spec.has("dataSourceRef") {
+        spec.remove("dataSource");
+    }
     let (source, reference) = (spec.at("dataSource").clone(), spec.at("dataSourceRef").clone());
     if source.is_null() && reference.is_object() && reference.count("namespace") == 0 {
         spec.insert("dataSource".to_owned(), reference);
@@ -89,15 +106,16 @@ pub(crate) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
         errors.push(Error::required(path.child("accessModes"), "at least 1 access mode is required"));
     }
     label_selector(errors, &path.child("selector"), spec.at("selector"));
-    let mut exclusive = false;
+    let (mut exclusive, mut others) = (false, false);
     for mode in modes {
         let mode = mode.as_str().unwrap_or_default();
-        if !ACCESS_MODES.contains(&mode) {
-            errors.push(Error::not_supported(path.child("accessModes"), mode, ACCESS_MODES));
+        match mode {
+            "ReadWriteOncePod" => exclusive = true,
+            mode if ACCESS_MODES.contains(&mode) => others = true,
+            mode => errors.push(Error::not_supported(path.child("accessModes"), mode, ACCESS_MODES)),
         }
-        exclusive |= mode == "ReadWriteOncePod";
     }
-    if exclusive && modes.len() > 1 {
+    if exclusive && others {
         let text = "may not use ReadWriteOncePod with other access modes";
         errors.push(Error::forbidden(path.child("accessModes"), text));
     }

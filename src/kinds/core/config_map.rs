@@ -34,7 +34,7 @@ fn validate(object: &Object) -> ErrorList {
         size += decoded_size(value.as_str().unwrap_or_default());
     }
     if size > MAX_SIZE {
-        errors.push(Error::too_long(Path::default(), MAX_SIZE));
+        errors.push(Error::too_long(Path::new("[]"), MAX_SIZE));
     }
     errors
 }

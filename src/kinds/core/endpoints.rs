@@ -91,11 +91,8 @@ fn validate(object: &Object) -> ErrorList {
 }
 
 fn address(errors: &mut ErrorList, at: &Path, item: &Value) {
-    let before = errors.len();
     ip(errors, at.child("ip"), item.text("ip"));
-    if errors.len() == before {
-        endpoint_ip(errors, &at.child("ip"), item.text("ip"));
-    }
+    endpoint_ip(errors, &at.child("ip"), item.text("ip"));
     if item.count("hostname") > 0 {
         label_name(errors, &at.child("hostname"), item.text("hostname"));
     }

@@ -84,19 +84,21 @@ fn limits(errors: &mut ErrorList, at: &Path, item: &Value) {
     }
     for name in names {
         let value = |list: &str| item.at(list).as_object().and_then(|m| m.get(name));
-        for (low, high) in [
-            ("min", "max"),
-            ("min", "defaultRequest"),
-            ("defaultRequest", "max"),
-            ("defaultRequest", "default"),
-            ("min", "default"),
-            ("default", "max"),
+        // What is compared, the field that is blamed and whose value it is said to have.
+        for (low, high, blamed, shown) in [
+            ("min", "max", "min", "min"),
+            ("min", "defaultRequest", "defaultRequest", "defaultRequest"),
+            ("defaultRequest", "max", "defaultRequest", "defaultRequest"),
+            ("defaultRequest", "default", "defaultRequest", "defaultRequest"),
+            ("min", "default", "default", "min"),
+            ("default", "max", "default", "max"),
         ] {
             let (Some(a), Some(b)) = (value(low), value(high)) else { continue };
             if amount(a) > amount(b) {
-                let text =
-                    format!("{} value {} is greater than {} value {}", noun(low), plain(a), noun(high), plain(b));
-                errors.push(Error::invalid(at.child(low).key(name), plain(a), text));
+                let than = if (low, high) == ("defaultRequest", "default") { "default limit" } else { noun(high) };
+                let text = format!("{} value {} is greater than {than} value {}", noun(low), plain(a), plain(b));
+                let value = plain(if shown == low { a } else { b });
+                errors.push(Error::invalid(at.child(blamed).key(name), value, text));
             }
         }
         if let Some(ratio) = value("maxLimitRequestRatio")

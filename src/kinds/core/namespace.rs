@@ -75,18 +75,13 @@ fn spec_finalizers(object: &Object) -> Vec<&str> {
 }
 
 fn finalizers(errors: &mut ErrorList, object: &Object) {
-    for (i, name) in object.array(&["spec", "finalizers"]).iter().enumerate() {
+    let at = Path::new("spec").child("finalizers");
+    for name in object.array(&["spec", "finalizers"]) {
         let name = name.as_str().unwrap_or_default();
-        let at = Path::new("spec").child("finalizers").index(i);
-        let problems = qualified_name(name);
-        if problems.is_empty() && !name.contains('/') && !matches!(name, KUBERNETES | "orphan" | "foregroundDeletion") {
-            errors.push(Error::invalid(
-                at,
-                name,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        } else {
-            invalid_all(errors, &at, name, problems);
+        invalid_all(errors, &at, name, qualified_name(name));
+        if !name.contains('/') && !matches!(name, KUBERNETES | "orphan" | "foregroundDeletion") {
+            let text = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(at.clone(), name, text));
         }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::kind::SubresourceKind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Config;
 use crate::checks::{cidr, invalid_all, label_value, one_of, qualified_name};
 use crate::columns::{age, field, name, string, string_or, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, dig, restore};
+use crate::json::{Json, dig, existing, restore};
 use crate::podspec::resources;
 use crate::rules::Rules;
 
@@ -49,8 +49,17 @@ pub(super) fn extra(config: &Config) -> Extra {
         .with_subresource("proxy", SubresourceKind::Connect(Arc::new(NodeProxy { port: config.kubelet_port })))
 }
 
-/// `SetDefaults_NodeStatus`.
+/// `SetDefaults_NodeStatus`, and the one network in step with the list (`Convert_v1_NodeSpec_To_core_NodeSpec`).
 fn default(object: &mut Object) {
+    if let Some(spec) = existing(&mut object.0, "spec") {
+        let first = spec.list("podCIDRs").first().map_or("", |c| c.as_str().unwrap_or_default()).to_owned();
+        let single = spec.text("podCIDR").to_owned();
+        if single.is_empty() && !first.is_empty() {
+            spec.insert("podCIDR".to_owned(), first.into());
+        } else if single != first {
+            spec.insert("podCIDRs".to_owned(), json!([single]));
+        }
+    }
     let status = object.at("status");
     if !status.has("allocatable") && status.has("capacity") {
         let capacity = status.at("capacity").clone();
@@ -106,18 +115,11 @@ fn kernel(object: &Object) -> String {
 fn validate(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let spec = Path::new("spec");
-    taints(&mut errors, &spec.child("taints"), object.array(&["spec", "taints"]));
+    taints(&mut errors, &Path::new("metadata").child("taints"), object.array(&["spec", "taints"]));
     capacity(&mut errors, object);
     let cidrs = object.array(&["spec", "podCIDRs"]);
     for (i, network) in cidrs.iter().enumerate() {
         cidr(&mut errors, spec.child("podCIDRs").index(i), network.as_str().unwrap_or_default());
-    }
-    let single = dig(object, &["spec", "podCIDR"]).as_str().unwrap_or_default();
-    if let Some(first) = cidrs.first()
-        && first.as_str() != Some(single)
-    {
-        let text = "must be the same value as podCIDRs[0]";
-        errors.push(Error::invalid(spec.child("podCIDRs").index(0), first.clone(), text));
     }
     if cidrs.len() > 2 {
         let value = Value::from(cidrs);

@@ -97,12 +97,13 @@ fn default(object: &mut Object) {
 }
 
 /// `podStrategy.PrepareForCreate`.
-fn create(_: &RequestContext<'_>, object: &mut Object) {
+fn create(ctx: &RequestContext<'_>, object: &mut Object) {
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(object.at("spec"))});
     if object.at("spec").count("schedulingGates") > 0 {
         status["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
-            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "message": "Scheduling is blocked due to non-empty scheduling gates", "lastProbeTime": null,
+            "lastTransitionTime": crate::timestamp(ctx.now),
         }]);
     }
     let labels = dig(object, &["metadata", "labels"]).clone();

@@ -8,7 +8,7 @@ use crate::checks::immutable;
 use crate::columns::{age, name, text};
 use crate::define::Extra;
 use crate::json::{Json, dig};
-use crate::podspec::resources::{quantity, resource_name};
+use crate::podspec::resources::{is_huge_page, is_standard, quantity, resource_name};
 use crate::rules::Rules;
 
 const SCOPES: &[&str] = &[
@@ -68,9 +68,12 @@ fn usage(object: &Object, limits: bool) -> String {
 fn amounts(errors: &mut ErrorList, at: &Path, list: &Value) {
     for (name, value) in list.as_object().into_iter().flatten() {
         let at = at.key(name);
-        let counted = name.starts_with("count/") || name.starts_with("requests.") || name.contains(".storageclass.");
-        if !counted {
+        let huge = name.strip_prefix("requests.").is_some_and(is_huge_page);
+        if !huge {
             resource_name(errors, &at, name);
+        }
+        if !name.contains('/') && !huge && (name == "storage" || !is_standard(name)) {
+            errors.push(Error::invalid(at.clone(), name.as_str(), "must be a standard resource for quota"));
         }
         quantity(errors, &at, name, value);
     }
@@ -87,17 +90,32 @@ fn validate(object: &Object) -> ErrorList {
             errors.push(Error::invalid(at.child("scopes"), value, "unsupported scope"));
         }
     }
-    for (i, term) in spec.at("scopeSelector").list("matchExpressions").iter().enumerate() {
-        let at = at.child("scopeSelector").child("matchExpressions").index(i);
+    let scopes = |a: &str| spec.list("scopes").iter().any(|s| s.as_str() == Some(a));
+    for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes(a) && scopes(b) {
+            errors.push(Error::invalid(at.child("scopes"), spec.at("scopes").clone(), "conflicting scopes"));
+        }
+    }
+    for term in spec.at("scopeSelector").list("matchExpressions") {
+        let at = at.child("scopeSelector").child("matchExpressions");
         let name = term.text("scopeName");
         if !SCOPES.contains(&name) {
             errors.push(Error::invalid(at.child("scopeName"), name, "unsupported scope"));
+        }
+        if !matches!(name, "PriorityClass" | "VolumeAttributesClass")
+            && SCOPES.contains(&name)
+            && term.text("operator") != "Exists"
+        {
+            let text = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
+                ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or \
+                ResourceQuotaScopeCrossNamespacePodAffinity";
+            errors.push(Error::invalid(at.child("operator"), term.text("operator"), text));
         }
         let values = term.count("values");
         match term.text("operator") {
             "In" | "NotIn" => {
                 if values == 0 {
-                    let text = "must be atleast one value when `operator` is 'In' or 'NotIn' for scope selector";
+                    let text = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
                     errors.push(Error::required(at.child("values"), text));
                 }
             }

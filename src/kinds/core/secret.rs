@@ -98,11 +98,35 @@ fn validate(object: &Object) -> ErrorList {
 fn json_document(errors: &mut ErrorList, object: &Object, key: &str) {
     let text = object.at("data").text(key);
     let bytes = STANDARD.decode(text).unwrap_or_default();
-    if !text.is_empty()
-        && let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes)
-    {
-        errors.push(Error::invalid(Path::new("data").key(key), "<secret contents redacted>", error.to_string()));
+    if text.is_empty() {
+        return;
     }
+    if let Some(problem) = document_problem(&bytes) {
+        errors.push(Error::invalid(Path::new("data").key(key), "<secret contents redacted>", problem));
+    }
+}
+
+/// Why bytes are no JSON object, in the words of Go's `encoding/json` where they are simple.
+fn document_problem(bytes: &[u8]) -> Option<String> {
+    let error = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(other) => {
+            let noun = match other {
+                Value::String(_) => "string",
+                Value::Array(_) => "array",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            return Some(format!("json: cannot unmarshal {noun} into Go value of type map[string]interface {{}}"));
+        }
+        Err(error) => error,
+    };
+    let first = bytes.iter().copied().find(|b| !b.is_ascii_whitespace());
+    Some(match first {
+        None => "unexpected end of JSON input".to_owned(),
+        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => error.to_string(),
+        Some(other) => format!("invalid character '{}' looking for beginning of value", char::from(other)),
+    })
 }
 
 fn validate_update(object: &Object, old: &Object) -> ErrorList {

@@ -25,6 +25,7 @@ pub(super) fn extra(config: &Config) -> Extra {
         validate_status: service_validate::status,
         name: api::validation::dns1123_label,
         create_on_update: true,
+        warnings,
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -232,6 +233,28 @@ fn drop_if_same(spec: &mut Members, before: &Value, member: &str) {
     if same(spec.at(member), before.at(member)) {
         spec.remove(member);
     }
+}
+
+/// The core of `GetWarningsForService`.
+fn warnings(object: &Object, _: Option<&Object>) -> Vec<String> {
+    let spec = object.at("spec");
+    let mut texts = Vec::new();
+    let mut say = |text: &str| texts.push(text.to_owned());
+    let external = spec.count("externalIPs") > 0;
+    if is_headless(spec) {
+        if spec.count("loadBalancerIP") > 0 {
+            say("spec.loadBalancerIP is ignored for headless services");
+        }
+        if external {
+            say("spec.externalIPs is ignored for headless services");
+        }
+        if spec.text("sessionAffinity") != "None" {
+            say("spec.SessionAffinity is ignored for headless services");
+        }
+    } else if external && kind(spec) != "ExternalName" {
+        say("spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+    }
+    texts
 }
 
 /// `getServiceExternalIP`.

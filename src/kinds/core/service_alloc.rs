@@ -290,7 +290,7 @@ impl Allocator {
                 continue;
             }
             let problem = if !usable(network, ip) {
-                Some(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {network}"))
+                Some("the provided network does not match the current range".to_owned())
             } else if !taken.addresses.insert(ip) {
                 Some("provided IP is already allocated".to_owned())
             } else {

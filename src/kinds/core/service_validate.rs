@@ -176,7 +176,10 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
     if !one.is_empty() && list.is_empty() {
         errors.push(Error::required(ips.clone(), ""));
     }
-    if let Some(first) = list.first()
+    if one.is_empty() && !list.is_empty() {
+        let text = "must be empty when `clusterIP` is not specified";
+        errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), text));
+    } else if let Some(first) = list.first()
         && *first != one
     {
         errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), "first value must match `clusterIP`"));
@@ -212,7 +215,10 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
 
 /// `ValidateEndpointIP`.
 pub(crate) fn endpoint_ip(errors: &mut ErrorList, at: &Path, address: &str) {
-    let Ok(parsed) = address.parse::<IpAddr>() else { return };
+    let Ok(parsed) = address.parse::<IpAddr>() else {
+        errors.push(Error::invalid(at.clone(), address, "must be a valid IP address"));
+        return;
+    };
     let mut say = |text: &str| errors.push(Error::invalid(at.clone(), address, text));
     if parsed.is_unspecified() {
         say(&format!("may not be unspecified ({address})"));

@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::checks::{one_of, one_of_if_set, subdomain};
 use crate::columns::{age, name, string, string_or, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, amount, child, existing, fill, restore, same};
+use crate::json::{Json, amount, child, dig, existing, fill, restore, same};
 use crate::podspec::affinity::node_selector;
 use crate::rules::Rules;
+use crate::timestamp;
 
 use super::claim::{ACCESS_MODES, access_modes, class};
 
@@ -42,7 +43,17 @@ const SOURCES: &[(&str, &[&str])] = &[
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
-        create: |_, object| object.set(&["status"], serde_json::json!({"phase": "Pending"})),
+        create: |ctx, object| {
+            let now = timestamp(ctx.now);
+            object.set(&["status"], serde_json::json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
+        },
+        status_update: |ctx, object, old| {
+            let phase = |o: &Object| o.at("status").text("phase").to_owned();
+            let given = dig(object, &["status", "lastPhaseTransitionTime"]) != dig(old, &["status", "lastPhaseTransitionTime"]);
+            if phase(object) != phase(old) && !given {
+                object.set(&["status", "lastPhaseTransitionTime"], timestamp(ctx.now));
+            }
+        },
         validate,
         validate_update: Some(validate_update),
         ..Rules::GENERIC
@@ -91,26 +102,34 @@ fn validate(object: &Object) -> ErrorList {
     if spec.count("accessModes") == 0 {
         errors.push(Error::required(at.child("accessModes"), ""));
     }
-    let mut exclusive = false;
+    let (mut exclusive, mut others) = (false, false);
     for mode in spec.list("accessModes") {
         let mode = mode.as_str().unwrap_or_default();
-        if !ACCESS_MODES.contains(&mode) {
-            errors.push(Error::not_supported(at.child("accessModes"), mode, ACCESS_MODES));
+        match mode {
+            "ReadWriteOncePod" => exclusive = true,
+            mode if ACCESS_MODES.contains(&mode) => others = true,
+            mode => errors.push(Error::not_supported(at.child("accessModes"), mode, ACCESS_MODES)),
         }
-        exclusive |= mode == "ReadWriteOncePod";
     }
-    if exclusive && spec.count("accessModes") > 1 {
+    if exclusive && others {
         let text = "may not use ReadWriteOncePod with other access modes";
         errors.push(Error::forbidden(at.child("accessModes"), text));
     }
     let capacity = spec.at("capacity");
     if spec.count("capacity") == 0 {
         errors.push(Error::required(at.child("capacity"), ""));
-    } else if !capacity.has("storage") || spec.count("capacity") > 1 {
+    }
+    if !capacity.has("storage") || spec.count("capacity") > 1 {
         errors.push(Error::not_supported(at.child("capacity"), capacity.clone(), &["storage"]));
-    } else if amount(capacity.at("storage")).sign() <= 0 {
-        let value = capacity.at("storage").clone();
-        errors.push(Error::invalid(at.child("capacity").key("storage"), value, "must be greater than zero"));
+    }
+    for (name, value) in spec.entries("capacity") {
+        let (at, amount) = (at.child("capacity").key(name), amount(value));
+        if amount.sign() < 0 {
+            errors.push(Error::invalid(at.clone(), amount.value(), "must be a valid resource quantity"));
+        }
+        if amount.sign() <= 0 {
+            errors.push(Error::invalid(at, value.clone(), "must be greater than zero"));
+        }
     }
     let policies = &["Delete", "Recycle", "Retain"];
     let policy = spec.text("persistentVolumeReclaimPolicy");

@@ -59,19 +59,20 @@ fn validate(object: &Object) -> ErrorList {
         let kind = kind.as_str().unwrap_or_default();
         if !matches!(kind, "Ingress" | "Egress") {
             let at = at.child("policyTypes").index(i);
-            errors.push(Error::not_supported(at, kind, &["Egress", "Ingress"]));
+            errors.push(Error::not_supported(at, kind, &["Ingress", "Egress"]));
         }
     }
     errors
 }
 
 fn port(errors: &mut ErrorList, at: &Path, port: &Value) {
-    one_of(errors, at.child("protocol"), port.text("protocol"), &["SCTP", "TCP", "UDP"]);
+    one_of(errors, at.child("protocol"), port.text("protocol"), &["TCP", "UDP", "SCTP"]);
     let end = port.int("endPort");
     match port.at("port") {
         Value::Null => {
-            if end.is_some() {
-                errors.push(Error::required(at.child("port"), "must be specified when `endPort` is specified"));
+            if let Some(end) = end {
+                let text = "may not be specified when `port` is not specified";
+                errors.push(Error::invalid(at.child("endPort"), end, text));
             }
         }
         Value::String(name) => {
@@ -87,7 +88,7 @@ fn port(errors: &mut ErrorList, at: &Path, port: &Value) {
             if let Some(end) = end {
                 if end < number {
                     let text = "must be greater than or equal to `port`";
-                    errors.push(Error::invalid(at.child("endPort"), number, text));
+                    errors.push(Error::invalid(at.child("endPort"), end, text));
                 }
                 port_number(errors, at.child("endPort"), end);
             }
@@ -105,13 +106,11 @@ fn peer(errors: &mut ErrorList, at: &Path, peer: &Value) {
     }
     let block = peer.at("ipBlock");
     if !block.is_null() {
-        if kinds > 0 {
-            let text = "may not specify both ipBlock and another peer";
-            errors.push(Error::forbidden(at.clone(), text));
-            return;
-        }
         kinds += 1;
         ip_block(errors, &at.child("ipBlock"), block);
+        if kinds > 1 {
+            errors.push(Error::forbidden(at.clone(), "may not specify both ipBlock and another peer"));
+        }
     }
     if kinds == 0 {
         errors.push(Error::required(at.clone(), "must specify a peer"));

@@ -35,6 +35,11 @@ pub(crate) fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
+/// A plain name that is known (`IsStandardResourceName`).
+pub(crate) fn is_standard(name: &str) -> bool {
+    STANDARD.contains(&name) || is_huge_page(name)
+}
+
 /// `validateResourceName`: a known plain name or a qualified one.
 pub(crate) fn resource_name(errors: &mut ErrorList, path: &Path, name: &str) -> bool {
     let problems = qualified_name(name);
@@ -42,7 +47,7 @@ pub(crate) fn resource_name(errors: &mut ErrorList, path: &Path, name: &str) -> 
         invalid_all(errors, path, name, problems);
         return false;
     }
-    if !name.contains('/') && !STANDARD.contains(&name) && !is_huge_page(name) {
+    if !name.contains('/') && !is_standard(name) {
         errors.push(Error::invalid(path.clone(), name, "must be a standard resource type or fully qualified"));
         return false;
     }

@@ -1,7 +1,7 @@
 //! Validation of pod specs (`pkg/apis/core/validation`, `ValidatePodSpec` and `ValidatePodTemplateSpec`).
 
 use api::field::{Error, ErrorList, Path};
-use api::validation::dns1123_subdomain;
+use api::validation::dns1123_subdomain_with_underscore;
 use serde_json::Value;
 
 use crate::checks::{invalid_all, ip, label_name, labels, non_negative, one_of, qualified_name, subdomain};
@@ -78,7 +78,10 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
         resources::quantity(errors, &at, name, value);
     }
     if spec.has("os") {
-        one_of(errors, path.child("os").child("name"), spec.at("os").text("name"), &["linux", "windows"]);
+        match spec.at("os").text("name") {
+            "" => errors.push(Error::required(path.child("os").child("name"), "cannot be empty")),
+            name => one_of(errors, path.child("os"), name, &["linux", "windows"]),
+        }
     }
 }
 
@@ -152,12 +155,18 @@ pub(crate) fn template_for(errors: &mut ErrorList, path: &Path, spec: &Value) {
     }
     let selector = spec.at("selector");
     let labels = template.at("metadata").at("labels");
-    if !crate::checks::selects_everything(selector) && !crate::checks::selector_matches(selector, labels) {
+    selected(errors, path, selector, labels);
+    self::template(errors, path, template);
+    runs_for_ever(errors, path, template, "ReplicaSet");
+}
+
+/// Reports template labels that their controller's selector does not match; a missing selector matches nothing.
+pub(crate) fn selected(errors: &mut ErrorList, path: &Path, selector: &Value, labels: &Value) {
+    let everything = selector.is_object() && crate::checks::selects_everything(selector);
+    if !everything && !crate::checks::selector_matches(selector, labels) {
         let at = path.child("metadata").child("labels");
         errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
     }
-    self::template(errors, path, template);
-    runs_for_ever(errors, path, template, "ReplicaSet");
 }
 
 /// Pods of this controller are always restarted and have no deadline.
@@ -251,9 +260,7 @@ fn dns_config(errors: &mut ErrorList, path: &Path, spec: &Value) {
     for (i, search) in searches.iter().enumerate() {
         if *search != "." {
             let plain = search.strip_suffix('.').unwrap_or(search);
-            // Underscores are allowed here; the rest is the usual grammar.
-            let texts = dns1123_subdomain(&plain.replace('_', "a"), false);
-            invalid_all(errors, &at.index(i), plain, texts);
+            invalid_all(errors, &at.index(i), plain, dns1123_subdomain_with_underscore(plain));
         }
     }
     for (i, option) in config.list("options").iter().enumerate() {
@@ -279,7 +286,7 @@ fn host_users(errors: &mut ErrorList, path: &Path, spec: &Value) {
     if spec.at("hostUsers").as_bool() != Some(false) {
         return;
     }
-    for (member, name) in [("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+    for (member, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec.flag(member) {
             errors.push(Error::forbidden(path.child(name), "when `hostUsers` is false"));
         }

@@ -44,7 +44,7 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("scaleIO", &["gateway", "system", "volumeName"]),
     ("csi", &["driver"]),
     ("ephemeral", &[]),
-    ("image", &[]),
+    ("image", &["reference"]),
 ];
 
 /// Valid volumes by name, for the checks of mounts.
@@ -116,6 +116,8 @@ fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value, name: &s
                 errors.push(Error::forbidden(at.child("sizeLimit"), text));
             }
         }
+        // Without a path there is nothing more to say.
+        "hostPath" if body.count("path") == 0 => {}
         "hostPath" => {
             no_backsteps(errors, &at.child("path"), body.text("path"));
             const TYPES: &[&str] =
@@ -192,7 +194,7 @@ fn key_to_path(errors: &mut ErrorList, path: &Path, item: &Value) {
 /// `ValidateLocalNonReservedPath`.
 fn non_reserved(errors: &mut ErrorList, path: &Path, value: &str) {
     descending_path(errors, path, value);
-    if value.starts_with("..") && !value.starts_with("../") && value != ".." {
+    if value.starts_with("..") && !value.starts_with("../") {
         errors.push(Error::invalid(path.clone(), value, "must not start with '..'"));
     }
 }
