@@ -32,6 +32,7 @@ pub fn run(tests: Vec<(&'static str, Test)>) {
         log: root.path().join("containerd.log"),
     };
     let stop = Shutdown::new();
+    let begun = std::time::Instant::now();
     let socket = match tokio.block_on(child::ensure(options.clone(), stop.clone())) {
         Ok(socket) => socket,
         Err(error @ child::ChildError::NotFound(_)) => {
@@ -40,6 +41,7 @@ pub fn run(tests: Vec<(&'static str, Test)>) {
         }
         Err(error) => panic!("{}", base::chain(&error)),
     };
+    println!("containerd answers after {:.1?}", begun.elapsed());
     let Some(archive) = archive(root.path()) else {
         println!("skipped: no static busybox at /bin/busybox and no SKIFF_TEST_ARCHIVE");
         tokio.block_on(child::stop(&options)).unwrap();
