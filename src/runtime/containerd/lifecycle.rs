@@ -369,6 +369,17 @@ impl ContainerdRuntime {
     pub(super) async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
         let entry = self.entry(id)?;
         let mut state = entry.watch();
+        if entry.state() == State::Unknown {
+            let _changing = entry.changing.lock().await;
+            self.discard_task(&id.0).await;
+            entry.set_state(State::Exited {
+                code: CODE_UNKNOWN,
+                oom_killed: false,
+                started: None,
+                finished: self.clock.now(),
+            });
+            return Ok(());
+        }
         if !entry.state().is_running() {
             return Ok(());
         }

@@ -171,12 +171,13 @@ async fn supervise(
             },
         }
     };
-    process.delete().await;
-    drop(dir);
+    // Told before the deletion, which waits for whoever still holds the output.
     if let Some(code) = code {
         // Nobody waits after a kill.
         let _ = exit.send(i32::try_from(code).unwrap_or(255));
     }
+    process.delete().await;
+    drop(dir);
 }
 
 /// A process of a container; with an empty `exec`, its first one.

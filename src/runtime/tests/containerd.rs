@@ -40,6 +40,7 @@ fn main() {
         ("docker save archives are imported, compressed or not", |n| Box::pin(imports_saved(n))),
         ("the host's namespaces are used when asked for", |n| Box::pin(host_namespaces(n))),
         ("many at once are all served and leave nothing behind", |n| Box::pin(many(n))),
+        ("after a reboot nothing is known to run", |n| Box::pin(reboot(n))),
         ("instances on one containerd do not see each other", |n| Box::pin(instances(n))),
         ("sysctls and devices are given", |n| Box::pin(sysctls_and_devices(n))),
         ("pods start quickly", |n| Box::pin(starts_quickly(n))),
@@ -114,7 +115,7 @@ async fn execs(mut node: Node) {
     let missing = ExecSpec { command: vec!["nope".into()], stdout: true, ..Default::default() };
     let error = node.runtime.exec(&id, &missing).await.err().unwrap().to_string();
     assert!(error.contains("executable file not found in $PATH"), "{error}");
-    assert!(std::fs::read_dir(node.state_dir().join("exec")).unwrap().next().is_none());
+    node.without_execs().await;
 }
 
 async fn exec_tty(mut node: Node) {
@@ -509,7 +510,7 @@ async fn many(node: Node) {
     }
     assert!(node.runtime.containers().await.unwrap().is_empty());
     assert!(std::fs::read_dir(node.state_dir().join("containers")).unwrap().next().is_none());
-    assert!(std::fs::read_dir(node.state_dir().join("exec")).unwrap().next().is_none());
+    node.without_execs().await;
     // The node's own sandbox is still there.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let ours: Vec<&str> = mounts.lines().filter(|line| line.contains("/sandboxes/many")).collect();
@@ -554,4 +555,22 @@ async fn instances(mut node: Node) {
     assert!(node.running(&id).await);
     // Images belong to the machine.
     assert_eq!(other.images().await.unwrap(), node.runtime.images().await.unwrap());
+}
+
+async fn reboot(mut node: Node) {
+    // As the machine would: the processes, containerd's tasks and the state in memory are gone, its database is not.
+    let id = node.start("sleep 1000", |_| {}).await;
+    let created = node.create(|spec| spec.args = vec!["true".into()]).await;
+    node.disconnect().await;
+    std::fs::remove_file(node.state_dir().join("containers").join(&created.0).join("state.json")).unwrap();
+    std::fs::remove_file(node.state_dir().join("containers").join(&id.0).join("state.json")).unwrap();
+    node.kill_task(&id).await;
+    node.reconnect().await;
+    for id in [&id, &created] {
+        let container = node.runtime.container(id).await.unwrap().unwrap();
+        assert_eq!(container.status, ContainerStatus::Unknown);
+        node.runtime.stop_container(id, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(node.exit_code(id).await, 255);
+        node.runtime.remove_container(id).await.unwrap();
+    }
 }

@@ -262,6 +262,32 @@ impl Node {
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
 
+    /// Waits until no exec is left.
+    pub async fn without_execs(&self) {
+        let left = || std::fs::read_dir(self.state_dir().join("exec")).unwrap().count();
+        for _ in 0..100 {
+            if left() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} execs are left", left());
+    }
+
+    /// Ends a container and deletes its task behind the runtime's back.
+    pub async fn kill_task(&self, id: &ContainerId) {
+        use containerd_client::services::v1 as services;
+        let connection = runtime::containerd::connection::Connection::new(&self.socket);
+        let kill = services::KillRequest { container_id: id.0.clone(), signal: 9, ..Default::default() };
+        let wait = services::WaitRequest { container_id: id.0.clone(), exec_id: String::new() };
+        let (_, waited) = tokio::join!(async { connection.tasks().kill(kill).await.unwrap() }, async {
+            connection.tasks().wait(wait).await.unwrap()
+        });
+        drop(waited);
+        let delete = services::DeleteTaskRequest { container_id: id.0.clone() };
+        connection.tasks().delete(delete).await.unwrap();
+    }
+
     pub fn state_dir(&self) -> PathBuf {
         self.root.join("state")
     }
