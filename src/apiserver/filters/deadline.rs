@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn durations_read_as_go_does() {
-        let check = |text: &str, want: Option<u64>| assert_eq!(parse(text).map(|d| d.as_millis() as u64), want, "{text}");
+        let check =
+            |text: &str, want: Option<u64>| assert_eq!(parse(text).map(|d| d.as_millis() as u64), want, "{text}");
         check("3m", Some(180_000));
         check("1h1m1.5s", Some(3_661_500));
         check("0s", Some(0));
