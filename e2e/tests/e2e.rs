@@ -1,0 +1,77 @@
+//! The binary, with stock clients and real containers. Run one at a time: `--test-threads=1`.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use e2e::{Instance, here, output, tool};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn a_person_with_kubectl_finds_what_they_expect() {
+    let instance = Instance::start("walk", 0).unwrap();
+    let mut script = Command::new(here().join("kubectl.sh"));
+    let text = output(script.arg(instance.kubeconfig()).arg(tool("kubectl").unwrap())).unwrap();
+    println!("{text}");
+}
+
+#[test]
+fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
+    const ROUNDS: usize = 20;
+    const OBJECTS: usize = 50;
+    let instance = Instance::start("crash", 1).unwrap();
+    let image = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
+    instance.kubectl(&format!("run steady --image={image} -- pause")).unwrap();
+    instance.kubectl("wait --for=condition=Ready pod/steady --timeout=60s").unwrap();
+    let started = |instance: &Instance| {
+        instance.kubectl("get pod steady -o jsonpath={.status.containerStatuses[0].state.running.startedAt}").unwrap()
+    };
+    let before = started(&instance);
+    let revision = |instance: &Instance| -> u64 {
+        let list = instance.kubectl("get --raw /api/v1/namespaces/default/configmaps?limit=1").unwrap();
+        let value: serde_json::Value = serde_json::from_str(&list).unwrap();
+        value["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    let mut newest = revision(&instance);
+    let mut acknowledged: Vec<String> = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for round in 0..ROUNDS {
+        let pid = Pid::from_raw(instance.pid().unwrap());
+        let kubeconfig = instance.kubeconfig();
+        let kubectl = tool("kubectl").unwrap();
+        let writer = std::thread::spawn(move || {
+            let names: Vec<String> = (0..OBJECTS).map(|i| format!("r{round}-{i}")).collect();
+            let list: String = names
+                .iter()
+                .map(|n| format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {n}, namespace: default}}\n"))
+                .collect();
+            let path = std::env::temp_dir().join(format!("skiff-crash-{round}.yaml"));
+            std::fs::write(&path, list).unwrap();
+            // The server dies in the middle, so this may fail: what it printed as created was acknowledged.
+            let result =
+                Command::new(kubectl).env("KUBECONFIG", kubeconfig).arg("create").arg("-f").arg(&path).output().unwrap();
+            std::fs::remove_file(path).unwrap();
+            let text = String::from_utf8_lossy(&result.stdout).into_owned();
+            let created = text.lines().filter_map(|l| l.strip_prefix("configmap/")?.strip_suffix(" created"));
+            created.map(str::to_owned).collect::<Vec<_>>()
+        });
+        // Somewhere between the first and the last write, at another place every round.
+        std::thread::park_timeout(Duration::from_millis(120 + 17 * round as u64));
+        kill(pid, Signal::SIGKILL).unwrap();
+        acknowledged.extend(writer.join().unwrap());
+        let begin = Instant::now();
+        instance.restart().unwrap();
+        slowest = slowest.max(begin.elapsed());
+        let now = revision(&instance);
+        assert!(now >= newest, "the revision went back from {newest} to {now}");
+        newest = now;
+        let held = instance.kubectl("get cm -n default -o name").unwrap();
+        let held: std::collections::HashSet<&str> = held.lines().collect();
+        for name in &acknowledged {
+            assert!(held.contains(format!("configmap/{name}").as_str()), "{name} was acknowledged and is gone");
+        }
+    }
+    assert_eq!(started(&instance), before, "the pod was started again");
+    println!("{} acknowledged objects kept over {ROUNDS} kills; slowest start to Ready {slowest:?}", acknowledged.len());
+    assert!(!acknowledged.is_empty());
+}
