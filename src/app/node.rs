@@ -70,6 +70,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     config.max_pods = options.max_pods;
     config.cgroup_root = format!("/{}", options.bridge);
     config.node_labels = labels(&options.node_label)?;
+    config.eviction_hard.extend(thresholds(&options.eviction_hard)?);
     config.register_with_taints = taints(&options.node_taint)?;
     let agent = Kubelet::new(
         config,
@@ -167,6 +168,18 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
             let (key, value) =
                 label.split_once('=').with_context(|| format!("--node-label {label}: must be key=value"))?;
             Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// `signal<value` pairs of `--eviction-hard`.
+fn thresholds(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    given
+        .iter()
+        .map(|threshold| {
+            let pair = threshold.split_once('<');
+            let (signal, value) = pair.with_context(|| format!("--eviction-hard {threshold}: must be signal<value"))?;
+            Ok((signal.to_owned(), value.to_owned()))
         })
         .collect()
 }

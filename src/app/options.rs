@@ -119,6 +119,10 @@ pub struct ServerOptions {
     /// Registries, mirrors and credentials.
     #[arg(long, env = "SKIFF_PRIVATE_REGISTRY", default_value = "/etc/skiff/registries.yaml")]
     pub private_registry: PathBuf,
+    /// Thresholds below which the node takes no pods and evicts some, as the kubelet's flag of this name:
+    /// signal<quantity or percentage, such as nodefs.available<10%.
+    #[arg(long, env = "SKIFF_EVICTION_HARD", value_delimiter = ',')]
+    pub eviction_hard: Vec<String>,
     /// Most pods on this node.
     #[arg(long, env = "SKIFF_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
