@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use base::{SharedClock, Shutdown};
 use client::k8s_openapi::api::core::v1::{Node, Taint};
 use client::{Event, Informer, Informers};
+use dns::DnsConfig;
 use kubelet::network::{AttachRequest, NetworkError, PodNetwork as Contract};
 use kubelet::{Kubelet, KubeletConfig};
 use net::nft::TableConfig;
@@ -49,13 +50,26 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     let nodes = informers.informer_with::<Node>(&format!("metadata.name={}", identity.node_name));
     tasks.spawn(configure_network(pods.clone(), nodes, shutdown.clone()));
 
+    let serves_dns = !options.disable.iter().any(|part| part == "dns");
+    if serves_dns {
+        let config = DnsConfig {
+            address: identity.dns_ip,
+            cluster_domain: options.cluster_domain.clone(),
+            resolv_conf: options.resolv_conf.clone(),
+            cluster_cidr: options.cluster_cidr,
+            service_cidr: options.service_cidr,
+        };
+        tasks.spawn(serve_dns(config, Informers::clone(informers), shutdown.clone()));
+    }
+
     if !options.disable_kube_proxy {
         let table = TableConfig {
             table: options.bridge.clone(),
             cluster_cidr: options.cluster_cidr,
             service_cidr: options.service_cidr,
         };
-        let config = ProxyConfig { node_name: identity.node_name.clone(), table };
+        let local = if serves_dns { vec![identity.dns_ip] } else { Vec::new() };
+        let config = ProxyConfig { node_name: identity.node_name.clone(), table, local };
         tasks.spawn(net::proxy::run(config, Informers::clone(informers), shutdown.clone()));
     }
 
@@ -82,6 +96,15 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     );
     tasks.spawn(agent.run(shutdown.clone()));
     Ok(())
+}
+
+/// Makes the DNS address one of this machine's and answers there.
+async fn serve_dns(config: DnsConfig, informers: Informers, shutdown: Shutdown) {
+    if let Err(error) = net::local_address::ensure(config.address).await {
+        // An administrator may have given this machine the address; the server waits for it.
+        tracing::error!(address = %config.address, error = %base::chain(&error), "cannot take the DNS address");
+    }
+    dns::run(config, informers, shutdown).await;
 }
 
 /// Takes in the archives of the images folder, so that a box without a registry has them.

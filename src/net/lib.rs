@@ -3,6 +3,7 @@
 //! Everything that this room puts into the kernel is one bridge with its veth pairs and one nft table, all named after
 //! the instance and removable; nothing runs `ip`, `nft` or `iptables`.
 
+pub mod local_address;
 pub mod netns;
 pub mod nft;
 pub mod pods;

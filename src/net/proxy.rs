@@ -1,6 +1,7 @@
 //! Keeps the nft table in step with Services, EndpointSlices and the node's pods.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const SETTLE: Duration = Duration::from_millis(10);
 pub struct ProxyConfig {
     pub node_name: String,
     pub table: TableConfig,
+    /// Service addresses that this machine answers itself, such as the cluster's DNS.
+    pub local: Vec<Ipv4Addr>,
 }
 
 /// Routes until `shutdown`. The table stays, so that a restart interrupts nothing.
@@ -49,6 +52,7 @@ pub async fn run(config: ProxyConfig, informers: Informers, shutdown: Shutdown) 
             services: &listed_services,
             slices: &listed_slices,
             pods: &listed_pods,
+            local: &config.local,
         });
         let wait = match table.apply(rules) {
             Ok(()) => {

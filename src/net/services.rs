@@ -24,6 +24,8 @@ pub struct Input<'a> {
     pub slices: &'a [Arc<EndpointSlice>],
     /// Pods of this node, for their host ports.
     pub pods: &'a [Arc<Pod>],
+    /// Service addresses that this machine answers itself: nothing is routed or refused there.
+    pub local: &'a [Ipv4Addr],
 }
 
 /// An endpoint that traffic may go to.
@@ -55,7 +57,7 @@ pub fn plan_rules(input: &Input<'_>) -> Rules {
     for service in input.services {
         let key = (text(&service.metadata.namespace), text(&service.metadata.name));
         let slices = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service(&mut rules, input.node_name, service, key, slices);
+        add_service(&mut rules, input, service, key, slices);
     }
     for pod in input.pods {
         add_host_ports(&mut rules, pod);
@@ -63,12 +65,12 @@ pub fn plan_rules(input: &Input<'_>) -> Rules {
     rules
 }
 
-fn add_service(rules: &mut Rules, node: &str, service: &Service, key: (&str, &str), slices: &[&EndpointSlice]) {
+fn add_service(rules: &mut Rules, input: &Input<'_>, service: &Service, key: (&str, &str), slices: &[&EndpointSlice]) {
     let Some(spec) = &service.spec else { return };
     let cluster_ip = text(&spec.cluster_ip).parse::<Ipv4Addr>().ok();
     // Headless, ExternalName, or of a family that this node does not route.
     let Some(cluster_ip) = cluster_ip else { return };
-    if text(&spec.type_) == "ExternalName" {
+    if text(&spec.type_) == "ExternalName" || input.local.contains(&cluster_ip) {
         return;
     }
     let external_local = text(&spec.external_traffic_policy) == "Local";
@@ -93,7 +95,7 @@ fn add_service(rules: &mut Rules, node: &str, service: &Service, key: (&str, &st
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = Protocol::parse(port.protocol.as_deref().unwrap_or("TCP")) else { continue };
         let Ok(front_port) = u16::try_from(port.port) else { continue };
-        let targets = targets(node, slices, port, protocol);
+        let targets = targets(input.node_name, slices, port, protocol);
         let name = format!("{}/{}:{}", key.0, key.1, text(&port.name));
         let cluster = rules.backend(&format!("{name}/cluster"), select(&targets, false), affinity);
         let internal = if internal_local {

@@ -24,7 +24,13 @@ fn endpoint(address: &str, node: &str, conditions: Value) -> Value {
 }
 
 fn plan(spec: Value, endpoints: Value) -> Rules {
-    plan_rules(&Input { node_name: "a", services: &[service(spec)], slices: &[slice(endpoints)], pods: &[] })
+    plan_rules(&Input {
+        node_name: "a",
+        services: &[service(spec)],
+        slices: &[slice(endpoints)],
+        pods: &[],
+        local: &[],
+    })
 }
 
 fn lead(rules: &Rules, place: Place, port: u16) -> Option<Vec<String>> {
@@ -91,7 +97,7 @@ fn host_ports_lead_to_their_pod() {
         ]}]},
         "status": {"podIP": "10.42.0.9", "phase": "Running"},
     }));
-    let rules = plan_rules(&Input { node_name: "a", services: &[], slices: &[], pods: &[pod] });
+    let rules = plan_rules(&Input { node_name: "a", services: &[], slices: &[], pods: &[pod], local: &[] });
     assert_eq!(lead(&rules, Place::Node, 8080).unwrap(), ["10.42.0.9:80"]);
     assert_eq!(lead(&rules, Place::Address(Ipv4Addr::new(192, 0, 2, 1)), 8081).unwrap(), ["10.42.0.9:81"]);
 }
@@ -101,4 +107,13 @@ fn backends_keep_their_ids() {
     let one = plan(spec(json!({})), json!([endpoint("10.42.0.2", "a", json!({}))]));
     let two = plan(spec(json!({})), json!([endpoint("10.42.0.3", "a", json!({}))]));
     assert_eq!(one.frontends, two.frontends);
+}
+
+#[test]
+fn addresses_that_this_machine_answers_are_left_alone() {
+    let services = [service(spec(json!({"type": "ClusterIP"})))];
+    let plan =
+        |local: &[Ipv4Addr]| plan_rules(&Input { node_name: "a", services: &services, slices: &[], pods: &[], local });
+    assert!(plan(&[]).frontends.contains_key(&(CLUSTER_IP, Protocol::Tcp, 80)));
+    assert!(plan(&[Ipv4Addr::new(10, 43, 0, 7)]).frontends.is_empty());
 }

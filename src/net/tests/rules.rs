@@ -33,7 +33,7 @@ fn rules(endpoints: &[&str], affinity: &str) -> Rules {
     }))
     .unwrap();
     let (services, slices) = ([Arc::new(service)], [Arc::new(slice)]);
-    plan_rules(&Input { node_name: "a", services: &services, slices: &slices, pods: &[] })
+    plan_rules(&Input { node_name: "a", services: &services, slices: &slices, pods: &[], local: &[] })
 }
 
 fn ask(address: [u8; 4], port: u16) -> std::io::Result<String> {
