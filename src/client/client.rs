@@ -19,6 +19,21 @@ pub struct Client {
     kube: kube::Client,
 }
 
+/// The program that acts as a user in a stock cluster, as its requests name it.
+fn user_agent(user: &str) -> http::HeaderValue {
+    let program: &'static str = match user {
+        "system:apiserver" => "kube-apiserver",
+        "system:kube-scheduler" => "kube-scheduler",
+        "system:kube-proxy" => "kube-proxy",
+        _ if user.starts_with("system:node:") => "kubelet",
+        _ if user == "system:kube-controller-manager" || user.starts_with("system:serviceaccount:kube-system:") => {
+            "kube-controller-manager"
+        }
+        _ => "skiff",
+    };
+    http::HeaderValue::from_static(program)
+}
+
 impl Client {
     pub fn from_kube(kube: kube::Client) -> Self {
         Self { kube }
@@ -26,6 +41,9 @@ impl Client {
 
     /// A client whose transport is the API server's own service. `user` rides in every request's extensions as
     /// [`api::UserInfo`], where only code of this process can put it.
+    ///
+    /// Requests carry the name of upstream's program for that user as their user agent, because it is under that name
+    /// that the fields which they change are owned.
     ///
     /// Must be called within a tokio runtime (it starts the task that owns the service).
     pub fn in_memory<S, B>(service: S, user: api::UserInfo) -> Self
@@ -36,8 +54,10 @@ impl Client {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let agent = user_agent(&user.name);
         let service = service.map_request(move |mut request: Request<Body>| {
             request.extensions_mut().insert(user.clone());
+            request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| agent.clone());
             request
         });
         Self { kube: kube::Client::new(service, "default") }
