@@ -5,9 +5,11 @@
 
 mod claim;
 mod clusterrole;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod error;
@@ -34,6 +36,8 @@ mod serviceaccount;
 mod statefulset;
 mod taint_eviction;
 mod taints;
+mod ttl_after_finished;
+mod volume_protection;
 mod written;
 
 use std::sync::Arc;
@@ -122,6 +126,23 @@ const TABLE: &[Entry] = &[
         start: clusterrole::start,
     },
     Entry { name: "job-controller", account: "job-controller", start: job::start },
+    Entry { name: "cronjob-controller", account: "cronjob-controller", start: cronjob::start },
+    Entry {
+        name: "ttl-after-finished-controller",
+        account: "ttl-after-finished-controller",
+        start: ttl_after_finished::start,
+    },
+    Entry { name: "disruption-controller", account: "disruption-controller", start: disruption::start },
+    Entry {
+        name: "persistentvolumeclaim-protection-controller",
+        account: "pvc-protection-controller",
+        start: volume_protection::start_claims,
+    },
+    Entry {
+        name: "persistentvolume-protection-controller",
+        account: "pv-protection-controller",
+        start: volume_protection::start_volumes,
+    },
 ];
 
 /// Names of all controllers.

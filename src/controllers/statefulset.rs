@@ -259,16 +259,15 @@ impl Reconciler {
     }
 
     fn pod_event(&self, set: &StatefulSet, pod: &Pod, verb: &str, error: Option<&client::Error>) {
-        let lower = verb.to_lowercase();
         let recorder = &self.context.recorder;
         match error {
             None => {
-                let message = format!("{lower} Pod {} in StatefulSet {} successful", pod.name(), set.name());
+                let message = format!("{verb} Pod {} in StatefulSet {} successful", pod.name(), set.name());
                 recorder.event(set, EventType::Normal, &format!("Successful{verb}"), &message);
             }
             Some(error) => {
                 let message = format!(
-                    "{lower} Pod {} in StatefulSet {} failed error: {}",
+                    "{verb} Pod {} in StatefulSet {} failed error: {}",
                     pod.name(),
                     set.name(),
                     base::chain(error)

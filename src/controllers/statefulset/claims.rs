@@ -45,12 +45,12 @@ impl Claims {
         match self.context.client.create(claim).await {
             Ok(made) => {
                 self.written.note(key, &made);
-                recorder.event(set, EventType::Normal, "SuccessfulCreate", &format!("create {what} success"));
+                recorder.event(set, EventType::Normal, "SuccessfulCreate", &format!("Create {what} success"));
                 Ok(())
             }
             Err(error) if error.is_already_exists() => Ok(()),
             Err(error) => {
-                let message = format!("create {what} failed error: {}", base::chain(&error));
+                let message = format!("Create {what} failed error: {}", base::chain(&error));
                 recorder.event(set, EventType::Warning, "FailedCreate", &message);
                 Err(error.into())
             }
