@@ -175,7 +175,7 @@ impl Cache {
     }
 
     /// Number of objects, for metrics; 0 before first use.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.state.lock().entries.len()
     }
 

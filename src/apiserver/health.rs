@@ -10,7 +10,7 @@ use crate::server::ApiServer;
 pub const GIT_VERSION: &str = concat!("v1.37.0+skiff", env!("CARGO_PKG_VERSION"));
 
 /// The checks, in the order of upstream's answer.
-const CHECKS: [&str; 4] = ["ping", "log", "etcd", "poststarthook/start-apiextensions-controllers"];
+const CHECKS: [&str; 3] = ["ping", "log", "etcd"];
 
 /// One endpoint or one check of it: `parts` is the path.
 pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response {
@@ -18,7 +18,8 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
     let shutdown_matters = endpoint == "readyz";
     if parts.len() > 1 {
         let name = parts[1..].join("/");
-        if !CHECKS.contains(&name.as_str()) && !(shutdown_matters && name == "shutdown") {
+        let known = CHECKS.contains(&name.as_str()) || (shutdown_matters && name == "shutdown");
+        if !known {
             return respond::page_not_found();
         }
         return match check(server, &name).await {

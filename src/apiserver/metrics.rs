@@ -223,7 +223,7 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
     let mut seen: BTreeMap<String, (GroupResource, usize)> = BTreeMap::new();
     for served in &server.table.load().all {
         if let Some(stored) = served.stored.as_ref().filter(|s| s.cache.is_started()) {
-            let count = stored.cache.len();
+            let count = stored.cache.count();
             seen.entry(stored.cache.prefix.clone()).or_insert_with(|| (served.resource.clone(), count));
         }
     }

@@ -118,7 +118,7 @@ impl RequestInfo {
 
     /// Whether the URL itself names an object (rather than a field selector).
     pub fn names_object(&self) -> bool {
-        !self.name.is_empty() && self.verb != "list" && !(self.verb == "watch" && !self.legacy_verb)
+        !self.name.is_empty() && self.verb != "list" && (self.verb != "watch" || self.legacy_verb)
     }
 }
 

@@ -115,14 +115,14 @@ fn rewrite_tag(tag: &[u8], rewrite: &impl Fn(&str) -> String, out: &mut Vec<u8>)
     let Some((_, attributes)) = LINKS.iter().find(|(n, _)| *n == name) else {
         return out.extend_from_slice(tag);
     };
-    out.extend_from_slice(text[..name_end].as_bytes());
+    out.extend_from_slice(&text.as_bytes()[..name_end]);
     let mut rest = &text[name_end..];
     while let Some(equals) = rest.find('=') {
         let (before, after) = rest.split_at(equals + 1);
         out.extend_from_slice(before.as_bytes());
         let key = before[..equals].trim_end().rsplit(|c: char| c.is_whitespace()).next().unwrap_or_default();
         let lead = after.len() - after.trim_start().len();
-        out.extend_from_slice(after[..lead].as_bytes());
+        out.extend_from_slice(&after.as_bytes()[..lead]);
         let value = &after[lead..];
         let (quote, value) = match value.chars().next() {
             Some(q @ ('"' | '\'')) => (q.to_string(), &value[1..]),

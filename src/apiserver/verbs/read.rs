@@ -162,13 +162,10 @@ pub fn parse_version(text: &str) -> Result<Option<i64>, Status> {
     }
     match text.parse::<i64>() {
         Ok(version) if version >= 0 => Ok(Some(version)),
-        _ => {
-            let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-            let error = Error::invalid(Path::new("resourceVersion"), text, detail);
-            let mut status = Status::invalid("", "", "", &[error.clone()]);
-            status.message = format!("Invalid value: {text:?}: {}", error.detail);
-            Err(Status::bad_request(format!("resourceVersion: {}", status.message)))
-        }
+        _ => Err(Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+             invalid syntax"
+        ))),
     }
 }
 
@@ -197,7 +194,7 @@ struct ContinueToken {
 
 /// Where a continued list goes on: revision (-1: now) and key.
 fn decode_continue(token: &str) -> Result<(i64, String), Status> {
-    let bad = |why: &str| Status::bad_request(format!("continue key is not valid{why}"));
+    let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
     let data = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&format!(": {e}")))?;
     let token: ContinueToken = serde_json::from_slice(&data).map_err(|e| bad(&format!(": {e}")))?;
     if token.v != "meta.k8s.io/v1" {
