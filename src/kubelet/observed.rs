@@ -2,7 +2,7 @@
 //!
 //! Invariant: [`Observed`] of a pod is rebuilt from the runtime's labels alone, so a restart of the agent sees the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +57,18 @@ pub struct ObservedContainer {
 impl ObservedContainer {
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
+    }
+
+    /// Whether the runtime says the same of it as is known.
+    fn agrees_with(&self, status: &ContainerStatus) -> bool {
+        matches!(
+            (&self.state, status),
+            (State::Created, ContainerStatus::Created)
+                | (State::Running { .. }, ContainerStatus::Running { .. })
+                // A process that could not be started leaves its container as created.
+                | (State::Exited(_), ContainerStatus::Exited { .. } | ContainerStatus::Created)
+                | (State::Unknown, ContainerStatus::Unknown)
+        )
     }
 }
 
@@ -136,33 +148,40 @@ impl Cache {
     }
 
     /// Reads everything again: at start, and when events were missed. Returns the pods that the runtime has.
+    ///
+    /// The runtime's list may be older than what tasks did meanwhile: where it disagrees with what is known, the
+    /// container itself is asked.
     pub async fn resync(&self) -> Result<Vec<PodRef>, RuntimeError> {
         let sandboxes = self.runtime.sandboxes().await?;
         let containers = self.runtime.containers().await?;
-        let mut converted = Vec::with_capacity(containers.len());
+        let mut doubtful: Vec<ContainerId> = {
+            let listed: HashSet<&ContainerId> = containers.iter().map(|c| &c.id).collect();
+            self.inner.lock().owner.keys().filter(|id| !listed.contains(id)).cloned().collect()
+        };
+        let is_first = self.inner.lock().owner.is_empty();
         for container in containers {
-            converted.extend(self.convert(container).await);
+            let agrees = self.inner.lock().find(&container.id).map(|known| known.agrees_with(&container.status));
+            match agrees {
+                Some(true) => {}
+                None if is_first => {
+                    if let Some((pod, observed)) = self.convert(container).await {
+                        self.inner.lock().insert(pod, observed);
+                    }
+                }
+                Some(false) | None => doubtful.push(container.id),
+            }
+        }
+        for id in doubtful {
+            self.refresh(&id).await?;
         }
         let mut inner = self.inner.lock();
-        for entry in inner.pods.values_mut() {
-            entry.containers.clear();
-            entry.sandbox = None;
-        }
-        inner.owner.clear();
         for sandbox in sandboxes {
             let label = |key: &str| sandbox.spec.labels.get(key).cloned().unwrap_or_default();
             let entry = inner.pods.entry(sandbox.id.0.clone()).or_default();
             (entry.namespace, entry.name) = (label(names::POD_NAMESPACE), label(names::POD_NAME));
             entry.network_ready |= sandbox.spec.host_network;
-            entry.sandbox = Some(sandbox);
+            entry.sandbox.get_or_insert(sandbox);
         }
-        for (pod, container) in converted {
-            inner.insert(pod, container);
-        }
-        let Inner { owner, start_errors, actuated, pods } = &mut *inner;
-        start_errors.retain(|id, _| owner.contains_key(id));
-        actuated.retain(|id, _| owner.contains_key(id));
-        pods.retain(|_, entry| entry.sandbox.is_some() || !entry.containers.is_empty());
         Ok(inner.pods.iter().map(|(uid, entry)| entry.pod_ref(uid)).collect())
     }
 

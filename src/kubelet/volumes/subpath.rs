@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -48,12 +49,19 @@ pub fn resolve_existing(root: &Path, sub_path: &str) -> io::Result<PathBuf> {
 /// Returns `target`. Idempotent.
 pub fn mount(volume: &Path, sub_path: &str, target: &Path, mode: u32) -> Result<PathBuf, VolumeError> {
     let fail = |step| VolumeError::io(step, &volume.join(sub_path));
-    if target.exists() && mounts::is_mount_point(target).map_err(fail("cannot read the mounts for"))? {
-        return Ok(target.to_owned());
-    }
     let opened = open_sub_path(volume, sub_path, mode)?;
     let source = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-    let is_dir = std::fs::metadata(&source).map_err(fail("cannot read"))?.is_dir();
+    let found = std::fs::metadata(&source).map_err(fail("cannot read"))?;
+    let is_dir = found.is_dir();
+    if let Ok(mounted) = std::fs::metadata(target)
+        && mounts::is_mount_point(target).map_err(fail("cannot read the mounts for"))?
+    {
+        if (mounted.dev(), mounted.ino()) == (found.dev(), found.ino()) {
+            return Ok(target.to_owned());
+        }
+        // The volume's content was replaced since: a restarted container gets the new file.
+        mounts::unmount(target).map_err(VolumeError::io("cannot unmount", target))?;
+    }
     if let Some(parent) = target.parent() {
         std::fs::create_dir_all(parent).map_err(VolumeError::io("cannot make", parent))?;
     }

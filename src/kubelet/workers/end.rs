@@ -46,9 +46,7 @@ pub(super) async fn terminate(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &Mem
             () = shorter(ctx, slot, grace, memory) => continue,
             done = stop => done,
         };
-        if done
-            && ctx.cache.pod(&slot.uid).containers.iter().all(|c| matches!(c.state, State::Exited(_) | State::Created))
-        {
+        if done && ctx.cache.pod(&slot.uid).containers.iter().all(|c| !matches!(c.state, State::Running { .. })) {
             break;
         }
         tokio::time::sleep(backoff.step()).await;
@@ -146,6 +144,11 @@ pub(super) async fn finish(ctx: &Context, slot: &Slot, published: &mut Published
             // Its mirror follows the manifest.
             Ok(()) if spec::is_static(&pod) => break,
             Ok(()) => delete(ctx, &pod).await,
+            Err(error) if error.is_invalid() || error.is_forbidden() => {
+                // The last status is lost, but the pod must not stay for ever.
+                tracing::warn!(pod = spec::full_name(&pod), error = %base::chain(&error), "last status refused");
+                delete(ctx, &pod).await
+            }
             Err(error) => Err(error),
         };
         match result {
