@@ -18,6 +18,17 @@ use client::{Client, Informers};
 
 use crate::cluster::Cluster;
 
+/// What an object counts against a quota, by the quota's resource names; `None` if it does not fall under it. Reads the
+/// quota's `status.hard`. The controller that counts quotas anew measures by this too.
+pub fn quota_usage(
+    quota: &client::k8s_openapi::api::core::v1::ResourceQuota,
+    resource: &api::GroupResource,
+    object: &api::Object,
+) -> Option<std::collections::BTreeMap<String, api::quantity::Quantity>> {
+    let measure = quota::Measure::of(resource);
+    measure.falls_under(quota, resource, object).then(|| measure.usage(resource, object))
+}
+
 /// Every plugin that is on by default, in upstream's order (`AllOrderedPlugins`).
 ///
 /// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may

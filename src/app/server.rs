@@ -310,6 +310,7 @@ fn controllers_config(
     let mut settings = controllers::Settings::new(credentials.ca.cert_pem());
     settings.cluster_cidrs = vec![options.cluster_cidr.into()];
     settings.service_cidrs = vec![options.service_cidr.into()];
+    settings.quota_usage = Some(admission::quota_usage);
     let connect = Clients { service: connect.service.clone() };
     controllers::ControllersConfig {
         client_for: Arc::new(move |name| connect.service_account(name)),

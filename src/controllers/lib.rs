@@ -29,6 +29,7 @@ mod pod_gc;
 mod pod_owners;
 mod pods;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod selector;
 mod service_pods;
@@ -40,11 +41,17 @@ mod ttl_after_finished;
 mod volume_protection;
 mod written;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use api::names::GroupResource;
+use api::object::Object;
+use api::quantity::Quantity;
 
 use base::{SharedClock, Shutdown};
 use client::{Client, Informers, Recorder};
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ResourceQuota;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -68,6 +75,10 @@ pub struct ControllersConfig {
     pub enabled: Vec<String>,
 }
 
+/// What an object counts against a quota, by the quota's resource names; `None` if it does not fall under it. The
+/// quota's `status.hard` says which resources matter.
+pub type QuotaUsage = fn(&ResourceQuota, &GroupResource, &Object) -> Option<BTreeMap<String, Quantity>>;
+
 /// Facts about the cluster.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -80,6 +91,8 @@ pub struct Settings {
     /// Length of a node's prefix, IPv4 and IPv6 (upstream's defaults are 24 and 64).
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
+    /// How quotas are measured: admission's own. Without it quotas are not counted anew.
+    pub quota_usage: Option<QuotaUsage>,
 }
 
 impl Settings {
@@ -143,6 +156,7 @@ const TABLE: &[Entry] = &[
         account: "pv-protection-controller",
         start: volume_protection::start_volumes,
     },
+    Entry { name: "resourcequota-controller", account: "resourcequota-controller", start: resource_quota::start },
 ];
 
 /// Names of all controllers.
