@@ -308,7 +308,7 @@ fn most_recent(cron: &CronJob, schedule: &Schedule, now: Timestamp) -> Option<(T
     let gap = now.duration_since(at).as_secs() / step;
     if gap > 1000 {
         at = schedule.next(now - SignedDuration::from_secs(step.saturating_mul(2)))?;
-        missed = usize::try_from(gap - 2).unwrap_or(usize::MAX);
+        missed = usize::try_from(gap - 1).unwrap_or(usize::MAX);
         // A schedule with long pauses may have had its last time before that.
         if at > now {
             at = schedule.next(from)?;
