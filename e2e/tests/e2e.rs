@@ -48,8 +48,13 @@ fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
             let path = std::env::temp_dir().join(format!("skiff-crash-{round}.yaml"));
             std::fs::write(&path, list).unwrap();
             // The server dies in the middle, so this may fail: what it printed as created was acknowledged.
-            let result =
-                Command::new(kubectl).env("KUBECONFIG", kubeconfig).arg("create").arg("-f").arg(&path).output().unwrap();
+            let result = Command::new(kubectl)
+                .env("KUBECONFIG", kubeconfig)
+                .arg("create")
+                .arg("-f")
+                .arg(&path)
+                .output()
+                .unwrap();
             std::fs::remove_file(path).unwrap();
             let text = String::from_utf8_lossy(&result.stdout).into_owned();
             let created = text.lines().filter_map(|l| l.strip_prefix("configmap/")?.strip_suffix(" created"));
@@ -72,6 +77,9 @@ fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
         }
     }
     assert_eq!(started(&instance), before, "the pod was started again");
-    println!("{} acknowledged objects kept over {ROUNDS} kills; slowest start to Ready {slowest:?}", acknowledged.len());
+    println!(
+        "{} acknowledged objects kept over {ROUNDS} kills; slowest start to Ready {slowest:?}",
+        acknowledged.len()
+    );
     assert!(!acknowledged.is_empty());
 }

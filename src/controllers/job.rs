@@ -184,10 +184,12 @@ impl Reconcile for Reconciler {
         } else {
             let result = if caught_up && !job.is_deleting() { self.manage(key, &mut pass).await } else { Ok(()) };
             pass.complete_if_done();
-            if pass.finished.is_none() && caught_up && !job.is_deleting() {
-                if let Some((reason, message)) = pass.note_suspension() {
-                    self.context.recorder.event(&*job, EventType::Normal, reason, message);
-                }
+            if pass.finished.is_none()
+                && caught_up
+                && !job.is_deleting()
+                && let Some((reason, message)) = pass.note_suspension()
+            {
+                self.context.recorder.event(&*job, EventType::Normal, reason, message);
             }
             result
         };

@@ -243,8 +243,10 @@ mod tests {
 
     #[test]
     fn metrics_are_shown_as_upstream_does() {
-        let mut object = Object::from_value(json!({"spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
-            "maxReplicas": 3}}))
+        let mut object = Object::from_value(
+            json!({"spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "maxReplicas": 3}}),
+        )
         .unwrap();
         default(&mut object);
         assert_eq!(targets(&object), "cpu: <unknown>/80%");

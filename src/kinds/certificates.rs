@@ -57,7 +57,12 @@ fn signing_request() -> Extra {
             let mut errors = conditions(object);
             if old.at("status").count("certificate") > 0 {
                 let at = Path::new("status").child("certificate");
-                immutable(&mut errors, at, dig(object, &["status", "certificate"]), dig(old, &["status", "certificate"]));
+                immutable(
+                    &mut errors,
+                    at,
+                    dig(object, &["status", "certificate"]),
+                    dig(old, &["status", "certificate"]),
+                );
             }
             errors
         },
@@ -212,7 +217,8 @@ impl Strategy for Approval {
             let kind = condition.text("type");
             let now = list.iter().find(|c| c.text("type") == kind);
             if now.is_none_or(|c| !same(c.at("status"), condition.at("status"))) {
-                errors.push(Error::forbidden(at.clone(), format!("updates may not remove a condition of type {kind:?}")));
+                errors
+                    .push(Error::forbidden(at.clone(), format!("updates may not remove a condition of type {kind:?}")));
             }
         }
         errors
@@ -242,7 +248,12 @@ fn pod_request() -> Extra {
         text("State", |o, _| {
             let states = ["Issued", "Denied", "Failed"];
             let conditions = o.array(&["status", "conditions"]);
-            conditions.iter().rev().find(|c| states.contains(&c.text("type"))).map_or("Pending", |c| c.text("type")).into()
+            conditions
+                .iter()
+                .rev()
+                .find(|c| states.contains(&c.text("type")))
+                .map_or("Pending", |c| c.text("type"))
+                .into()
         }),
         text("UnverifiedUserAnnotations", |o, _| labels(dig(o, &["spec", "unverifiedUserAnnotations"]))),
     ];

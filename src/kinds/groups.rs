@@ -158,28 +158,30 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
         ..Rules::GENERIC
     };
     let count = || integer("Webhooks", |o, _| o.count("webhooks").into());
-    Some(match kind {
-        "ValidatingWebhookConfiguration" => Extra::new(webhooks, vec![name(), count(), age()]),
-        "MutatingWebhookConfiguration" => {
-            let rules = Rules {
-                default: |object| {
-                    let Some(generic) = admission_registration("ValidatingWebhookConfiguration") else { return };
-                    generic.strategy.default(object);
-                    for webhook in items_mut(&mut object.0, "webhooks") {
-                        fill(webhook, "reinvocationPolicy", "Never");
-                    }
-                },
-                validate: webhooks::validate,
-                ..Rules::GENERIC
-            };
-            Extra::new(rules, vec![name(), count(), age()])
+    Some(
+        match kind {
+            "ValidatingWebhookConfiguration" => Extra::new(webhooks, vec![name(), count(), age()]),
+            "MutatingWebhookConfiguration" => {
+                let rules = Rules {
+                    default: |object| {
+                        let Some(generic) = admission_registration("ValidatingWebhookConfiguration") else { return };
+                        generic.strategy.default(object);
+                        for webhook in items_mut(&mut object.0, "webhooks") {
+                            fill(webhook, "reinvocationPolicy", "Never");
+                        }
+                    },
+                    validate: webhooks::validate,
+                    ..Rules::GENERIC
+                };
+                Extra::new(rules, vec![name(), count(), age()])
+            }
+            "ValidatingAdmissionPolicy" => policy("Validations", |o, _| o.at("spec").count("validations").into()),
+            "MutatingAdmissionPolicy" => policy("Mutations", |o, _| o.at("spec").count("mutations").into()),
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => binding(),
+            _ => return None,
         }
-        "ValidatingAdmissionPolicy" => policy("Validations", |o, _| o.at("spec").count("validations").into()),
-        "MutatingAdmissionPolicy" => policy("Mutations", |o, _| o.at("spec").count("mutations").into()),
-        "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => binding(),
-        _ => return None,
-    }
-    .with_generation())
+        .with_generation(),
+    )
 }
 
 fn match_defaults(target: &mut crate::json::Members) {

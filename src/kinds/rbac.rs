@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn problems_read_as_upstream() {
-        let role = Object::from_value(json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}, {"verbs": []}]})).unwrap();
+        let role = Object::from_value(json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}, {"verbs": []}]}))
+            .unwrap();
         let texts: Vec<String> = rules(&role, true).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,

@@ -90,10 +90,7 @@ impl Action for RulesReview {
         }
         let (resources, paths, incomplete) = ctx.authorizer.rules(ctx.user, &namespace).await;
         body.set(&["spec"], json!({}));
-        body.set(
-            &["status"],
-            json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete}),
-        );
+        body.set(&["status"], json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete}));
         Ok(body)
     }
 }

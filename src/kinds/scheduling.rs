@@ -51,12 +51,15 @@ fn validate(object: &Object) -> ErrorList {
         let problem = match SYSTEM.iter().find(|(known, _)| *known == name) {
             None => Some(format!("{name} is not a known system priority class")),
             Some((_, known)) if *known != value => Some(format!("value of {name} PriorityClass must be {known}")),
-            Some(_) if object.flag("globalDefault") => Some(format!("globalDefault of {name} PriorityClass must be false")),
+            Some(_) if object.flag("globalDefault") => {
+                Some(format!("globalDefault of {name} PriorityClass must be false"))
+            }
             Some(_) => None,
         };
         if let Some(problem) = problem {
-            let text =
-                format!("priority class names with 'system-' prefix are reserved for system use only. error: {problem}");
+            let text = format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {problem}"
+            );
             errors.push(Error::forbidden(Path::new("metadata").child("name"), text));
         }
     } else if value > HIGHEST {

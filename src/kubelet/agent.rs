@@ -189,9 +189,8 @@ async fn orphans(ctx: &Arc<Context>, informer: &client::Informer<Pod>) {
         pod.metadata.name = Some(found.name);
         pod.metadata.namespace = Some(found.namespace);
         let grace = ctx.cache.pod(&found.uid).containers.iter().find_map(|c| c.termination_grace_period);
-        let mut s = k8s_openapi::api::core::v1::PodSpec::default();
-        s.termination_grace_period_seconds = grace;
-        pod.spec = Some(s);
+        pod.spec =
+            Some(k8s_openapi::api::core::v1::PodSpec { termination_grace_period_seconds: grace, ..Default::default() });
         workers::dispatch(ctx, Arc::new(pod));
         ctx.table.gone(&found.uid);
     }

@@ -367,7 +367,7 @@ impl Inner {
             Some(slot) => *slot = container,
             None => entry.containers.push(container),
         }
-        entry.containers.sort_by(|a, b| (b.created, b.restart_count).cmp(&(a.created, a.restart_count)));
+        entry.containers.sort_by_key(|c| std::cmp::Reverse((c.created, c.restart_count)));
     }
 
     fn forget(&mut self, id: &ContainerId) -> Option<String> {

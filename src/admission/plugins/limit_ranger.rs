@@ -73,11 +73,12 @@ impl AdmissionPlugin for LimitRanger {
         if !resource.group.is_empty() {
             return false;
         }
-        match (operation, resource.resource.as_str(), subresource) {
-            (Operation::Create, "pods" | "persistentvolumeclaims", "") => true,
-            (Operation::Update, "persistentvolumeclaims", "") | (Operation::Update, "pods", "resize") => true,
-            _ => false,
-        }
+        matches!(
+            (operation, resource.resource.as_str(), subresource),
+            (Operation::Create, "pods" | "persistentvolumeclaims", "")
+                | (Operation::Update, "persistentvolumeclaims", "")
+                | (Operation::Update, "pods", "resize")
+        )
     }
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {

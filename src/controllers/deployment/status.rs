@@ -38,13 +38,13 @@ pub(super) fn condition<'s>(status: &'s DeploymentStatus, kind: &str) -> Option<
 /// Replaces a condition unless its status and reason are the same; keeps the time of transition if its status is.
 pub(super) fn set_condition(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
     let kind = condition.type_.clone().unwrap_or_default();
-    if let Some(current) = self::condition(status, &kind) {
-        if current.status == condition.status {
-            if current.reason == condition.reason {
-                return;
-            }
-            condition.last_transition_time.clone_from(&current.last_transition_time);
+    if let Some(current) = self::condition(status, &kind)
+        && current.status == condition.status
+    {
+        if current.reason == condition.reason {
+            return;
         }
+        condition.last_transition_time.clone_from(&current.last_transition_time);
     }
     remove_condition(status, &kind);
     status.conditions.get_or_insert_default().push(condition);

@@ -37,7 +37,12 @@ pub(super) fn extra() -> Extra {
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
-            immutable(&mut errors, at.child("selector"), dig(object, &["spec", "selector"]), dig(old, &["spec", "selector"]));
+            immutable(
+                &mut errors,
+                at.child("selector"),
+                dig(object, &["spec", "selector"]),
+                dig(old, &["spec", "selector"]),
+            );
             spec(&mut errors, &at, object.at("spec"));
             errors
         }),

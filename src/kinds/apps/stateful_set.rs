@@ -132,10 +132,8 @@ fn template(errors: &mut ErrorList, at: &Path, spec: &Value) {
         let claims: Vec<&str> =
             spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
         if !claims.is_empty() {
-            let mut volumes: Vec<Value> = claims
-                .iter()
-                .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
-                .collect();
+            let mut volumes: Vec<Value> =
+                claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
             volumes.extend(pod.list("volumes").iter().filter(|v| !claims.contains(&v.text("name"))).cloned());
             pod.insert("volumes".to_owned(), volumes.into());
         }

@@ -95,7 +95,11 @@ fn job_template(errors: &mut ErrorList, at: &Path, spec: &Value) {
     job::template_spec(errors, at, spec);
     // A Job's selector is made for each Job.
     if spec.has("selector") {
-        errors.push(Error::invalid(at.child("selector"), spec.at("selector").clone(), "`selector` will be auto-generated"));
+        errors.push(Error::invalid(
+            at.child("selector"),
+            spec.at("selector").clone(),
+            "`selector` will be auto-generated",
+        ));
     }
     if spec.flag("manualSelector") {
         errors.push(Error::not_supported(at.child("manualSelector"), true, &["nil", "false"]));
@@ -106,7 +110,11 @@ fn time_zone(errors: &mut ErrorList, at: &Path, zone: &str) {
     if zone.is_empty() {
         errors.push(Error::invalid(at.clone(), zone, "timeZone must be nil or non-empty string"));
     } else if zone.eq_ignore_ascii_case("local") {
-        errors.push(Error::invalid(at.clone(), zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
+        errors.push(Error::invalid(
+            at.clone(),
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ));
     } else if jiff::tz::TimeZone::get(zone).is_err() {
         errors.push(Error::invalid(at.clone(), zone, format!("unknown time zone {zone}")));
     }
@@ -146,9 +154,8 @@ fn range(part: &str, low: u32, high: u32, names: &[&str]) -> Result<(), String> 
         if let Some(at) = name.and_then(|at| u32::try_from(at).ok()) {
             return Ok(at + low);
         }
-        text.parse().map_err(|_| {
-            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
-        })
+        text.parse()
+            .map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
     };
     if let Some(step) = step
         && number(step)? == 0

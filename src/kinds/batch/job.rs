@@ -55,8 +55,7 @@ pub(super) fn extra() -> Extra {
         wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
         wide("Selector", |o, _| selector(dig(o, &["spec", "selector"]))),
     ];
-    let succeeded =
-        field("status.successful", |o| o.at("status").int("succeeded").unwrap_or_default().to_string());
+    let succeeded = field("status.successful", |o| o.at("status").int("succeeded").unwrap_or_default().to_string());
     Extra::new(rules, columns).with_generation().with_fields(vec![succeeded])
 }
 
@@ -253,7 +252,10 @@ pub(super) fn template_spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         if mode != "Indexed" {
             errors.push(Error::invalid(at, spec.at("successPolicy").clone(), "requires indexed completion mode"));
         } else if rules.is_empty() {
-            errors.push(Error::required(at.child("rules"), "at least one rules must be specified when the successPolicy is specified"));
+            errors.push(Error::required(
+                at.child("rules"),
+                "at least one rules must be specified when the successPolicy is specified",
+            ));
         } else if rules.len() > 20 {
             errors.push(Error::too_many(at.child("rules"), rules.len(), 20));
         }
@@ -328,7 +330,11 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
         match rule.text("action") {
             "" => errors.push(Error::required(at.child("action"), "")),
             "FailIndex" if !spec.has("backoffLimitPerIndex") => {
-                errors.push(Error::invalid(at.child("action"), "FailIndex", "requires the backoffLimitPerIndex to be set"));
+                errors.push(Error::invalid(
+                    at.child("action"),
+                    "FailIndex",
+                    "requires the backoffLimitPerIndex to be set",
+                ));
             }
             action if !supported.contains(&action) => {
                 errors.push(Error::not_supported(at.child("action"), action, supported));
@@ -340,7 +346,11 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
             let text = "specifying both OnExitCodes and OnPodConditions is not supported";
             errors.push(Error::invalid(at.clone(), "", text));
         } else if codes.is_null() && conditions.is_empty() {
-            errors.push(Error::invalid(at.clone(), "", "specifying one of OnExitCodes and OnPodConditions is required"));
+            errors.push(Error::invalid(
+                at.clone(),
+                "",
+                "specifying one of OnExitCodes and OnPodConditions is required",
+            ));
         }
         if !codes.is_null() {
             exit_codes(errors, &at.child("onExitCodes"), codes, template);
@@ -360,7 +370,8 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
 fn exit_codes(errors: &mut ErrorList, at: &Path, codes: &Value, template: &Value) {
     crate::checks::one_of(errors, at.child("operator"), codes.text("operator"), &["In", "NotIn"]);
     let container = codes.text("containerName");
-    let known = ["containers", "initContainers"].iter().flat_map(|l| template.list(l)).any(|c| c.text("name") == container);
+    let known =
+        ["containers", "initContainers"].iter().flat_map(|l| template.list(l)).any(|c| c.text("name") == container);
     if codes.has("containerName") && !known {
         let text = "must be one of the container or initContainer names in the pod template";
         errors.push(Error::invalid(at.child("containerName"), container, text));
@@ -463,7 +474,11 @@ fn validate_status(object: &Object, _: &Object) -> ErrorList {
     never("Complete", "Failed", "cannot set Complete=True and Failed=true conditions");
     never("Complete", "FailureTarget", "cannot set Complete=True and FailureTarget=true conditions");
     never("SuccessCriteriaMet", "Failed", "cannot set SuccessCriteriaMet=True and Failed=true conditions");
-    never("SuccessCriteriaMet", "FailureTarget", "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions");
+    never(
+        "SuccessCriteriaMet",
+        "FailureTarget",
+        "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions",
+    );
     if status.has("completionTime") && !is("Complete") {
         let value = status.at("completionTime").clone();
         let text = "cannot set completionTime when there is no Complete=True condition";

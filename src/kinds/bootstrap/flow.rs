@@ -18,9 +18,12 @@ pub(super) fn objects() -> Vec<Object> {
         ("workload-low", 100, 90, Some((128, 6))),
         ("global-default", 20, 50, Some((128, 6))),
     ];
-    let mut all = vec![level("exempt", json!({
-        "type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0},
-    }))];
+    let mut all = vec![level(
+        "exempt",
+        json!({
+            "type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0},
+        }),
+    )];
     for (name, shares, lendable, queues) in levels {
         let response = match queues {
             None => json!({"type": "Reject"}),
@@ -69,7 +72,15 @@ pub(super) fn objects() -> Vec<Object> {
             everything.clone(),
             &["*"],
         ),
-        schema("kube-system-service-accounts", "workload-high", 900, by_namespace, kube_system, everything.clone(), &["*"]),
+        schema(
+            "kube-system-service-accounts",
+            "workload-high",
+            900,
+            by_namespace,
+            kube_system,
+            everything.clone(),
+            &["*"],
+        ),
         schema(
             "service-accounts",
             "workload-low",

@@ -300,8 +300,10 @@ mod tests {
 
     #[test]
     fn the_two_shapes_are_one_event() {
-        let new = Object::from_value(json!({"regarding": {"kind": "Pod", "name": "p"}, "note": "n", "reportingController": "c"}))
-            .unwrap();
+        let new = Object::from_value(
+            json!({"regarding": {"kind": "Pod", "name": "p"}, "note": "n", "reportingController": "c"}),
+        )
+        .unwrap();
         let stored = Rename.to_stored(new.clone()).unwrap();
         assert_eq!(stored.str(&["involvedObject", "name"]), Some("p"));
         assert_eq!(stored.str(&["message"]), Some("n"));
@@ -312,10 +314,9 @@ mod tests {
     #[test]
     fn namespaces_must_agree() {
         let check = |involved: &str, own: &str, good: bool| {
-            let object = Object::from_value(
-                json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": involved}}),
-            )
-            .unwrap();
+            let object =
+                Object::from_value(json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": involved}}))
+                    .unwrap();
             let mut errors = ErrorList::new();
             legacy(&mut errors, &object, "reportingComponent");
             assert_eq!(errors.is_empty(), good, "{involved} {own}");

@@ -49,7 +49,8 @@ pub(super) fn extra() -> Extra {
         },
         status_update: |ctx, object, old| {
             let phase = |o: &Object| o.at("status").text("phase").to_owned();
-            let given = dig(object, &["status", "lastPhaseTransitionTime"]) != dig(old, &["status", "lastPhaseTransitionTime"]);
+            let given =
+                dig(object, &["status", "lastPhaseTransitionTime"]) != dig(old, &["status", "lastPhaseTransitionTime"]);
             if phase(object) != phase(old) && !given {
                 object.set(&["status", "lastPhaseTransitionTime"], timestamp(ctx.now));
             }
@@ -69,7 +70,11 @@ pub(super) fn extra() -> Extra {
         text("Status", |o, _| if o.is_deleting() { "Terminating".into() } else { string(o, &["status", "phase"]) }),
         text("Claim", |o, _| {
             let claim = o.at("spec").at("claimRef");
-            if claim.is_null() { "".into() } else { format!("{}/{}", claim.text("namespace"), claim.text("name")).into() }
+            if claim.is_null() {
+                "".into()
+            } else {
+                format!("{}/{}", claim.text("namespace"), claim.text("name")).into()
+            }
         }),
         text("StorageClass", |o, _| class(o).into()),
         text("VolumeAttributesClass", |o, _| string_or(o, &["spec", "volumeAttributesClassName"], "<unset>")),

@@ -217,7 +217,10 @@ mod tests {
         };
         let good = json!({"service": {"name": "s", "port": {"number": 80}}});
         check(json!({"defaultBackend": good}), &[]);
-        check(json!({"defaultBackend": {}}), &["spec.defaultBackend: Invalid value: \"\": resource or service backend is required"]);
+        check(
+            json!({"defaultBackend": {}}),
+            &["spec.defaultBackend: Invalid value: \"\": resource or service backend is required"],
+        );
         check(
             json!({"rules": [{"http": {"paths": [{"path": "x", "pathType": "Prefix", "backend": good}]}}]}),
             &["spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path"],

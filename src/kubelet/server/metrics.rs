@@ -47,7 +47,7 @@ pub(super) fn own(ctx: &Context) -> Response {
     answer(out)
 }
 
-fn pod_labels<'a>(pod: &'a PodRef) -> [(&'static str, &'a str); 2] {
+fn pod_labels(pod: &PodRef) -> [(&'static str, &str); 2] {
     [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())]
 }
 

@@ -183,7 +183,7 @@ impl Session {
         let options = WatchOptions { start: Revision(start), prev_kv: watcher.prev_kv };
         let watch = match self.service.store.watch(watcher.range.clone(), options).await {
             Ok(watch) => watch,
-            Err(error) => return self.refuse(&status(error).message().to_owned()).await,
+            Err(error) => return self.refuse(status(error).message()).await,
         };
         // A watch of the past has seen nothing yet; any other is up to date.
         watcher.seen = if start > 0 { Revision(start - 1).min(watch.revision) } else { watch.revision };

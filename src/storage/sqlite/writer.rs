@@ -145,10 +145,10 @@ fn step(mut writer: Writer, commands: Vec<Command>, folded: bool) -> Writer {
         writer.folding.fold_rest(&writer.conn);
     }
     writer.commands(commands);
-    if let Err(error) = super::compact::step(&mut writer) {
-        if writer.compaction.postpone() {
-            tracing::warn!(error = %base::chain(&error), "compaction stopped");
-        }
+    if let Err(error) = super::compact::step(&mut writer)
+        && writer.compaction.postpone()
+    {
+        tracing::warn!(error = %base::chain(&error), "compaction stopped");
     }
     writer
 }

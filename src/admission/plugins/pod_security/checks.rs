@@ -119,7 +119,7 @@ fn named(containers: &[&str]) -> String {
 }
 
 /// Names of the containers for which something holds.
-fn bad<'a>(pod: &'a Object, mut is_bad: impl FnMut(&Value) -> bool) -> Vec<&'a str> {
+fn bad(pod: &Object, mut is_bad: impl FnMut(&Value) -> bool) -> Vec<&str> {
     all_containers(pod).filter(|c| is_bad(c)).map(|c| text(c, "name")).collect()
 }
 
