@@ -14,7 +14,7 @@ const KEYS: u64 = 20_000;
 
 enum Target {
     Direct(Arc<SqliteStore>),
-    Grpc(etcd_client::Client),
+    Grpc(Box<etcd_client::Client>),
 }
 
 impl Target {
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         "direct" => {
             Target::Direct(SqliteStore::open(Path::new(&place), SqliteOptions::default(), shutdown.clone()).await?)
         }
-        _ => Target::Grpc(etcd_client::Client::connect([place], None).await?),
+        _ => Target::Grpc(Box::new(etcd_client::Client::connect([place], None).await?)),
     };
     let next = Arc::new(AtomicU64::new(0));
     for clients in [1, 8, 64] {
