@@ -8,6 +8,13 @@ NET=${NET:-60}
 K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
 start() {
   mkdir -p "$DIR"
+  if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
+    old=$(cat "$DIR/pid")
+    for _ in $(seq 100); do
+      [ -e "/proc/$old" ] && ! grep -q '^State:.Z' "/proc/$old/status" 2>/dev/null || break
+      sleep 0.05
+    done
+  fi
   printf '# no upstream: tests must not depend on the network outside\n' > "$DIR/resolv.conf"
   setsid "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" \
     --bridge "$NAME"0 --cluster-cidr "10.$NET.0.0/16" --service-cidr "10.$((NET + 1)).0.0/16" --resolv-conf "$DIR/resolv.conf" \
