@@ -6,7 +6,7 @@ what=${1:-sample}; DIR=${DIR:-/var/tmp/skiff-conformance}; export NAME=conf NET=
 [ "$what" = sample ] || export BIN=${BIN:-$here/../target-link/release/skiff}
 "$here/instance.sh" clean "$DIR"; trap '"$here/instance.sh" clean "$DIR"' EXIT
 KC=$("$here/instance.sh" start "$DIR"); export OUT=${OUT:-$KIT_WORK/results/$what}
-rm -rf "$OUT"
+rm -rf "$OUT"; mkdir -p "$(dirname "$OUT")"
 case $what in
   sample) LISTFILE=$here/conformance-sample.txt PROCS=${PROCS:-4} TIMEOUT=${TIMEOUT:-25m} FLAKE=2 "$here/kit/run-e2e.sh" "$KC" '';;
   all) PROCS=${PROCS:-6} "$here/kit/run-e2e.sh" "$KC" '\[Conformance\]' '\[Serial\]';;
