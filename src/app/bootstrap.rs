@@ -6,6 +6,7 @@ use api::Object;
 use client::client::resource_path;
 use client::{Client, Error};
 use http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// Where the API server is found.
@@ -68,6 +69,39 @@ pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<
         ensure(client, &service("kube-system", "kube-dns", labels, dns_ip, ports)).await?;
     }
     Ok(())
+}
+
+/// The ServiceCIDR `kubernetes` with the range that Services get addresses from, ready unless somebody says otherwise
+/// (upstream `controlplane/controller/defaultservicecidr`).
+pub async fn publish_service_range(client: &Client, range: &str, now: Timestamp) -> Result<(), Error> {
+    let wanted = object(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [range]},
+    }));
+    let collection = collection(&wanted);
+    let path = format!("{collection}/kubernetes");
+    let held = match read(client, &path).await {
+        Ok(held) => held,
+        Err(error) if error.is_not_found() => match send(client, Method::POST, &collection, &wanted).await {
+            Err(error) if !error.is_already_exists() => return Err(error),
+            _ => wanted.clone(),
+        },
+        Err(error) => return Err(error),
+    };
+    let judged = held.array(&["status", "conditions"]).iter().any(|c| c["type"] == "Ready" && c["status"] != "Unknown");
+    if judged || held.is_deleting() || held.get(&["spec", "cidrs"]) != wanted.get(&["spec", "cidrs"]) {
+        return Ok(());
+    }
+    let status = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": api::codec::print_time(now),
+        }]},
+    });
+    let path = format!("{path}/status?fieldManager=kubernetes-service-cidr-controller&force=true");
+    let body = serde_json::to_vec(&status).map_err(Error::Decode)?;
+    client.raw(Method::PATCH, &path, "application/apply-patch+yaml", body).await.map(|_| ())
 }
 
 fn object(value: Value) -> Object {

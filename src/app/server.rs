@@ -145,6 +145,12 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         dns_ip: (!options.disable.iter().any(|d| d == "dns")).then_some(IpAddr::V4(identity.dns_ip)),
     };
     bootstrap::publish_services(&loopback, &addresses).await.context("cannot publish the API server's Service")?;
+    // Nothing here depends on that object, so its failure is told and not fatal, as upstream.
+    if let Err(error) =
+        bootstrap::publish_service_range(&loopback, &options.service_cidr.to_string(), clock.now()).await
+    {
+        tracing::warn!(error = %error, "cannot publish the range of Services");
+    }
     write_kubeconfigs(&options, &layout, &credentials)?;
 
     // Clients: admission, scheduler, controllers, add-ons.
