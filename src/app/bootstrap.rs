@@ -25,7 +25,7 @@ pub async fn apply_all(client: &Client, objects: Vec<Object>) -> Result<(), Erro
     Ok(())
 }
 
-/// The Services `kubernetes` and `kube-dns`, and the endpoints of the first.
+/// The Services `kubernetes` and `kube-dns` with their endpoints.
 pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<(), Error> {
     let service = |namespace: &str, name: &str, labels: Value, ip: IpAddr, ports: Value| {
         object(json!({
@@ -38,26 +38,7 @@ pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<
     let ports = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.port}]);
     ensure(client, &service("default", "kubernetes", labels, addresses.service_ip, ports)).await?;
     let ports = json!([{"name": "https", "protocol": "TCP", "port": addresses.port}]);
-    let endpoints = object(json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {
-            "namespace": "default", "name": "kubernetes",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [{"addresses": [{"ip": addresses.advertise}], "ports": ports}],
-    }));
-    replace(client, &endpoints, "subsets").await?;
-    let family = if addresses.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
-    let slice = object(json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": "default", "name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": family,
-        "endpoints": [{"addresses": [addresses.advertise], "conditions": {"ready": true}}],
-        "ports": ports,
-    }));
-    replace(client, &slice, "endpoints").await?;
+    publish_endpoints(client, ("default", "kubernetes"), addresses.advertise, &ports).await?;
     if let Some(dns_ip) = addresses.dns_ip {
         let labels = json!({
             "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
@@ -67,8 +48,39 @@ pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<
             {"name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53},
         ]);
         ensure(client, &service("kube-system", "kube-dns", labels, dns_ip, ports)).await?;
+        // Every node answers at this very address, so it is also where the Service's traffic ends.
+        let ports = json!([
+            {"name": "dns", "protocol": "UDP", "port": 53},
+            {"name": "dns-tcp", "protocol": "TCP", "port": 53},
+        ]);
+        publish_endpoints(client, ("kube-system", "kube-dns"), dns_ip, &ports).await?;
     }
     Ok(())
+}
+
+/// The Endpoints and the EndpointSlice of a Service without selector that one address serves.
+async fn publish_endpoints(
+    client: &Client,
+    (namespace, name): (&str, &str),
+    address: IpAddr,
+    ports: &Value,
+) -> Result<(), Error> {
+    let endpoints = object(json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "namespace": namespace, "name": name, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+    }));
+    replace(client, &endpoints, "subsets").await?;
+    let slice = object(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": ports,
+    }));
+    replace(client, &slice, "endpoints").await
 }
 
 /// The ServiceCIDR `kubernetes` with the range that Services get addresses from, ready unless somebody says otherwise

@@ -98,13 +98,18 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     Ok(())
 }
 
-/// Makes the DNS address one of this machine's and answers there.
+/// Makes the DNS address one of this machine's, answers there, and gives the address up at an orderly stop.
 async fn serve_dns(config: DnsConfig, informers: Informers, shutdown: Shutdown) {
     if let Err(error) = net::local_address::ensure(config.address).await {
         // An administrator may have given this machine the address; the server waits for it.
         tracing::error!(address = %config.address, error = %base::chain(&error), "cannot take the DNS address");
     }
+    let address = config.address;
     dns::run(config, informers, shutdown).await;
+    // What is asked there from now on is refused at once by the Service rules, or goes to a server elsewhere.
+    if let Err(error) = net::local_address::release(address).await {
+        tracing::warn!(%address, error = %base::chain(&error), "cannot give up the DNS address");
+    }
 }
 
 /// Takes in the archives of the images folder, so that a box without a registry has them.

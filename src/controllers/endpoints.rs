@@ -20,7 +20,7 @@ use crate::written::Written;
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Addresses in one object.
 const CAPACITY: usize = 1000;
 const WORKERS: usize = 5;
@@ -149,12 +149,11 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-/// Ports by the addresses that serve them, as few subsets as possible (`RepackSubsets`).
+/// Ports by the addresses that serve them, as few subsets as possible .
 fn plan_subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let v6 = prefers_ipv6(service);
     let publish = service_pods::publishes_not_ready(service);
-    // Port, to the addresses that have it, each ready or not. The first port is the sentinel of a port-less service.
-    let mut by_port: BTreeMap<PortKey, BTreeMap<AddressKey, bool>> = BTreeMap::new();
+    let mut by_port = AddressesByPort::new();
     let mut addresses: BTreeMap<AddressKey, EndpointAddress> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| service_pods::belongs(pod, publish)) {
         let Some(ip) = service_pods::addresses(pod).find(|ip| ip.is_ipv6() == v6) else { continue };
@@ -178,6 +177,14 @@ fn plan_subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
         }
         addresses.insert(key, address);
     }
+    repack(by_port, &addresses)
+}
+
+/// The fewest subsets that say which addresses have which ports (`endpoints.RepackSubsets`).
+pub(crate) fn repack(
+    by_port: AddressesByPort,
+    addresses: &BTreeMap<AddressKey, EndpointAddress>,
+) -> Vec<EndpointSubset> {
     let mut by_addresses: BTreeMap<Vec<(AddressKey, bool)>, Vec<EndpointPort>> = BTreeMap::new();
     for (port, keys) in by_port {
         let ports = by_addresses.entry(keys.into_iter().collect()).or_default();
@@ -206,10 +213,12 @@ fn plan_subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
         .collect()
 }
 
-/// Name, number, protocol, application protocol.
-type PortKey = Option<(String, i32, String, Option<String>)>;
+/// For each port the addresses that have it, each ready or not.
+pub(crate) type AddressesByPort = BTreeMap<PortKey, BTreeMap<AddressKey, bool>>;
+/// Name, number, protocol, application protocol; `None` if the subset names no ports.
+pub(crate) type PortKey = Option<(String, i32, String, Option<String>)>;
 /// Address and the pod's uid.
-type AddressKey = (String, String);
+pub(crate) type AddressKey = (String, String);
 
 fn address(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
     EndpointAddress {

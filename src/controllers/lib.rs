@@ -12,6 +12,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod error;
 mod expectations;
 mod gc;
@@ -118,6 +119,11 @@ const TABLE: &[Entry] = &[
         start: replicaset::start_replicationcontroller,
     },
     Entry { name: "endpointslice-controller", account: "endpointslice-controller", start: endpointslice::start },
+    Entry {
+        name: "endpointslice-mirroring-controller",
+        account: "endpointslicemirroring-controller",
+        start: endpointslicemirroring::start,
+    },
     Entry { name: "endpoints-controller", account: "endpoint-controller", start: endpoints::start },
     Entry { name: "namespace-controller", account: "namespace-controller", start: namespace::start },
     Entry { name: "garbage-collector-controller", account: "generic-garbage-collector", start: gc::start },
