@@ -1,6 +1,10 @@
 //! The contract of admission plugins.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::names::{Gvk, Gvr};
 use crate::object::Object;
@@ -47,6 +51,91 @@ pub struct Attributes {
     pub dry_run: bool,
     /// `Warning` headers that plugins add.
     pub warnings: Vec<String>,
+    /// What plugins say in either phase.
+    pub notes: Notes,
+    /// Whether and why the mutating phase runs a second time.
+    pub reinvocation: Reinvocation,
+}
+
+/// What plugins say besides yes and no; kept even if the request is refused. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<Noted>>);
+
+/// See [`Notes::take`].
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Texts of `Warning` headers.
+    pub warnings: Vec<String>,
+    /// Annotations of the audit event, in the order they came.
+    pub annotations: Vec<(String, String)>,
+}
+
+impl Notes {
+    /// Adds a `Warning` header.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.0.lock().warnings.push(text.into());
+    }
+
+    /// Annotates the audit event; the first value of a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let key = key.into();
+        let mut noted = self.0.lock();
+        if noted.annotations.iter().all(|(known, _)| *known != key) {
+            noted.annotations.push((key, value.into()));
+        }
+    }
+
+    /// What has been said since the last call.
+    pub fn take(&self) -> Noted {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// The second run of the mutating phase (apiserver `admission/reinvocation.go`): it happens once, if a webhook or policy
+/// has changed the object after plugins that would like to see the change.
+#[derive(Debug, Clone, Default)]
+pub struct Reinvocation {
+    /// This is the second run.
+    pub is_reinvoke: bool,
+    /// A plugin asks for a second run.
+    pub should_reinvoke: bool,
+    /// What plugins remember from the first run, by plugin.
+    pub plugins: BTreeMap<&'static str, Invocations>,
+}
+
+/// Webhooks or policies of one plugin that have run (`webhookReinvokeContext`).
+#[derive(Debug, Clone, Default)]
+pub struct Invocations {
+    last_output: Option<Object>,
+    invoked: BTreeSet<String>,
+    reinvoke: BTreeSet<String>,
+}
+
+impl Invocations {
+    /// Whether something else changed the object since the plugin's last run.
+    pub fn changed_since(&self, object: Option<&Object>) -> bool {
+        self.last_output.as_ref() != object
+    }
+
+    /// Remembers the plugin's result.
+    pub fn set_output(&mut self, object: Option<&Object>) {
+        self.last_output = object.cloned();
+    }
+
+    /// Whether this one runs in the second run.
+    pub fn should_reinvoke(&self, id: &str) -> bool {
+        self.reinvoke.contains(id)
+    }
+
+    /// This one has run, and is to run again if a later one changes the object.
+    pub fn add_invoked(&mut self, id: &str) {
+        self.invoked.insert(id.to_owned());
+    }
+
+    /// The object has changed: those that have run are to run again.
+    pub fn require_reinvoking(&mut self) {
+        self.reinvoke.append(&mut self.invoked);
+    }
 }
 
 impl Attributes {
@@ -77,4 +166,7 @@ pub trait AdmissionPlugin: Send + Sync {
     async fn validate(&self, _attributes: &Attributes) -> Result<(), Status> {
         Ok(())
     }
+
+    /// Appends the plugin's own metrics in the text format.
+    fn metrics(&self, _out: &mut String) {}
 }

@@ -21,6 +21,7 @@ pub mod services;
 pub mod status;
 pub mod user;
 pub mod validation;
+pub mod webhook;
 
 pub use names::{GroupResource, GroupVersion, Gvk, Gvr, ObjectKey};
 pub use object::Object;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::names::Gvr;
+use crate::names::{Gvk, Gvr};
 use crate::object::Object;
+use crate::schema::Schema;
 use crate::status::Status;
 use crate::user::UserInfo;
+use crate::webhook::Webhooks;
 
 /// The API server's own services, as an [`crate::kind::Action`] sees them.
 pub struct ActionContext<'a> {
@@ -117,10 +119,42 @@ pub struct TokenRequest {
     pub node: Option<(String, String)>,
 }
 
+/// A served resource as [`Kinds`] tells of it.
+#[derive(Debug, Clone)]
+pub struct ServedKind {
+    pub resource: Gvr,
+    pub gvk: Gvk,
+    pub namespaced: bool,
+    pub schema: Schema,
+}
+
+/// The kinds that are served at the moment, for code that sees objects of any kind.
+#[async_trait]
+pub trait Kinds: Send + Sync {
+    /// The served kind of this name; `None` if there is none now.
+    fn kind(&self, gvk: &Gvk) -> Option<ServedKind>;
+
+    /// Every served kind.
+    fn kinds(&self) -> Vec<ServedKind>;
+
+    /// Other resources that hold the same objects and have the subresource (if it is not empty), with the kind of the
+    /// bodies there: upstream's `EquivalentResourceMapper`.
+    fn equivalents(&self, resource: &Gvr, subresource: &str) -> Vec<(Gvr, Gvk)>;
+
+    /// The object as another version of its kind; `to` must be served and hold the same objects.
+    async fn convert(&self, object: Object, to: &Gvk) -> Result<Object, Status>;
+
+    /// Brings a changed object into shape as if it had just been decoded: members that its kind does not know are
+    /// dropped, defaults are filled in. Objects of kinds that are not served are left as they are.
+    fn complete(&self, object: Object) -> Result<Object, Status>;
+}
+
 /// Shared handles, for those that outlive one request.
 #[derive(Clone)]
 pub struct Services {
     pub registry: Arc<dyn Registry>,
     pub authorizer: Arc<dyn Authorizer>,
     pub tokens: Arc<dyn Tokens>,
+    pub webhooks: Arc<dyn Webhooks>,
+    pub kinds: Arc<dyn Kinds>,
 }

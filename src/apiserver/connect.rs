@@ -28,6 +28,7 @@ use crate::verbs::Verb;
 use crate::verbs::admit::Admission;
 
 pub use transport::Kubelets;
+pub(crate) use transport::go_text;
 
 /// HTML pages up to this size have their links rewritten; larger ones pass as they are.
 const HTML_MAX: usize = 4 << 20;

@@ -45,9 +45,9 @@ pub struct Call {
     pub warnings: Warnings,
 }
 
-/// Texts for `Warning` headers.
+/// Texts for `Warning` headers, and the annotations of the request's audit event.
 #[derive(Clone, Default)]
-pub struct Warnings(Arc<Mutex<Vec<String>>>);
+pub struct Warnings(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<(String, String)>>>);
 
 /// Upstream truncates the headers at this many characters together.
 const WARNINGS_MAX: usize = 4 << 10;
@@ -64,6 +64,21 @@ impl Warnings {
 
     pub fn extend(&self, texts: impl IntoIterator<Item = String>) {
         texts.into_iter().for_each(|t| self.add(t));
+    }
+
+    /// Adds annotations to the audit event; the first value of a key stays.
+    pub fn annotate(&self, annotations: Vec<(String, String)>) {
+        let mut all = self.1.lock();
+        for (key, value) in annotations {
+            if all.iter().all(|(known, _)| *known != key) {
+                all.push((key, value));
+            }
+        }
+    }
+
+    /// The annotations of the request's audit event so far.
+    pub fn annotations(&self) -> Vec<(String, String)> {
+        self.1.lock().clone()
     }
 
     fn write(&self, response: &mut Response) {

@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod errors;
 pub mod filters;
 pub mod health;
+mod kinds;
 pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
@@ -26,6 +27,7 @@ pub mod served;
 pub mod server;
 pub mod table;
 pub mod verbs;
+pub mod webhook;
 
 mod local;
 mod websocket;

@@ -158,6 +158,7 @@ pub fn serve(server: &ApiServer) -> Response {
     let mut text = String::with_capacity(16 << 10);
     // Writing to a string cannot fail.
     let _ = write(server, &mut text);
+    server.admission.load().iter().for_each(|plugin| plugin.metrics(&mut text));
     respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
 }
 

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::registry::Objects;
 use crate::router;
 use crate::served::{KindTable, Served};
+use crate::webhook::Connections;
 
 /// What a server is made of.
 pub struct Config {
@@ -72,6 +73,8 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     pub(crate) openapi: Arc<Documents>,
     pub(crate) documents: Vec<(String, Value)>,
+    /// Connections to webhooks; see [`api::webhook::Webhooks`], which the server implements.
+    pub(crate) webhooks: Connections,
 }
 
 /// Requests being served, against their limits.
@@ -107,6 +110,7 @@ impl ApiServer {
         let metrics = Metrics::default();
         metrics.set_start(config.clock.now().as_duration().as_secs_f64());
         Arc::new(Self {
+            webhooks: Connections::new(tasks.clone(), config.shutdown.clone()),
             advertise: config.advertise,
             kubelets: config.kubelets,
             metrics,
@@ -153,6 +157,8 @@ impl ApiServer {
             registry: Arc::clone(self) as _,
             authorizer: Arc::clone(&self.authorizer),
             tokens: Arc::clone(&self.tokens),
+            webhooks: Arc::clone(self) as _,
+            kinds: Arc::clone(self) as _,
         }
     }
 

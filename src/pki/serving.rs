@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -160,6 +160,105 @@ pub fn client_config(roots: &[CertificateDer<'static>], leaf: Option<&Leaf>) -> 
             let (chain, key) = parse(leaf)?;
             builder.with_client_auth_cert(chain, key).map_err(PkiError::Tls)
         }
+    }
+}
+
+/// A client configuration that trusts the certificates of a PEM bundle, or the system's roots if it is empty.
+///
+/// As Go does, a certificate that is itself in the bundle is trusted, authority or not: self-signed serving
+/// certificates are common.
+pub fn bundle_client_config(bundle: &[u8]) -> Result<rustls::ClientConfig, PkiError> {
+    let mut roots = RootCertStore::empty();
+    let mut pinned = Vec::new();
+    if bundle.is_empty() {
+        // Certificates that cannot be read are left out; without any nothing is trusted.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    } else {
+        pinned = CertificateDer::pem_slice_iter(bundle).filter_map(Result::ok).collect();
+        roots.add_parsable_certificates(pinned.iter().cloned());
+    }
+    let provider = Arc::new(default_provider());
+    let webpki =
+        match rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build() {
+            Ok(verifier) => Some(verifier),
+            // No roots at all: every server is unknown.
+            Err(rustls::client::VerifierBuilderError::NoRootAnchors) => None,
+            Err(error) => return Err(PkiError::Tls(rustls::Error::General(error.to_string()))),
+        };
+    let verifier = BundleVerifier { webpki, pinned, provider: provider.clone() };
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(PkiError::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
+}
+
+/// The usual verification, and certificates that are in the bundle themselves.
+#[derive(Debug)]
+struct BundleVerifier {
+    webpki: Option<Arc<rustls::client::WebPkiServerVerifier>>,
+    pinned: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl BundleVerifier {
+    /// A certificate of the bundle: its name and its time must still be right.
+    fn verify_pinned(
+        end_entity: &CertificateDer<'_>,
+        name: &rustls_pki_types::ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let bad = |_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+        let (_, parsed) = x509_parser::parse_x509_certificate(end_entity).map_err(bad)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let validity = parsed.validity();
+        if now < validity.not_before.timestamp() || now > validity.not_after.timestamp() {
+            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired));
+        }
+        rustls::client::verify_server_name(&rustls::server::ParsedCertificate::try_from(end_entity)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+impl ServerCertVerifier for BundleVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &rustls_pki_types::ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.pinned.iter().any(|known| known == end_entity) {
+            return Self::verify_pinned(end_entity, name, now);
+        }
+        match &self.webpki {
+            Some(webpki) => webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

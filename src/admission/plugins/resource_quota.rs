@@ -258,6 +258,8 @@ mod tests {
             user: UserInfo::default(),
             dry_run: false,
             warnings: Vec::new(),
+            notes: Default::default(),
+            reinvocation: Default::default(),
         };
         let new = attributes.object.clone().unwrap();
         let changed = charges([quota].into_iter(), Measure::Pod, &attributes, &new).map_err(|s| s.message)?;

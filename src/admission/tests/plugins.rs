@@ -75,6 +75,8 @@ fn request(operation: Operation, resource: &str, object: Option<Value>) -> Attri
         user: UserInfo::new("someone", &[]),
         dry_run: false,
         warnings: Vec::new(),
+        notes: Default::default(),
+        reinvocation: Default::default(),
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn connect(server: &ApiServer, target: &ConnectTarget) -> io::Result<S
 }
 
 /// The system's word for an error as Go prints it.
-fn go_text(error: &io::Error) -> String {
+pub(crate) fn go_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to host".to_owned(),

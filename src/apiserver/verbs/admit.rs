@@ -1,6 +1,8 @@
 //! Calls the admission plugins.
 
-use api::admission::{Attributes, Operation};
+use std::sync::Arc;
+
+use api::admission::{AdmissionPlugin, Attributes, Notes, Operation, Reinvocation};
 use api::{Gvr, Object, Status, UserInfo};
 
 use crate::filters::Warnings;
@@ -50,7 +52,15 @@ impl Admission<'_> {
             user: self.user.clone(),
             dry_run: self.dry_run,
             warnings: Vec::new(),
+            notes: Notes::default(),
+            reinvocation: Reinvocation::default(),
         }
+    }
+
+    /// The plugins that have something to say.
+    fn plugins(&self, operation: Operation) -> Vec<Arc<dyn AdmissionPlugin>> {
+        let plugins = self.server.admission.load();
+        plugins.iter().filter(|p| p.handles(operation, &self.resource, self.subresource)).cloned().collect()
     }
 
     /// Runs the mutating phase; the object comes back, changed or not.
@@ -61,16 +71,43 @@ impl Admission<'_> {
         old: Option<&Object>,
         options: &Object,
     ) -> Result<Object, Status> {
-        let plugins = self.server.admission.load_full();
-        if !plugins.iter().any(|p| p.handles(operation, &self.resource, self.subresource)) {
+        let plugins = self.plugins(operation);
+        if plugins.is_empty() {
             return Ok(object);
         }
         let mut attributes = self.attributes(operation, Some(object), old.cloned(), options);
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.resource, self.subresource)) {
-            plugin.admit(&mut attributes).await?;
+        self.admit(&plugins, &mut attributes).await?;
+        attributes.object.ok_or_else(|| Status::internal("an admission plugin dropped the object"))
+    }
+
+    /// The mutating plugins, twice if a webhook or policy asks for it.
+    async fn admit(&self, plugins: &[Arc<dyn AdmissionPlugin>], attributes: &mut Attributes) -> Result<(), Status> {
+        let mut result = self.admit_once(plugins, attributes).await;
+        if result.is_ok() && attributes.reinvocation.should_reinvoke {
+            attributes.reinvocation.is_reinvoke = true;
+            result = self.admit_once(plugins, attributes).await;
         }
         self.warnings.extend(std::mem::take(&mut attributes.warnings));
-        attributes.object.ok_or_else(|| Status::internal("an admission plugin dropped the object"))
+        self.note(&attributes.notes);
+        result
+    }
+
+    async fn admit_once(
+        &self,
+        plugins: &[Arc<dyn AdmissionPlugin>],
+        attributes: &mut Attributes,
+    ) -> Result<(), Status> {
+        for plugin in plugins {
+            plugin.admit(attributes).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what plugins said, also of a request that they refused.
+    fn note(&self, notes: &Notes) {
+        let noted = notes.take();
+        self.warnings.extend(noted.warnings);
+        self.warnings.annotate(noted.annotations);
     }
 
     /// Runs the validating phase.
@@ -81,15 +118,24 @@ impl Admission<'_> {
         old: Option<&Object>,
         options: &Object,
     ) -> Result<(), Status> {
-        let plugins = self.server.admission.load_full();
-        if !plugins.iter().any(|p| p.handles(operation, &self.resource, self.subresource)) {
+        let plugins = self.plugins(operation);
+        if plugins.is_empty() {
             return Ok(());
         }
         let attributes = self.attributes(operation, object.cloned(), old.cloned(), options);
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.resource, self.subresource)) {
-            plugin.validate(&attributes).await?;
+        self.check(&plugins, &attributes).await
+    }
+
+    async fn check(&self, plugins: &[Arc<dyn AdmissionPlugin>], attributes: &Attributes) -> Result<(), Status> {
+        let mut result = Ok(());
+        for plugin in plugins {
+            result = plugin.validate(attributes).await;
+            if result.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.note(&attributes.notes);
+        result
     }
 
     /// Both phases of a deletion or connection.
@@ -100,18 +146,12 @@ impl Admission<'_> {
         old: Option<&Object>,
         options: &Object,
     ) -> Result<(), Status> {
-        let plugins = self.server.admission.load_full();
-        if !plugins.iter().any(|p| p.handles(operation, &self.resource, self.subresource)) {
+        let plugins = self.plugins(operation);
+        if plugins.is_empty() {
             return Ok(());
         }
         let mut attributes = self.attributes(operation, object.cloned(), old.cloned(), options);
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.resource, self.subresource)) {
-            plugin.admit(&mut attributes).await?;
-        }
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.resource, self.subresource)) {
-            plugin.validate(&attributes).await?;
-        }
-        self.warnings.extend(std::mem::take(&mut attributes.warnings));
-        Ok(())
+        self.admit(&plugins, &mut attributes).await?;
+        self.check(&plugins, &attributes).await
     }
 }

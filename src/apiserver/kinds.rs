@@ -1,0 +1,93 @@
+//! The served kinds for code that sees objects of any kind: webhooks, policies.
+
+use std::sync::Arc;
+
+use api::services::{Kinds, ServedKind};
+use api::{Gvk, Gvr, Object, Status};
+use async_trait::async_trait;
+
+use crate::served::Served;
+use crate::server::ApiServer;
+
+fn describe(served: &Served) -> ServedKind {
+    ServedKind {
+        resource: served.gvr(),
+        gvk: served.def.gvk.clone(),
+        namespaced: served.def.namespaced,
+        schema: served.def.schema.clone(),
+    }
+}
+
+/// What the object says it is.
+fn gvk_of(object: &Object) -> Option<Gvk> {
+    let version = api::GroupVersion::parse(object.api_version())?;
+    Some(Gvk::new(version.group, version.version, object.kind()))
+}
+
+impl ApiServer {
+    fn served_kind(&self, gvk: &Gvk) -> Option<Arc<Served>> {
+        self.table.load().all.iter().find(|served| served.def.gvk == *gvk).cloned()
+    }
+}
+
+#[async_trait]
+impl Kinds for ApiServer {
+    fn kind(&self, gvk: &Gvk) -> Option<ServedKind> {
+        self.served_kind(gvk).map(|served| describe(&served))
+    }
+
+    fn kinds(&self) -> Vec<ServedKind> {
+        self.table.load().all.iter().map(|served| describe(served)).collect()
+    }
+
+    fn equivalents(&self, resource: &Gvr, subresource: &str) -> Vec<(Gvr, Gvk)> {
+        let table = self.table.load();
+        let Some(prefix) = table.get(resource).and_then(|s| s.stored.as_ref()).map(|s| s.cache.prefix.clone()) else {
+            return Vec::new();
+        };
+        let same = |served: &&Arc<Served>| served.stored.as_ref().is_some_and(|s| s.cache.prefix == prefix);
+        table
+            .all
+            .iter()
+            .filter(same)
+            .filter(|served| served.gvr() != *resource)
+            .filter_map(|served| match subresource {
+                "" => Some((served.gvr(), served.def.gvk.clone())),
+                name => served.def.subresource(name).map(|sub| (served.gvr(), sub.gvk.clone())),
+            })
+            .collect()
+    }
+
+    async fn convert(&self, object: Object, to: &Gvk) -> Result<Object, Status> {
+        let unknown = |gvk: &Gvk| Status::internal(format_args!("unable to convert to {gvk}: unknown kind"));
+        if object.api_version() == to.api_version() && object.kind() == to.kind {
+            return Ok(object);
+        }
+        let from = gvk_of(&object).ok_or_else(|| Status::internal("the object has no apiVersion"))?;
+        let source = self.served_kind(&from).ok_or_else(|| unknown(&from))?;
+        let target = self.served_kind(to).ok_or_else(|| unknown(to))?;
+        // What is stored has no version of its own: it is kept beside the conversion.
+        let version = object.resource_version().to_owned();
+        let stored = source.stored()?.view.to_stored(object)?;
+        let mut converted = target.stored()?.view.from_stored(stored)?;
+        converted.set_gvk(to);
+        if !version.is_empty() {
+            converted.set(&["metadata", "resourceVersion"], version);
+        }
+        Ok(converted)
+    }
+
+    fn complete(&self, mut object: Object) -> Result<Object, Status> {
+        let Some(gvk) = gvk_of(&object) else { return Ok(object) };
+        let Some(served) = self.served_kind(&gvk) else {
+            // Bodies of subresources have no defaults.
+            return Ok(object);
+        };
+        let schema = &served.def.schema;
+        api::codec::normalize(schema, &mut object).map_err(Status::internal)?;
+        object.set_gvk(&gvk);
+        api::schema::walk::default(schema, &mut object);
+        served.def.strategy.default(&mut object);
+        Ok(object)
+    }
+}
