@@ -21,7 +21,7 @@ use std::task::Waker;
 use api::Status;
 use base::Shutdown;
 use parking_lot::Mutex;
-use storage::{EventKind, Revision, Store, WatchMessage};
+use storage::{EventKind, Messages, Revision, Store, WatchMessage};
 use tokio::sync::{OnceCell, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -53,7 +53,7 @@ pub struct Cache {
 
 #[derive(Default)]
 struct State {
-    queue: Option<mpsc::Receiver<WatchMessage>>,
+    queue: Option<Messages>,
     /// The feed task, waiting for messages.
     feed: Option<Waker>,
     /// A list is in and `revision` can be resumed from.

@@ -140,6 +140,12 @@ impl Hub {
         }
     }
 
+    /// Ends every watch, and goes on from `revision`.
+    pub fn reset(&self, revision: Revision) {
+        self.close();
+        self.state.lock().revision = revision.0;
+    }
+
     /// Ends every watch; the receivers see the end of their channel.
     pub fn close(&self) {
         let mut state = self.state.lock();

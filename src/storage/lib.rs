@@ -2,10 +2,14 @@
 //!
 //! Never sees a Kubernetes type: keys and values are bytes.
 
+pub mod encryption;
+pub mod etcd;
 pub mod etcd_grpc;
 pub mod hub;
+pub mod snapshot;
 pub mod sqlite;
 pub mod store;
 
+pub use etcd::{EtcdOptions, EtcdStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::*;

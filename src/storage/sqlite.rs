@@ -21,6 +21,7 @@ mod lease;
 mod options;
 mod pool;
 mod recover;
+mod restore;
 mod rows;
 mod schema;
 mod state;
@@ -39,6 +40,7 @@ use base::Shutdown;
 pub use lease::TTL_MAX;
 pub use options::SqliteOptions;
 pub use recover::Identity;
+pub use restore::{Restored, restore};
 pub use schema::OpenError;
 
 use crate::hub::Attach;
@@ -70,18 +72,25 @@ impl SqliteStore {
     /// work is taken, what waits is answered, what was in memory only is written, and then [`Self::closed`] returns.
     pub async fn open(path: &Path, options: SqliteOptions, shutdown: Shutdown) -> Result<Arc<Self>, StoreError> {
         let open_path = path.to_owned();
-        let (queue_len, queue_bytes, history) = (options.queue_len, options.queue_bytes, options.history);
+        let (queue_len, queue_bytes) = (options.queue_len, options.queue_bytes);
+        let (history, revisions) = (options.history, options.history_revisions);
         let readers = Readers::new(path.to_owned(), options.readers);
-        let opening = tokio::task::spawn_blocking(move || open_writer(&open_path, options));
-        let writer = opening
+        let opening = tokio::task::spawn_blocking(move || {
+            open_writer(&open_path, options).map_err(|error| schema::while_opening(error, &open_path))
+        });
+        let (writer, unchecked) = opening
             .await
             .map_err(|error| StoreError::Engine { step: "open the database", source: Box::new(error) })??;
         let shared = writer.shared.clone();
         let (commands, queue) = mpsc::channel(queue_len.max(1));
         let tasks = TaskTracker::new();
         tasks.spawn(expiry::expire(shared.clone(), commands.downgrade(), shutdown.clone()));
-        if let Some(history) = history {
-            tasks.spawn(compact::keep_history(shared.clone(), commands.downgrade(), history, shutdown.clone()));
+        if history.is_some() || revisions.is_some() {
+            let keep = compact::Keep { history, revisions };
+            tasks.spawn(compact::keep_history(shared.clone(), commands.downgrade(), keep, shutdown.clone()));
+        }
+        if unchecked {
+            tasks.spawn(check_in_use(shared.clone(), readers.clone(), path.to_owned()));
         }
         let run = writer::run(writer, queue, shutdown.clone());
         let (closing, stopping) = (readers.clone(), shutdown.clone());
@@ -175,15 +184,39 @@ impl SqliteStore {
     }
 }
 
-fn open_writer(path: &Path, options: SqliteOptions) -> Result<Writer, StoreError> {
+/// Checks the whole database while it is in use. If it is damaged, the next start is told and this one ends.
+async fn check_in_use(shared: Arc<Shared>, readers: Arc<Readers>, path: PathBuf) {
+    let checked = path.clone();
+    let result = readers.read(move |conn| schema::quick_check(conn, &checked)).await;
+    match result {
+        Ok(()) => tracing::info!("the database is whole"),
+        Err(StoreError::Stopped) => {}
+        Err(error) => match OpenError::of(&error) {
+            Some(OpenError::Damaged { report, .. }) => {
+                tracing::error!(error = %base::chain(&error), "the database is damaged: storage stops");
+                if let Err(error) = restore::condemn(&path, report) {
+                    tracing::error!(%error, "could not leave word of the damage for the next start");
+                }
+                shared.failed.cancel();
+            }
+            _ => tracing::warn!(error = %base::chain(&error), "could not check the database"),
+        },
+    }
+}
+
+/// The writer, and whether the database is still to be checked.
+fn open_writer(path: &Path, options: SqliteOptions) -> Result<(Writer, bool), StoreError> {
     let mut opened = schema::open(path, &options)?;
     let folding = checkpoint::Folding::new(&mut opened.conn, path, options.wal_bytes)?;
     let state = recover::recover(&opened.conn, path, &options.ephemeral_prefixes)?;
     tracing::info!(path = %path.display(), revision = state.revision, "opened the database");
     backup::remove_stale_copies(path);
     let (revision, compaction) = (state.revision, compact::Compaction::resume(state.compacted, state.cursor));
+    let unchecked = state.unchecked;
     let shared = Arc::new(Shared::new(options, state));
-    Ok(Writer { conn: opened.conn, shared, revision, ceiling: revision, compaction, folding, lock: opened.lock })
+    let writer =
+        Writer { conn: opened.conn, shared, revision, ceiling: revision, compaction, folding, lock: opened.lock };
+    Ok((writer, unchecked))
 }
 
 #[async_trait]
@@ -214,11 +247,11 @@ impl Store for SqliteStore {
         let (sender, messages) = mpsc::channel::<WatchMessage>(self.shared.options.watch_queue_len.max(1) + 1);
         let seen = (options.start.0 > 0).then_some(Revision(options.start.0 - 1));
         match self.shared.hub.attach(&range, options.prev_kv, options.start, seen, sender) {
-            Attach::Done(revision) => Ok(Watch { messages, revision }),
+            Attach::Done(revision) => Ok(Watch { messages: messages.into(), revision }),
             Attach::Behind(revision, sender) => {
                 let (shared, readers) = (self.shared.clone(), self.readers.clone());
                 self.tasks.spawn(history::catch_up(shared, readers, range, options, sender, self.shutdown.clone()));
-                Ok(Watch { messages, revision })
+                Ok(Watch { messages: messages.into(), revision })
             }
         }
     }

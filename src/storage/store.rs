@@ -1,6 +1,8 @@
 //! The [`Store`] contract that both engines keep.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -188,9 +190,62 @@ pub struct WatchOptions {
     pub prev_kv: bool,
 }
 
+/// Changes messages on their way to the receiver.
+type Decode = Arc<dyn Fn(WatchMessage) -> WatchMessage + Send + Sync>;
+
+/// The messages of one watch, in a bounded queue.
+pub struct Messages {
+    queue: mpsc::Receiver<WatchMessage>,
+    decode: Option<Decode>,
+}
+
+impl From<mpsc::Receiver<WatchMessage>> for Messages {
+    fn from(queue: mpsc::Receiver<WatchMessage>) -> Self {
+        Self { queue, decode: None }
+    }
+}
+
+impl Messages {
+    /// The same messages, each changed by `decode` when it is taken: what waits in the queue waits unchanged, so that
+    /// nothing stands between the store and the receiver.
+    pub(crate) fn decoded(self, decode: impl Fn(WatchMessage) -> WatchMessage + Send + Sync + 'static) -> Self {
+        Self { queue: self.queue, decode: Some(Arc::new(decode)) }
+    }
+
+    /// The next message; `None` when the watch is over. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<WatchMessage> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The next message if one waits.
+    pub fn try_recv(&mut self) -> Result<WatchMessage, mpsc::error::TryRecvError> {
+        self.queue.try_recv().map(|message| decode(self.decode.as_ref(), message))
+    }
+
+    /// As [`Self::recv`], for hand-written futures.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchMessage>> {
+        self.queue.poll_recv(cx).map(|message| message.map(|message| decode(self.decode.as_ref(), message)))
+    }
+}
+
+impl futures::Stream for Messages {
+    type Item = WatchMessage;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchMessage>> {
+        self.get_mut().poll_recv(cx)
+    }
+}
+
+fn decode(decode: Option<&Decode>, message: WatchMessage) -> WatchMessage {
+    match decode {
+        Some(decode) => decode(message),
+        None => message,
+    }
+}
+
 /// A running watch; dropping it ends it.
 pub struct Watch {
-    pub messages: mpsc::Receiver<WatchMessage>,
+    pub messages: Messages,
     /// The store's revision when the watch was registered.
     pub revision: Revision,
 }

@@ -20,7 +20,9 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::errors::status;
 use super::{OVERHEAD_BYTES, Service, key_range, key_value};
-use crate::store::{Event, EventKind, KeyRange, Revision, Store, StoreError, Watch, WatchMessage, WatchOptions};
+use crate::store::{
+    Event, EventKind, KeyRange, Messages, Revision, Store, StoreError, Watch, WatchMessage, WatchOptions,
+};
 
 /// How often a quiet watch that asked for it is told how far it is (etcd `progressReportInterval`).
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
@@ -56,7 +58,7 @@ struct Session {
     service: Service,
     answers: mpsc::Sender<Result<PbWatchResponse, Status>>,
     watches: HashMap<i64, Watcher>,
-    messages: StreamMap<i64, ReceiverStream<WatchMessage>>,
+    messages: StreamMap<i64, Messages>,
     next_id: i64,
     /// The client asked to be told when all watches have come to this revision.
     progress_wanted: Option<Revision>,
@@ -191,7 +193,7 @@ impl Session {
             self.report_at = Some(Instant::now() + PROGRESS_INTERVAL);
         }
         let answer = self.answer(id, watch.revision);
-        self.messages.insert(id, ReceiverStream::new(watch.messages));
+        self.messages.insert(id, watch.messages);
         self.watches.insert(id, watcher);
         self.send(PbWatchResponse { created: true, ..answer }).await
     }
@@ -250,7 +252,7 @@ impl Session {
         let options = WatchOptions { start: Revision(watcher.seen.0 + 1), prev_kv: watcher.prev_kv };
         let Watch { messages, .. } =
             self.service.store.watch(watcher.range.clone(), options).await.map_err(|_| Gone)?;
-        self.messages.insert(id, ReceiverStream::new(messages));
+        self.messages.insert(id, messages);
         Ok(())
     }
 

@@ -28,6 +28,13 @@ pub(super) struct Apply<'a> {
     pub outcome: Outcome,
 }
 
+/// The branches that a transaction takes.
+struct Path {
+    succeeded: bool,
+    /// Of the transactions in the branch, in their order.
+    nested: Vec<Path>,
+}
+
 /// What a transaction did.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -43,6 +50,12 @@ pub(super) struct Outcome {
 
 impl Apply<'_> {
     pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnResult, StoreError> {
+        let path = self.path(txn)?;
+        self.take(txn, &path)
+    }
+
+    /// Decides which branches are taken, nested ones too, before anything is written (etcd `compareToPath`).
+    fn path(&self, txn: &Txn) -> Result<Path, StoreError> {
         let mut succeeded = true;
         for compare in &txn.compare {
             if !self.holds(compare)? {
@@ -50,7 +63,19 @@ impl Apply<'_> {
                 break;
             }
         }
+        let mut nested = Vec::new();
+        for op in if succeeded { &txn.success } else { &txn.failure } {
+            if let Op::Txn(inner) = op {
+                nested.push(self.path(inner)?);
+            }
+        }
+        Ok(Path { succeeded, nested })
+    }
+
+    fn take(&mut self, txn: &Txn, path: &Path) -> Result<TxnResult, StoreError> {
+        let succeeded = path.succeeded;
         let ops = if succeeded { &txn.success } else { &txn.failure };
+        let mut nested = path.nested.iter();
         let mut results = Vec::with_capacity(ops.len());
         for op in ops {
             results.push(match op {
@@ -60,7 +85,10 @@ impl Apply<'_> {
                     OpResult::Delete { deleted, prev }
                 }
                 Op::Range { range, options } => OpResult::Range(self.range(range, options)?),
-                Op::Txn(inner) => OpResult::Txn(self.txn(inner)?),
+                Op::Txn(inner) => match nested.next() {
+                    Some(path) => OpResult::Txn(self.take(inner, path)?),
+                    None => unreachable!("a path has a part for every nested transaction"),
+                },
             });
         }
         Ok(TxnResult { succeeded, revision: Revision(self.newest()), results })

@@ -194,17 +194,34 @@ pub(super) fn defragment(writer: &mut Writer) -> Result<(), StoreError> {
         .map_err(sql("defragment"))
 }
 
-/// Keeps `history` of the past and compacts what is older; sleeps while nothing is written.
+/// How much history is kept: what is older than `history`, or more than `revisions` back, goes.
+pub(super) struct Keep {
+    pub history: Option<Duration>,
+    pub revisions: Option<i64>,
+}
+
+/// Returns when more than `keep` and a tenth have been written since `start` and the last compaction.
+async fn overflow(shared: &Shared, keep: Option<i64>, start: i64) {
+    let Some(keep) = keep else { return std::future::pending().await };
+    let base = start.max(shared.compacted());
+    let mut revision = shared.revision.subscribe();
+    // The sender lives as long as `shared`.
+    drop(revision.wait_for(|newest| newest - base > keep + keep / 10).await);
+}
+
+/// Compacts as `keep` says; sleeps while nothing is written.
 pub(super) async fn keep_history(
     shared: Arc<Shared>,
     commands: mpsc::WeakSender<Command>,
-    history: Duration,
+    keep: Keep,
     shutdown: Shutdown,
 ) {
+    let start = shared.current();
+    let history = keep.history.unwrap_or(Duration::MAX);
     let mut revision = shared.revision.subscribe();
     // When the store was at which revision.
     let mut marks: VecDeque<(Instant, i64)> = VecDeque::new();
-    let interval = (history / 5).max(Duration::from_secs(1));
+    let interval = (history / 5).clamp(Duration::from_secs(1), Duration::from_secs(24 * 3600));
     loop {
         let wait = async {
             match marks.front() {
@@ -219,6 +236,7 @@ pub(super) async fn keep_history(
             biased;
             () = shutdown.cancelled() => return,
             more = wait => if !more { return },
+            () = overflow(&shared, keep.revisions, start) => {}
         }
         let now = Instant::now();
         let current = *revision.borrow_and_update();
@@ -226,8 +244,12 @@ pub(super) async fn keep_history(
             marks.push_back((now, current));
         }
         let mut target = None;
-        while marks.front().is_some_and(|(at, _)| *at + history <= now) {
+        while marks.front().is_some_and(|(at, _)| now.duration_since(*at) >= history) {
             target = marks.pop_front().map(|(_, revision)| revision);
+        }
+        if let Some(keep) = keep.revisions {
+            let oldest = current - keep;
+            target = target.max((oldest > start.max(shared.compacted())).then_some(oldest));
         }
         let Some(target) = target.filter(|target| *target > shared.compacted()) else { continue };
         let (reply, answer) = oneshot::channel();

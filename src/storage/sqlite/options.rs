@@ -24,6 +24,8 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// How much history to keep. `None`: until someone calls `compact`.
     pub history: Option<Duration>,
+    /// How many revisions of history to keep at most, of those written since the start. `None`: as `history` says.
+    pub history_revisions: Option<i64>,
     /// The write-ahead log is folded into the database when it has grown by this size, in bytes; one twice as large is
     /// cut back afterwards.
     pub wal_bytes: u64,
@@ -43,6 +45,7 @@ impl Default for SqliteOptions {
             watch_queue_len: 1024,
             readers: 4,
             history: Some(Duration::from_secs(300)),
+            history_revisions: Some(1_000_000),
             wal_bytes: 16 * 1024 * 1024,
             bytes_max: None,
         }

@@ -22,7 +22,12 @@ pub(super) struct Recovered {
     pub ephemeral: Ephemeral,
     pub leases: Leases,
     pub identity: Identity,
+    /// The last run did not stop in order, and the database is too large to check it before it is used.
+    pub unchecked: bool,
 }
+
+/// A database up to this size is checked before it is used; a larger one while it is used. In bytes.
+const CHECKED_AT_ONCE: u64 = 64 * 1024 * 1024;
 
 /// Random numbers that a database keeps for its life: what etcd calls the cluster and the member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +39,12 @@ pub struct Identity {
 /// Reads the state of the last run and marks the database as in use.
 pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Result<Recovered, StoreError> {
     let clean = meta(conn, "clean")?;
+    let large = std::fs::metadata(path).map_or(0, |meta| meta.len()) > CHECKED_AT_ONCE;
     if clean == Some(0) {
         tracing::info!("the last run did not stop in order: checking the database");
-        quick_check(conn, path)?;
+        if !large {
+            quick_check(conn, path)?;
+        }
     }
     let newest: Option<i64> = conn.query_row("SELECT max(id) FROM rev", [], |row| row.get(0)).map_err(sql(READ))?;
     let compacted = meta(conn, "compacted")?.unwrap_or(0);
@@ -65,7 +73,15 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     };
     in_use()?;
     let identity = Identity { cluster: cluster as u64, member: member as u64 };
-    Ok(Recovered { revision, compacted, cursor, ephemeral, leases: Leases::new(leases, keys), identity })
+    Ok(Recovered {
+        revision,
+        compacted,
+        cursor,
+        ephemeral,
+        leases: Leases::new(leases, keys),
+        identity,
+        unchecked: large && clean == Some(0),
+    })
 }
 
 fn kept_rows(conn: &Connection) -> Result<Vec<Row>, StoreError> {

@@ -103,6 +103,10 @@ pub(super) struct Opened {
 /// Opens or creates the database at `path`. Blocks.
 pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, StoreError> {
     let lock = lock(path)?;
+    super::restore::complete(path)?;
+    if let Some(report) = super::restore::condemned(path) {
+        return Err(failed(OpenError::Damaged { path: path.to_owned(), report }));
+    }
     check_file(path)?;
     let conn = Connection::open_with_flags(
         path,
@@ -156,7 +160,7 @@ fn io_error(path: &Path, source: io::Error) -> StoreError {
     }
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
@@ -174,6 +178,11 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(failed(OpenError::InUse { path: path.to_owned() })),
         Err(TryLockError::Error(error)) => Err(io_error(&lock_path, error)),
     }
+}
+
+/// Makes an empty file that nobody but the owner reads.
+pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
+    check_file(path)
 }
 
 /// SQLite answers "unable to open database file" to everything; the file system says why.
@@ -199,7 +208,7 @@ fn restrict(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<(), StoreError> {
+pub(super) fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<(), StoreError> {
     let number = |pragma: &str| conn.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(at(path));
     let application = number("application_id")?;
     let version = number("user_version")?;
@@ -248,6 +257,28 @@ pub(super) fn quick_check(conn: &Connection, path: &Path) -> Result<(), StoreErr
         return Ok(());
     }
     Err(failed(OpenError::Damaged { path: path.to_owned(), report }))
+}
+
+/// An error while a database was opened: if SQLite stumbled over its contents, that the database is damaged.
+pub(super) fn while_opening(error: StoreError, path: &Path) -> StoreError {
+    let StoreError::Engine { source, .. } = &error else { return error };
+    match source.downcast_ref() {
+        Some(rusqlite::Error::SqliteFailure(failure, text)) if failure.code == ErrorCode::DatabaseCorrupt => {
+            let report = text.clone().unwrap_or_else(|| "malformed".to_owned());
+            failed(OpenError::Damaged { path: path.to_owned(), report })
+        }
+        _ => error,
+    }
+}
+
+impl OpenError {
+    /// The error behind `error`, if opening a database failed with it.
+    pub fn of(error: &StoreError) -> Option<&Self> {
+        match error {
+            StoreError::Engine { source, .. } => source.downcast_ref(),
+            _ => None,
+        }
+    }
 }
 
 /// A number in `meta`.

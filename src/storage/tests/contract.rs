@@ -1,22 +1,77 @@
-//! The behaviour that every engine of the store must show, run against the SQLite engine.
+//! The behaviour that every engine of the store must show, run against the SQLite engine and, where its binary is found
+//! (`ETCD`, or the conformance kit's), against a real etcd.
 
 use std::sync::Arc;
 
 use base::Shutdown;
 use bytes::Bytes;
 use storage::{
-    Compare, CompareResult, CompareTarget, EventKind, KeyRange, LeaseId, Op, OpResult, Put, RangeOptions, RangeResult,
-    Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, TxnResult, Watch, WatchMessage, WatchOptions,
+    Compare, CompareResult, CompareTarget, EtcdOptions, EtcdStore, EventKind, KeyRange, LeaseId, Op, OpResult, Put,
+    RangeOptions, RangeResult, Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, TxnResult, Watch,
+    WatchMessage, WatchOptions,
 };
 
-struct Bench {
+#[path = "contract/etcd_process.rs"]
+mod etcd_process;
+
+use etcd_process::EtcdProcess;
+
+struct Bench<S = SqliteStore> {
     dir: tempfile::TempDir,
     shutdown: Shutdown,
-    store: Arc<SqliteStore>,
+    store: Arc<S>,
+    /// The server behind the engine, if it has one.
+    _server: Option<EtcdProcess>,
 }
 
 fn options() -> SqliteOptions {
     SqliteOptions { ephemeral_prefixes: vec!["/e/".into()], history: None, ..SqliteOptions::default() }
+}
+
+/// Runs each test on both engines.
+macro_rules! on_both_engines {
+    ($($test:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Bench::new().await).await;
+            })*
+        }
+        mod etcd {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(bench) = super::Bench::on_etcd().await {
+                    super::$test(bench).await;
+                }
+            })*
+        }
+    };
+}
+
+on_both_engines! {
+    keys_have_revisions_and_versions
+    the_past_can_be_read
+    pages_count_what_is_left
+    transactions_compare_and_choose
+    transactions_are_one_revision_and_all_or_nothing
+    concurrent_writers_get_a_revision_each
+    watches_begin_anywhere_without_gap_or_repeat
+    acknowledged_writes_have_been_told
+    compaction_forgets_the_past_only
+    leases_end_with_their_keys
+    a_stopped_store_says_so
+}
+
+impl Bench<EtcdStore> {
+    /// `None`, with a word why, where there is no etcd.
+    async fn on_etcd() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let server = EtcdProcess::start(dir.path()).await?;
+        let shutdown = Shutdown::new();
+        let options = EtcdOptions { history: None, ..EtcdOptions::new(vec![server.endpoint.clone()], None) };
+        let store = EtcdStore::open(options, shutdown.clone()).await.unwrap();
+        Some(Self { dir, shutdown, store, _server: Some(server) })
+    }
 }
 
 impl Bench {
@@ -28,7 +83,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::new();
         let store = SqliteStore::open(&dir.path().join("db"), options, shutdown.clone()).await.unwrap();
-        Self { dir, shutdown, store }
+        Self { dir, shutdown, store, _server: None }
     }
 
     async fn restart(self) -> Self {
@@ -37,9 +92,11 @@ impl Bench {
         drop(self.store);
         let shutdown = Shutdown::new();
         let store = SqliteStore::open(&self.dir.path().join("db"), options(), shutdown.clone()).await.unwrap();
-        Self { dir: self.dir, shutdown, store }
+        Self { dir: self.dir, shutdown, store, _server: None }
     }
+}
 
+impl<S: Store + 'static> Bench<S> {
     async fn put(&self, key: &str, value: &str) -> i64 {
         self.txn(vec![put(key, value)]).await.revision.0
     }
@@ -70,6 +127,11 @@ impl Bench {
 
     async fn watch(&self, prefix: &str, start: i64) -> Watch {
         let options = WatchOptions { start: Revision(start), prev_kv: true };
+        self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap()
+    }
+
+    async fn plain_watch(&self, prefix: &str, start: i64) -> Watch {
+        let options = WatchOptions { start: Revision(start), prev_kv: false };
         self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap()
     }
 }
@@ -113,9 +175,7 @@ async fn next(watch: &mut Watch) -> String {
     }
 }
 
-#[tokio::test]
-async fn keys_have_revisions_and_versions() {
-    let bench = Bench::new().await;
+async fn keys_have_revisions_and_versions<S: Store + 'static>(bench: Bench<S>) {
     assert_eq!(bench.store.revision().await.unwrap(), Revision(1));
     for prefix in ["/d/", "/e/"] {
         let key = format!("{prefix}a");
@@ -132,9 +192,7 @@ async fn keys_have_revisions_and_versions() {
     }
 }
 
-#[tokio::test]
-async fn the_past_can_be_read() {
-    let bench = Bench::new().await;
+async fn the_past_can_be_read<S: Store + 'static>(bench: Bench<S>) {
     bench.put("/d/a", "1").await; // 2
     bench.put("/e/a", "2").await; // 3
     bench.txn(vec![put("/d/a", "3"), put("/e/a", "4"), put("/d/b", "5")]).await; // 4
@@ -159,9 +217,7 @@ async fn the_past_can_be_read() {
     assert!(matches!(bench.range("/", 7, 0).await, Err(StoreError::FutureRevision)));
 }
 
-#[tokio::test]
-async fn pages_count_what_is_left() {
-    let bench = Bench::new().await;
+async fn pages_count_what_is_left<S: Store + 'static>(bench: Bench<S>) {
     for n in 0..10 {
         bench.put(&format!("/d/{n}"), "v").await;
     }
@@ -182,9 +238,7 @@ async fn pages_count_what_is_left() {
     assert_eq!(empty.await.unwrap().count, 0);
 }
 
-#[tokio::test]
-async fn transactions_compare_and_choose() {
-    let bench = Bench::new().await;
+async fn transactions_compare_and_choose<S: Store + 'static>(bench: Bench<S>) {
     bench.put("/d/a", "1").await;
     let check = |target: CompareTarget, result: CompareResult, key: &'static str, wanted: bool| {
         let bench = &bench;
@@ -211,9 +265,7 @@ async fn transactions_compare_and_choose() {
     assert!(!bench.store.txn(one()).await.unwrap().succeeded);
 }
 
-#[tokio::test]
-async fn transactions_are_one_revision_and_all_or_nothing() {
-    let bench = Bench::new().await;
+async fn transactions_are_one_revision_and_all_or_nothing<S: Store + 'static>(bench: Bench<S>) {
     let mut watch = bench.watch("/", 0).await;
     let inner = Txn {
         compare: vec![Compare {
@@ -228,24 +280,23 @@ async fn transactions_are_one_revision_and_all_or_nothing() {
     let result = bench.txn(vec![put("/d/a", "1"), put("/e/a", "1"), Op::Txn(Box::new(inner)), read]).await;
     assert_eq!(result.revision, Revision(2));
     match &result.results[3] {
-        OpResult::Range(range) => assert_eq!(show(range), "/d/a=1 /d/b=2 /e/a=1"),
+        // The inner condition was looked at before the outer writes.
+        OpResult::Range(range) => assert_eq!(show(range), "/d/a=1 /d/c=3 /e/a=1"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(next(&mut watch).await, "2:+/d/a=1,+/e/a=1,+/d/b=2");
+    assert_eq!(next(&mut watch).await, "2:+/d/a=1,+/e/a=1,+/d/c=3");
 
     let missing = Op::Put(Put { key: "/d/none".into(), ignore_value: true, ..Put::default() });
     let error = bench.refused(vec![put("/d/a", "9"), put("/e/a", "9"), missing]).await;
     assert!(matches!(error, StoreError::KeyNotFound));
-    assert_eq!(bench.list("/", 0).await, "/d/a=1 /d/b=2 /e/a=1");
+    assert_eq!(bench.list("/", 0).await, "/d/a=1 /d/c=3 /e/a=1");
     assert_eq!(bench.put("/d/z", "1").await, 3);
     let none = bench.txn(vec![Op::Delete { range: KeyRange::key("/none"), prev_kv: true }]).await;
     assert_eq!(none.revision, Revision(3));
     assert!(matches!(bench.refused(vec![leased("/d/a", LeaseId(7))]).await, StoreError::LeaseNotFound));
 }
 
-#[tokio::test]
-async fn concurrent_writers_get_a_revision_each() {
-    let bench = Bench::new().await;
+async fn concurrent_writers_get_a_revision_each<S: Store + 'static>(bench: Bench<S>) {
     let mut watch = bench.watch("/", 0).await;
     let tasks: Vec<_> = (0..200)
         .map(|n| {
@@ -270,9 +321,7 @@ async fn concurrent_writers_get_a_revision_each() {
     assert_eq!(bench.range("/d/", 0, 0).await.unwrap().count, 180);
 }
 
-#[tokio::test]
-async fn watches_begin_anywhere_without_gap_or_repeat() {
-    let bench = Bench::new().await;
+async fn watches_begin_anywhere_without_gap_or_repeat<S: Store + 'static>(bench: Bench<S>) {
     bench.put("/d/a", "1").await; // 2
     bench.put("/e/a", "2").await; // 3
     bench.txn(vec![put("/d/a", "3"), put("/x", "3"), put("/e/a", "4")]).await; // 4
@@ -280,6 +329,8 @@ async fn watches_begin_anywhere_without_gap_or_repeat() {
     let mut all = bench.watch("/", 2).await;
     let mut durable = bench.watch("/d/", 3).await;
     let mut future = bench.watch("/", 7).await;
+    let mut plain = bench.plain_watch("/", 2).await;
+    let mut plain_future = bench.plain_watch("/", 7).await;
     bench.put("/d/a", "5").await; // 6
     bench.put("/d/b", "6").await; // 7
     assert_eq!(next(&mut all).await, "2:+/d/a=1");
@@ -291,10 +342,59 @@ async fn watches_begin_anywhere_without_gap_or_repeat() {
     assert_eq!(next(&mut durable).await, "5:-/d/a(3)");
     assert_eq!(next(&mut durable).await, "6:+/d/a=5");
     assert_eq!(next(&mut future).await, "7:+/d/b=6");
+    assert_eq!(next(&mut plain_future).await, "7:+/d/b=6");
+    for wanted in ["2:+/d/a=1", "3:+/e/a=2", "4:+/d/a=3,+/x=3,+/e/a=4", "5:-/d/a", "6:+/d/a=5", "7:+/d/b=6"] {
+        assert_eq!(next(&mut plain).await, wanted);
+    }
     bench.put("/z", "7").await;
     assert_eq!(next(&mut durable).await, "7:+/d/b=6");
     bench.store.request_progress().await.unwrap();
     assert_eq!(next(&mut durable).await, "progress 8");
+}
+
+/// Whoever has the answer to a write, or the newest revision, has been handed every event up to it.
+async fn acknowledged_writes_have_been_told<S: Store + 'static>(bench: Bench<S>) {
+    let mut watch = bench.plain_watch("/d/", 0).await;
+    let mut exact = bench.plain_watch("/d/a", 0).await;
+    for n in 2..40 {
+        assert_eq!(bench.put("/d/a", &n.to_string()).await, n);
+        let wanted = format!("{n}:+/d/a={n}");
+        for watch in [&mut watch, &mut exact] {
+            match watch.messages.try_recv() {
+                Ok(WatchMessage::Events { revision, .. }) => assert_eq!(revision.0, n),
+                other => panic!("{wanted}: {other:?}"),
+            }
+        }
+        assert_eq!(bench.store.revision().await.unwrap().0, n);
+    }
+    bench.put("/x", "1").await;
+    bench.store.request_progress().await.unwrap();
+    assert_eq!(next(&mut watch).await, "progress 40");
+    // A watch that begins in the past joins those and is told as they are.
+    let mut late = bench.plain_watch("/d/", 30).await;
+    for n in 30..40 {
+        assert_eq!(next(&mut late).await, format!("{n}:+/d/a={n}"));
+    }
+    bench.put("/d/b", "1").await;
+    assert_eq!(next(&mut late).await, "41:+/d/b=1");
+}
+
+async fn leases_end_with_their_keys<S: Store + 'static>(bench: Bench<S>) {
+    let lease = bench.store.lease_grant(LeaseId(42), 600).await.unwrap();
+    assert_eq!((lease.id, lease.ttl), (LeaseId(42), 600));
+    assert!(matches!(bench.store.lease_grant(LeaseId(42), 600).await, Err(StoreError::LeaseExists)));
+    assert_eq!(bench.store.lease_keep_alive(LeaseId(42)).await.unwrap(), 600);
+    assert!(matches!(bench.store.lease_keep_alive(LeaseId(43)).await, Err(StoreError::LeaseNotFound)));
+    bench.txn(vec![leased("/d/a", lease.id), leased("/e/a", lease.id), put("/d/b", "free")]).await;
+    let status = bench.store.lease_status(lease.id, true).await.unwrap();
+    assert_eq!((status.granted_ttl, status.keys.len()), (600, 2));
+    assert_eq!(bench.store.leases().await.unwrap(), [lease.id]);
+    let mut watch = bench.plain_watch("/", 0).await;
+    bench.store.lease_revoke(lease.id).await.unwrap();
+    assert_eq!(next(&mut watch).await, "3:-/d/a,-/e/a");
+    assert!(matches!(bench.store.lease_revoke(lease.id).await, Err(StoreError::LeaseNotFound)));
+    assert_eq!(bench.store.lease_status(lease.id, false).await.unwrap().ttl, -1);
+    assert_eq!(bench.list("/", 0).await, "/d/b=free");
 }
 
 #[tokio::test]
@@ -316,9 +416,7 @@ async fn slow_watches_end_lagged() {
     }
 }
 
-#[tokio::test]
-async fn compaction_forgets_the_past_only() {
-    let bench = Bench::new().await;
+async fn compaction_forgets_the_past_only<S: Store + 'static>(bench: Bench<S>) {
     for prefix in ["/d/", "/e/"] {
         for n in 0..5 {
             bench.put(&format!("{prefix}a"), &n.to_string()).await; // 2..6, 9..13
@@ -327,20 +425,31 @@ async fn compaction_forgets_the_past_only() {
         bench.delete(KeyRange::key(format!("{prefix}b"))).await; // 8, 15
     }
     let before = bench.list("/", 11).await;
-    bench.store.compact_physical(Revision(8)).await.unwrap();
+    bench.store.compact(Revision(8)).await.unwrap();
     assert!(matches!(bench.range("/", 7, 0).await, Err(StoreError::Compacted { compact_revision: Revision(8) })));
     assert_eq!(bench.list("/", 8).await, "/d/a=4");
     assert_eq!(bench.list("/", 11).await, before);
     let mut watch = bench.watch("/", 7).await;
     assert_eq!(next(&mut watch).await, "compacted 8");
     assert_eq!(next(&mut watch).await, "end");
-    let mut watch = bench.watch("/", 8).await;
+    let mut watch = bench.plain_watch("/", 8).await;
     assert_eq!(next(&mut watch).await, "8:-/d/b");
     assert!(matches!(bench.store.compact(Revision(8)).await, Err(StoreError::Compacted { .. })));
     assert!(matches!(bench.store.compact(Revision(99)).await, Err(StoreError::FutureRevision)));
     bench.put("/d/a", "5").await; // 16
-    bench.store.compact_physical(Revision(16)).await.unwrap();
+    bench.store.compact(Revision(16)).await.unwrap();
     assert_eq!(bench.list("/", 0).await, "/d/a=5 /e/a=4");
+}
+
+#[tokio::test]
+async fn compaction_is_for_ever() {
+    let bench = Bench::new().await;
+    bench.txn(vec![put("/d/a", "5"), put("/e/a", "4")]).await;
+    for n in 0..13 {
+        bench.put("/d/b", &n.to_string()).await;
+    }
+    bench.delete(KeyRange::key("/d/b")).await; // 16
+    bench.store.compact_physical(Revision(16)).await.unwrap();
     let bench = bench.restart().await;
     assert_eq!(bench.list("/", 0).await, "/d/a=5 /e/a=4");
     assert!(matches!(bench.range("/d", 15, 0).await, Err(StoreError::Compacted { .. })));
@@ -414,6 +523,18 @@ async fn history_is_kept_for_its_time() {
     assert_eq!(bench.list("/", 0).await, "/d/a=3");
 }
 
+#[tokio::test(start_paused = true)]
+async fn history_is_bounded_by_count() {
+    let bench = Bench::with(SqliteOptions { history_revisions: Some(100), ..options() }).await;
+    for n in 0..150 {
+        bench.put("/d/a", &n.to_string()).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let compacted = bench.store.compacted().0;
+    assert!((12..=51).contains(&compacted), "{compacted}");
+    assert_eq!(bench.list("/", 0).await, "/d/a=149");
+}
+
 #[tokio::test]
 async fn writes_in_memory_leave_the_disk_alone() {
     let bench = Bench::new().await;
@@ -478,11 +599,10 @@ async fn a_backup_is_a_store() {
     copy.closed().await;
 }
 
-#[tokio::test]
-async fn a_stopped_store_says_so() {
-    let bench = Bench::new().await;
+async fn a_stopped_store_says_so<S: Store + 'static>(bench: Bench<S>) {
+    let mut watch = bench.plain_watch("/", 0).await;
     bench.shutdown.cancel();
-    bench.store.closed().await;
+    assert_eq!(next(&mut watch).await, "end");
     assert!(matches!(bench.refused(vec![put("/d/a", "1")]).await, StoreError::Stopped));
     assert!(matches!(bench.range("/", 0, 0).await, Err(StoreError::Stopped)));
 }

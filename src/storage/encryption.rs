@@ -1,0 +1,335 @@
+//! Encryption at rest: a [`Store`] in front of another that encrypts the values of chosen keys.
+//!
+//! Which keys, by prefix, and how is a [`Rules`] value that can be replaced while the store runs. A value is read with
+//! whichever provider wrote it and written with the first one of its rule, so keys are rotated by putting a new one
+//! first, [rewriting](EncryptedStore::rewrite) what is stored, and taking the old one away.
+
+mod provider;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use provider::{Cipher, ValueError};
+
+use crate::store::{
+    Compare, CompareResult, CompareTarget, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResult, Put,
+    RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch, WatchMessage, WatchOptions,
+};
+use provider::{Provider, described_prefix};
+
+/// Keys looked at in one read when values are written anew.
+const PAGE: usize = 200;
+
+/// Which keys' values are encrypted, and how.
+#[derive(Clone, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone)]
+struct Rule {
+    prefixes: Vec<KeyRange>,
+    providers: Vec<Provider>,
+}
+
+/// One provider of a rule.
+#[derive(Clone)]
+pub enum ProviderSpec {
+    /// Values as they are.
+    Identity,
+    /// A cipher with its keys, name and secret; the first one writes.
+    Keys(Cipher, Vec<(String, Vec<u8>)>),
+}
+
+impl std::fmt::Debug for ProviderSpec {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Identity => f.write_str("Identity"),
+            Self::Keys(cipher, keys) => f
+                .debug_tuple("Keys")
+                .field(cipher)
+                .field(&keys.iter().map(|(name, _)| name).collect::<Vec<_>>())
+                .finish(),
+        }
+    }
+}
+
+impl Rules {
+    /// Adds a rule for keys with any of `prefixes` that no earlier rule covers.
+    pub fn add(&mut self, prefixes: Vec<Bytes>, providers: Vec<ProviderSpec>) -> Result<(), ValueError> {
+        let mut flat = Vec::new();
+        for spec in providers {
+            match spec {
+                ProviderSpec::Identity => flat.push(Provider::Plain),
+                ProviderSpec::Keys(cipher, keys) => {
+                    for (name, secret) in keys {
+                        flat.push(Provider::keyed(cipher, &name, secret)?);
+                    }
+                }
+            }
+        }
+        let prefixes = prefixes.into_iter().map(KeyRange::prefix).collect();
+        self.rules.push(Rule { prefixes, providers: flat });
+        Ok(())
+    }
+
+    /// Every prefix of every rule, in their order.
+    fn prefixes(&self) -> Vec<KeyRange> {
+        self.rules.iter().flat_map(|rule| rule.prefixes.iter().cloned()).collect()
+    }
+
+    fn providers(&self, key: &[u8]) -> &[Provider] {
+        let rule = self.rules.iter().find(|rule| rule.prefixes.iter().any(|prefix| prefix.contains(key)));
+        rule.map_or(&[Provider::Plain][..], |rule| &rule.providers)
+    }
+
+    fn encode(&self, key: &[u8], value: &Bytes) -> Result<Bytes, ValueError> {
+        match self.providers(key).first() {
+            None | Some(Provider::Plain) => Ok(value.clone()),
+            Some(provider) => provider.encrypt(key, value),
+        }
+    }
+
+    /// The value, and whether another provider than the first one wrote it.
+    fn decode(&self, key: &[u8], stored: &Bytes) -> Result<(Bytes, bool), ValueError> {
+        for (at, provider) in self.providers(key).iter().enumerate() {
+            if provider.wrote(stored) {
+                return Ok((provider.decrypt(key, stored)?, at > 0));
+            }
+        }
+        Err(ValueError::NoProvider { prefix: described_prefix(stored) })
+    }
+}
+
+/// A [`Store`] whose chosen values are encrypted in the one behind it.
+pub struct EncryptedStore {
+    inner: Arc<dyn Store>,
+    rules: Arc<ArcSwap<Rules>>,
+}
+
+/// What a look at the stored values found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Values that the rules' first providers wrote.
+    pub current: u64,
+    /// Values that are still to be written anew.
+    pub stale: u64,
+    /// Values that no provider reads.
+    pub unreadable: u64,
+}
+
+impl EncryptedStore {
+    pub fn new(inner: Arc<dyn Store>, rules: Rules) -> Arc<Self> {
+        Arc::new(Self { inner, rules: Arc::new(ArcSwap::from_pointee(rules)) })
+    }
+
+    /// From now on these rules hold.
+    pub fn replace(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// Counts which of the values under the rules are written as the rules say.
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        let mut census = Census::default();
+        self.walk(async |kv| {
+            match self.rules.load().decode(&kv.key, &kv.value) {
+                Ok((_, false)) => census.current += 1,
+                Ok((_, true)) => census.stale += 1,
+                Err(_) => census.unreadable += 1,
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(census)
+    }
+
+    /// Writes every value anew that another provider than the first one wrote; answers with how many. A value that
+    /// somebody else changes meanwhile is written as it must be by them.
+    pub async fn rewrite(&self) -> Result<u64, StoreError> {
+        let mut written = 0;
+        self.walk(async |kv| {
+            let rules = self.rules.load_full();
+            let (value, stale) = rules.decode(&kv.key, &kv.value).map_err(|error| failed(&kv.key, error))?;
+            if !stale {
+                return Ok(());
+            }
+            let value = rules.encode(&kv.key, &value).map_err(|error| failed(&kv.key, error))?;
+            let unchanged = Compare {
+                range: KeyRange::key(kv.key.clone()),
+                target: CompareTarget::Mod(kv.mod_revision),
+                result: CompareResult::Equal,
+            };
+            let put = Put { key: kv.key.clone(), value, lease: kv.lease, ..Put::default() };
+            let txn = Txn { compare: vec![unchanged], success: vec![Op::Put(put)], failure: Vec::new() };
+            written += u64::from(self.inner.txn(txn).await?.succeeded);
+            Ok(())
+        })
+        .await?;
+        Ok(written)
+    }
+
+    /// Hands every stored key under the rules to `see`.
+    async fn walk(&self, mut see: impl AsyncFnMut(&KeyValue) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let prefixes = self.rules.load().prefixes();
+        for (at, mut range) in prefixes.iter().cloned().enumerate() {
+            loop {
+                let options = RangeOptions { limit: PAGE, ..RangeOptions::default() };
+                let page = self.inner.range(range.clone(), options).await?;
+                for kv in &page.kvs {
+                    // An earlier prefix has had it.
+                    if !prefixes[..at].iter().any(|earlier| earlier.contains(&kv.key)) {
+                        see(kv).await?;
+                    }
+                }
+                let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
+                range.start = [&last.key[..], &[0]].concat().into();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names the key whose value could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("unable to transform key {key:?}")]
+struct KeyError {
+    key: String,
+    #[source]
+    source: ValueError,
+}
+
+fn failed(key: &[u8], source: ValueError) -> StoreError {
+    let key = String::from_utf8_lossy(key).into_owned();
+    StoreError::Engine { step: "encrypt or decrypt", source: Box::new(KeyError { key, source }) }
+}
+
+fn decode_kv(rules: &Rules, kv: &mut KeyValue) -> Result<(), StoreError> {
+    let (value, _) = rules.decode(&kv.key, &kv.value).map_err(|error| failed(&kv.key, error))?;
+    kv.value = value;
+    Ok(())
+}
+
+fn decode_results(rules: &Rules, results: &mut [OpResult]) -> Result<(), StoreError> {
+    for result in results {
+        match result {
+            OpResult::Put { prev } => prev.iter_mut().try_for_each(|kv| decode_kv(rules, kv))?,
+            OpResult::Delete { prev, .. } => prev.iter_mut().try_for_each(|kv| decode_kv(rules, kv))?,
+            OpResult::Range(range) => decode_range(rules, range)?,
+            OpResult::Txn(inner) => decode_results(rules, &mut inner.results)?,
+        }
+    }
+    Ok(())
+}
+
+fn decode_range(rules: &Rules, range: &mut RangeResult) -> Result<(), StoreError> {
+    range.kvs.iter_mut().filter(|kv| !kv.value.is_empty()).try_for_each(|kv| decode_kv(rules, kv))
+}
+
+fn encode_ops(rules: &Rules, ops: &mut [Op]) -> Result<(), StoreError> {
+    for op in ops {
+        match op {
+            Op::Put(put) if !put.ignore_value => {
+                put.value = rules.encode(&put.key, &put.value).map_err(|error| failed(&put.key, error))?;
+            }
+            Op::Txn(inner) => {
+                encode_ops(rules, &mut inner.success)?;
+                encode_ops(rules, &mut inner.failure)?;
+            }
+            Op::Put(_) | Op::Delete { .. } | Op::Range { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// A message with its values decrypted. A value that cannot be read is said loudly and passed on as it is: the events
+/// of others must not suffer.
+fn decode_message(rules: &Rules, message: WatchMessage) -> WatchMessage {
+    let WatchMessage::Events { revision, events } = message else { return message };
+    let encrypted = |event: &Event| {
+        let touched = |kv: &KeyValue| !matches!(rules.providers(&kv.key), [Provider::Plain]) && !kv.value.is_empty();
+        touched(&event.kv) || event.prev.as_ref().is_some_and(touched)
+    };
+    if !events.iter().any(encrypted) {
+        return WatchMessage::Events { revision, events };
+    }
+    let decoded: Vec<Event> = events
+        .iter()
+        .map(|event| {
+            let mut event = event.clone();
+            for kv in std::iter::once(&mut event.kv).chain(event.prev.as_mut()) {
+                if !kv.value.is_empty()
+                    && let Err(error) = decode_kv(rules, kv)
+                {
+                    tracing::error!(error = %base::chain(&error), "cannot read a changed value");
+                }
+            }
+            event
+        })
+        .collect();
+    WatchMessage::Events { revision, events: decoded.into() }
+}
+
+#[async_trait]
+impl Store for EncryptedStore {
+    async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
+        let mut result = self.inner.range(range, options).await?;
+        decode_range(&self.rules.load(), &mut result)?;
+        Ok(result)
+    }
+
+    async fn txn(&self, mut txn: Txn) -> Result<TxnResult, StoreError> {
+        let rules = self.rules.load_full();
+        encode_ops(&rules, &mut txn.success)?;
+        encode_ops(&rules, &mut txn.failure)?;
+        let mut result = self.inner.txn(txn).await?;
+        decode_results(&rules, &mut result.results)?;
+        Ok(result)
+    }
+
+    async fn watch(&self, range: KeyRange, options: WatchOptions) -> Result<Watch, StoreError> {
+        let watch = self.inner.watch(range, options).await?;
+        let rules = self.rules.clone();
+        let messages = watch.messages.decoded(move |message| decode_message(&rules.load(), message));
+        Ok(Watch { messages, revision: watch.revision })
+    }
+
+    async fn request_progress(&self) -> Result<(), StoreError> {
+        self.inner.request_progress().await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.inner.revision().await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.inner.compact(revision).await
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseStatus, StoreError> {
+        self.inner.lease_grant(id, ttl).await
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        self.inner.lease_revoke(id).await
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
+        self.inner.lease_keep_alive(id).await
+    }
+
+    async fn lease_status(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
+        self.inner.lease_status(id, keys).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, StoreError> {
+        self.inner.leases().await
+    }
+
+    async fn size(&self) -> Result<(u64, u64), StoreError> {
+        self.inner.size().await
+    }
+}

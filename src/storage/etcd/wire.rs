@@ -1,0 +1,364 @@
+//! Calls to the members of an etcd cluster: one connection each, opened when first needed, and failing over between
+//! them.
+//!
+//! A call goes to the member that answered last. When that one does not answer, or has no leader, the next is asked:
+//! calls that change nothing are repeated, calls that write only if it is certain that they did not arrive.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::Backoff;
+use http::Uri;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tonic::client::Grpc;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tower::service_fn;
+
+/// How long a connection may take to come about.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long one member may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a call is tried on all members together.
+const CALL_WITHIN: Duration = Duration::from_secs(15);
+/// A connection with calls under way that is silent for the sum of these is given up (etcd allows a ping every 5 s).
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_WITHIN: Duration = Duration::from_secs(4);
+/// Room for whole lists: etcd's client sets no limit either (`clientv3` `defaultMaxCallRecvMsgSize`).
+const ANSWER_BYTES_MAX: usize = i32::MAX as usize;
+
+/// What is wrong with the address of a member.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("no endpoint of the datastore is given")]
+    None,
+    #[error("{endpoint:?} is no endpoint of a datastore: give https://host:port or http://host:port")]
+    Invalid { endpoint: String },
+    #[error("{endpoint} needs the certificate of an authority to trust (--datastore-cafile)")]
+    Authority { endpoint: String },
+}
+
+/// A member could not be reached; the call has not been sent.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot reach {endpoint}")]
+pub struct NotConnected {
+    pub endpoint: String,
+    #[source]
+    pub source: io::Error,
+}
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// May be repeated.
+    Reads,
+    /// Is repeated only if it has certainly not arrived.
+    Writes,
+}
+
+/// Why a call was not answered.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The member's answer.
+    Refused(Status),
+    /// Nobody answered; what the call was to do may have happened or not.
+    NoAnswer(Status),
+}
+
+/// The members of a cluster as a client sees them.
+pub(super) struct Members {
+    members: Vec<Member>,
+    /// The one to ask first.
+    current: AtomicUsize,
+}
+
+struct Member {
+    endpoint: String,
+    channel: Channel,
+}
+
+impl Members {
+    /// `endpoints` as `https://host:port` or `http://host:port`; `tls` for the former.
+    pub(super) fn new(endpoints: &[String], tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Self, EndpointError> {
+        if endpoints.is_empty() {
+            return Err(EndpointError::None);
+        }
+        let members = endpoints.iter().map(|endpoint| Member::new(endpoint, tls)).collect::<Result<_, _>>()?;
+        Ok(Self { members, current: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn endpoint(&self, member: usize) -> &str {
+        &self.members[member].endpoint
+    }
+
+    /// The member to ask first.
+    pub(super) fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Another than `failed` is to be asked first from now on.
+    pub(super) fn leave(&self, failed: usize) {
+        let next = (failed + 1) % self.members.len();
+        // Somebody else may have left it already.
+        let _left = self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Calls `path` on whichever member answers.
+    pub(super) async fn call<A, B>(&self, path: &'static str, effect: Effect, request: A) -> Result<B, CallError>
+    where
+        A: Message + Clone + Send + Sync + 'static,
+        B: Message + Default + Send + Sync + 'static,
+    {
+        let deadline = Instant::now() + CALL_WITHIN;
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.2);
+        let mut tried = 0;
+        loop {
+            let member = self.current();
+            let status = match self.call_member(member, path, request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            let fate = fate(&status);
+            if fate == Fate::Answered {
+                return Err(CallError::Refused(status));
+            }
+            self.leave(member);
+            tried += 1;
+            let again = fate == Fate::NotArrived || effect == Effect::Reads;
+            if !again || Instant::now() >= deadline {
+                return Err(CallError::NoAnswer(status));
+            }
+            if tried % self.members.len() == 0 {
+                tokio::time::sleep(backoff.step()).await;
+            }
+        }
+    }
+
+    /// Calls `path` on one member.
+    pub(super) async fn call_member<A, B>(&self, member: usize, path: &'static str, request: A) -> Result<B, Status>
+    where
+        A: Message + Send + Sync + 'static,
+        B: Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc(member);
+        let call = async {
+            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            grpc.unary(with_leader(request), PathAndQuery::from_static(path), ProstCodec::<A, B>::default()).await
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, call).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("{} did not answer in time", self.endpoint(member)))),
+        }
+    }
+
+    /// Opens a stream in both directions to one member.
+    pub(super) async fn stream<A, B>(
+        &self,
+        member: usize,
+        path: &'static str,
+        requests: impl futures::Stream<Item = A> + Send + 'static,
+    ) -> Result<Streaming<B>, Status>
+    where
+        A: Message + Send + Sync + 'static,
+        B: Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc(member);
+        let call = async {
+            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            let request = with_leader(requests);
+            grpc.streaming(request, PathAndQuery::from_static(path), ProstCodec::<A, B>::default()).await
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, call).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("{} did not answer in time", self.endpoint(member)))),
+        }
+    }
+
+    fn grpc(&self, member: usize) -> Grpc<Channel> {
+        Grpc::new(self.members[member].channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+}
+
+/// A member without a leader is to say so instead of answering from what it remembers (etcd `WithRequireLeader`).
+fn with_leader<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    request
+}
+
+/// What became of a call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The member's own answer, which another would give too.
+    Answered,
+    /// It has certainly not been carried out.
+    NotArrived,
+    /// It may have been.
+    Unknown,
+}
+
+fn fate(status: &Status) -> Fate {
+    if not_connected(status).is_some() {
+        return Fate::NotArrived;
+    }
+    match status.code() {
+        // etcd api/v3rpc/rpctypes/error.go: these are said before anything is proposed.
+        Code::Unavailable if matches!(status.message(), "etcdserver: no leader" | "etcdserver: server stopped") => {
+            Fate::NotArrived
+        }
+        Code::ResourceExhausted if status.message() == "etcdserver: too many requests" => Fate::NotArrived,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Fate::Unknown,
+        // A learner does not serve; another member does.
+        Code::FailedPrecondition if status.message().contains("rpc not supported for learner") => Fate::NotArrived,
+        // hyper's word for a connection that ended in the middle.
+        Code::Unknown | Code::Internal if !status.message().starts_with("etcdserver:") => Fate::Unknown,
+        _ => Fate::Answered,
+    }
+}
+
+/// The failure to connect that is behind a status.
+pub(super) fn not_connected(status: &Status) -> Option<&NotConnected> {
+    let mut error = status.source();
+    while let Some(cause) = error {
+        if let Some(found) = cause.downcast_ref::<NotConnected>() {
+            return Some(found);
+        }
+        error = cause.source();
+    }
+    None
+}
+
+impl Member {
+    fn new(endpoint: &str, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Self, EndpointError> {
+        let invalid = || EndpointError::Invalid { endpoint: endpoint.to_owned() };
+        let uri: Uri = endpoint.parse().map_err(|_| invalid())?;
+        let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return Err(invalid()) };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| invalid())?;
+                let config = tls.ok_or_else(|| EndpointError::Authority { endpoint: endpoint.to_owned() })?;
+                Some((TlsConnector::from(config.clone()), name))
+            }
+            _ => return Err(invalid()),
+        };
+        // TLS is the connector's matter; for tonic every connection is a plain one.
+        let authority = uri.authority().ok_or_else(invalid)?;
+        let target = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|_| invalid())?
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
+            .initial_stream_window_size(1024 * 1024)
+            .initial_connection_window_size(4 * 1024 * 1024);
+        let named = endpoint.to_owned();
+        let channel = target.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let (named, host, tls) = (named.clone(), host.clone(), tls.clone());
+            async move {
+                let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&host, port, tls)).await;
+                let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                connected.map(TokioIo::new).map_err(|source| NotConnected { endpoint: named, source })
+            }
+        }));
+        Ok(Self { endpoint: endpoint.to_owned(), channel })
+    }
+}
+
+async fn connect(host: &str, port: u16, tls: Option<(TlsConnector, ServerName<'static>)>) -> io::Result<Connection> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(match tls {
+        None => Connection::Plain(stream),
+        Some((connector, name)) => Connection::Tls(Box::new(connector.connect(name, stream).await?)),
+    })
+}
+
+/// With or without TLS.
+enum Connection {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked() {
+        let check = |endpoint: &str, wanted: &str| {
+            let error = Members::new(&[endpoint.to_owned()], None).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(wanted) && error.is_empty() == wanted.is_empty(), "{endpoint}: {error}");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        check("http://127.0.0.1:2379", "");
+        check("http://[::1]:2379", "");
+        check("https://127.0.0.1:2379", "--datastore-cafile");
+        check("127.0.0.1:2379", "is no endpoint");
+        check("postgres://host:1", "is no endpoint");
+        check("http://host", "is no endpoint");
+    }
+
+    #[test]
+    fn only_what_certainly_did_not_arrive_is_repeated() {
+        let check = |status: Status, wanted: Fate| assert_eq!(fate(&status), wanted, "{status:?}");
+        check(Status::unavailable("etcdserver: no leader"), Fate::NotArrived);
+        check(Status::unavailable("etcdserver: request timed out"), Fate::Unknown);
+        check(Status::unavailable("etcdserver: leader changed"), Fate::Unknown);
+        check(Status::unknown("h2 protocol error: error reading a body from connection"), Fate::Unknown);
+        check(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"), Fate::Answered);
+        let source = io::ErrorKind::ConnectionRefused.into();
+        let error = NotConnected { endpoint: "http://a:1".to_owned(), source };
+        check(Status::from_error(Box::new(error)), Fate::NotArrived);
+    }
+}
