@@ -2,13 +2,15 @@
 //!
 //! Layout: a verdict map from address, protocol and port (and one from protocol and port, for this node's own
 //! addresses) to a chain per policy; a chain picks a number and looks the endpoint up in one data map of all endpoints.
-//! The affinity map lives on through changes, so clients keep their endpoints.
+//! The affinity map lives on through changes, so clients keep their endpoints. Pods that NetworkPolicies isolate are found
+//! by address in two more maps, one for each direction.
 
 mod expr;
+mod guard;
 mod program;
-mod wire;
+pub(crate) mod wire;
 
-pub use program::{TableConfig, transaction};
+pub use program::{Change, TableConfig, transaction};
 pub use wire::{Batch, NftError, Socket};
 
 /// Removes a table; there need be none.

@@ -1,20 +1,27 @@
-//! Keeps the nft table in step with Services, EndpointSlices and the node's pods.
+//! Keeps the nft table in step with Services, EndpointSlices, NetworkPolicies and the node's pods.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Backoff, Shutdown};
-use client::k8s_openapi::api::core::v1::{Pod, Service};
+use client::k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use client::k8s_openapi::api::discovery::v1::EndpointSlice;
+use client::k8s_openapi::api::networking::v1::NetworkPolicy;
 use client::{Event, Informer, Informers, Resource, Subscription};
+use futures::{FutureExt, TryStreamExt};
+use netlink_packet_route::address::AddressAttribute;
 
-use crate::nft::{self, NftError, Socket, TableConfig};
+use crate::conntrack;
+use crate::health::HealthServers;
+use crate::nft::{self, Change, NftError, Socket, TableConfig};
+use crate::policy::{self, PolicyRules, plan_policies};
 use crate::services::{Input, Rules, plan_rules};
 
 /// Changes come in bursts; they are taken together.
 const SETTLE: Duration = Duration::from_millis(10);
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What routing needs to know.
 #[derive(Debug, Clone)]
@@ -27,64 +34,171 @@ pub struct ProxyConfig {
 
 /// Routes until `shutdown`. The table stays, so that a restart interrupts nothing.
 pub async fn run(config: ProxyConfig, informers: Informers, shutdown: Shutdown) {
-    let services = informers.informer::<Service>();
-    let slices = informers.informer::<EndpointSlice>();
-    let pods = informers.informer_with::<Pod>(&format!("spec.nodeName={}", config.node_name));
-    let all_synced = async {
-        services.synced().await;
-        slices.synced().await;
-        pods.synced().await;
-    };
+    let sources = Sources::new(&informers, &config.node_name);
     tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
-        () = all_synced => {}
+        () = sources.synced() => {}
     }
-    let mut service_events = services.subscribe();
-    let mut slice_events = slices.subscribe();
-    let mut pod_events = pods.subscribe();
-    let mut table = Table { config: config.table, chains: BTreeSet::new(), applied: None, fresh: true };
+    let mut follow = Follow::new(&sources);
+    let mut peers: Option<Peers> = None;
+    let mut table = Table::new(config.table);
+    let mut health = HealthServers::default();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     loop {
-        let (listed_services, listed_slices, listed_pods) = (sorted(&services), slices.list(), pods.list());
-        let rules = plan_rules(&Input {
-            node_name: &config.node_name,
-            services: &listed_services,
-            slices: &listed_slices,
-            pods: &listed_pods,
-            local: &config.local,
+        let policies = sources.policies.list();
+        // Watching every pod of the cluster is worth it only for somebody who has policies.
+        if !policies.is_empty() && peers.is_none() {
+            let all = Peers::new(&informers);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = all.synced() => {}
+            }
+            peers = Some(all);
+        }
+        let rules = sources.rules(&config.node_name, &config.local);
+        let policies = peers.as_ref().map_or_else(PolicyRules::default, |peers| {
+            let (pods, namespaces) = (peers.pods.list(), peers.namespaces.list());
+            let node_name = &config.node_name;
+            plan_policies(&policy::Input { node_name, policies: &policies, pods: &pods, namespaces: &namespaces })
         });
-        let wait = match table.apply(rules) {
+        health.set(&rules.health, &shutdown);
+        let wait = match table.apply(rules, policies).await {
             Ok(()) => {
                 backoff.reset();
                 None
             }
             Err(error) => {
-                tracing::error!(error = %base::chain(&error), "cannot program the Service rules; trying again");
+                tracing::error!(error = %base::chain(&error), "cannot program the network rules; trying again");
                 // Another program may have changed the table: begin anew.
                 table.fresh = true;
                 Some(backoff.step())
             }
         };
-        let changed = async {
-            loop {
-                let relevant = tokio::select! {
-                    () = changed(&mut service_events, |_, _| true) => true,
-                    () = changed(&mut slice_events, |_, _| true) => true,
-                    () = changed(&mut pod_events, has_host_ports) => true,
-                };
-                if relevant {
-                    return;
-                }
-            }
-        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = changed => tokio::time::sleep(SETTLE).await,
+            () = follow.changed(peers.as_mut()) => {
+                tokio::time::sleep(SETTLE).await;
+                while follow.changed(peers.as_mut()).now_or_never().is_some() {}
+            }
             () = async { match wait { Some(delay) => tokio::time::sleep(delay).await, None => std::future::pending().await } } => {}
         }
     }
+}
+
+/// The objects that are always read.
+struct Sources {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    /// Of this node.
+    pods: Informer<Pod>,
+    /// This node alone.
+    nodes: Informer<Node>,
+    policies: Informer<NetworkPolicy>,
+}
+
+impl Sources {
+    fn new(informers: &Informers, node_name: &str) -> Self {
+        Self {
+            services: informers.informer(),
+            slices: informers.informer(),
+            pods: informers.informer_with(&format!("spec.nodeName={node_name}")),
+            nodes: informers.informer_with(&format!("metadata.name={node_name}")),
+            policies: informers.informer(),
+        }
+    }
+
+    async fn synced(&self) {
+        self.services.synced().await;
+        self.slices.synced().await;
+        self.pods.synced().await;
+        self.nodes.synced().await;
+        self.policies.synced().await;
+    }
+
+    fn rules(&self, node_name: &str, local: &[Ipv4Addr]) -> Rules {
+        let (services, slices, pods) = (sorted(&self.services), self.slices.list(), self.pods.list());
+        let nodes = self.nodes.list();
+        let zone = nodes.first().and_then(|node| zone(node)).unwrap_or_default();
+        plan_rules(&Input { node_name, zone, services: &services, slices: &slices, pods: &pods, local })
+    }
+}
+
+/// Their changes.
+struct Follow {
+    services: Subscription<Service>,
+    slices: Subscription<EndpointSlice>,
+    pods: Subscription<Pod>,
+    nodes: Subscription<Node>,
+    policies: Subscription<NetworkPolicy>,
+}
+
+impl Follow {
+    fn new(sources: &Sources) -> Self {
+        Self {
+            services: sources.services.subscribe(),
+            slices: sources.slices.subscribe(),
+            pods: sources.pods.subscribe(),
+            nodes: sources.nodes.subscribe(),
+            policies: sources.policies.subscribe(),
+        }
+    }
+
+    /// Returns when something has changed that the rules are made from.
+    async fn changed(&mut self, peers: Option<&mut Peers>) {
+        tokio::select! {
+            () = changed(&mut self.services, |_, _| true) => {}
+            () = changed(&mut self.slices, |_, _| true) => {}
+            () = changed(&mut self.pods, has_host_ports) => {}
+            () = changed(&mut self.nodes, |old, node| old.and_then(zone) != zone(node)) => {}
+            () = changed(&mut self.policies, |_, _| true) => {}
+            () = async { match peers { Some(peers) => peers.changed().await, None => std::future::pending().await } } => {}
+        }
+    }
+}
+
+/// What NetworkPolicies choose from: all pods and namespaces.
+struct Peers {
+    pods: Informer<Pod>,
+    namespaces: Informer<Namespace>,
+    pod_events: Subscription<Pod>,
+    namespace_events: Subscription<Namespace>,
+}
+
+impl Peers {
+    fn new(informers: &Informers) -> Self {
+        let (pods, namespaces) = (informers.informer::<Pod>(), informers.informer::<Namespace>());
+        let (pod_events, namespace_events) = (pods.subscribe(), namespaces.subscribe());
+        Self { pods, namespaces, pod_events, namespace_events }
+    }
+
+    async fn synced(&self) {
+        self.pods.synced().await;
+        self.namespaces.synced().await;
+    }
+
+    async fn changed(&mut self) {
+        let labels =
+            |old: Option<&Namespace>, new: &Namespace| old.is_none_or(|old| old.metadata.labels != new.metadata.labels);
+        let place = |old: Option<&Pod>, new: &Pod| {
+            old.is_none_or(|old| old.metadata.labels != new.metadata.labels || address(old) != address(new))
+        };
+        tokio::select! {
+            () = changed(&mut self.pod_events, place) => {}
+            () = changed(&mut self.namespace_events, labels) => {}
+        }
+    }
+}
+
+/// What makes a pod reachable: its address and whether it still has it.
+fn address(pod: &Pod) -> Option<(Option<&str>, Option<&str>)> {
+    pod.status.as_ref().map(|status| (status.pod_ip.as_deref(), status.phase.as_deref()))
+}
+
+fn zone(node: &Node) -> Option<&str> {
+    node.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
 }
 
 /// Services in the order of their names, so that of two with one address always the same one wins.
@@ -121,29 +235,75 @@ fn has_host_ports(old: Option<&Pod>, pod: &Pod) -> bool {
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         containers.flat_map(|c| c.ports.iter().flatten()).any(|port| port.host_port.is_some_and(|p| p > 0))
     });
-    let state = |pod: &Pod| pod.status.as_ref().map(|s| (s.pod_ip.clone(), s.phase.clone()));
-    ports && old.is_none_or(|old| state(old) != state(pod))
+    ports && old.is_none_or(|old| address(old) != address(pod))
 }
 
+/// The table as it is.
 struct Table {
     config: TableConfig,
-    /// Chains of policies that the table has.
+    /// Chains of rules that it has.
     chains: BTreeSet<String>,
-    applied: Option<Rules>,
-    /// The table must be made from nothing.
+    services: Rules,
+    policies: PolicyRules,
+    /// It must be made from nothing.
     fresh: bool,
 }
 
 impl Table {
-    fn apply(&mut self, rules: Rules) -> Result<(), NftError> {
-        if !self.fresh && self.applied.as_ref() == Some(&rules) {
+    fn new(config: TableConfig) -> Self {
+        let (services, policies) = (Rules::default(), PolicyRules::default());
+        Self { config, chains: BTreeSet::new(), services, policies, fresh: true }
+    }
+
+    /// Makes the table say this, and ends the UDP connections that lead elsewhere.
+    async fn apply(&mut self, services: Rules, policies: PolicyRules) -> Result<(), NftError> {
+        let change = Change {
+            services: (self.fresh || self.services != services).then_some(&services),
+            policies: (self.fresh || self.policies != policies).then_some(&policies),
+            fresh: self.fresh,
+        };
+        if change.services.is_none() && change.policies.is_none() {
             return Ok(());
         }
-        let (batch, chains) = nft::transaction(&self.config, &rules, &self.chains, self.fresh);
+        let (batch, chains) = nft::transaction(&self.config, change, &self.chains);
         Socket::open()?.send(batch)?;
+        // After the new rules: a packet in between must not make the old connection again.
+        if self.fresh || self.services.serving != services.serving {
+            self.clear_stale(&services).await;
+        }
         self.chains = chains;
-        self.applied = Some(rules);
+        self.services = services;
+        self.policies = policies;
         self.fresh = false;
         Ok(())
     }
+
+    async fn clear_stale(&self, services: &Rules) {
+        let own = match own_addresses().await {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the node's addresses: UDP connections to node ports may be stale");
+                BTreeSet::new()
+            }
+        };
+        match conntrack::clear_stale(services, &own) {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "UDP connections to endpoints that are gone were ended"),
+            Err(error) => tracing::warn!(error = %base::chain(&error), "cannot end stale UDP connections"),
+        }
+    }
+}
+
+/// Every IPv4 address of this machine.
+async fn own_addresses() -> std::io::Result<BTreeSet<Ipv4Addr>> {
+    let (connection, handle, _messages) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let held: Result<Vec<_>, _> = handle.address().get().execute().try_collect().await;
+    connection.abort();
+    let held = held.map_err(std::io::Error::other)?;
+    let addresses = held.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) | AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    });
+    Ok(addresses.collect())
 }

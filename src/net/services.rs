@@ -1,17 +1,19 @@
 //! Services as routing rules: a pure function from objects to [`Rules`].
 //!
-//! Behaviour is kube-proxy's (`pkg/proxy/topology.go` `CategorizeEndpoints`, `pkg/proxy/nftables/proxier.go`): which
+//! Behaviour is kube-proxy's (`pkg/proxy/nftables/proxier.go`): which
 //! endpoints a packet may go to, when its source is masqueraded, and what is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use client::k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
-use client::k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use client::k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
+use client::k8s_openapi::api::discovery::v1::EndpointSlice;
+use ipnet::Ipv4Net;
 
-pub use rules::{Backend, Frontend, Masquerade, Place, Policy, Protocol, Rules};
+pub use rules::{Backend, Frontend, Health, Key, Masquerade, Place, Policy, Protocol, Rules};
 
+mod endpoints;
 mod rules;
 
 /// Label of an EndpointSlice that names its Service.
@@ -20,25 +22,14 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// What the rules are made from.
 pub struct Input<'a> {
     pub node_name: &'a str,
+    /// The node's `topology.kubernetes.io/zone`, empty if it has none.
+    pub zone: &'a str,
     pub services: &'a [Arc<Service>],
     pub slices: &'a [Arc<EndpointSlice>],
     /// Pods of this node, for their host ports.
     pub pods: &'a [Arc<Pod>],
     /// Service addresses that this machine answers itself: nothing is routed or refused there.
     pub local: &'a [Ipv4Addr],
-}
-
-/// An endpoint that traffic may go to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Target {
-    address: Ipv4Addr,
-    port: u16,
-    local: bool,
-    ready: bool,
-    serving: bool,
-    terminating: bool,
-    /// The `forNodes` and `forZones` hints name this node, or there are none.
-    hinted: Option<bool>,
 }
 
 /// Computes the rules.
@@ -73,105 +64,93 @@ fn add_service(rules: &mut Rules, input: &Input<'_>, service: &Service, key: (&s
     if text(&spec.type_) == "ExternalName" || input.local.contains(&cluster_ip) {
         return;
     }
+    let balancer = Balancer::of(service);
+    let external_ips: Vec<Ipv4Addr> =
+        spec.external_ips.iter().flatten().filter_map(|address| address.parse().ok()).collect();
     let external_local = text(&spec.external_traffic_policy) == "Local";
-    let internal_local = text(&spec.internal_traffic_policy) == "Local";
+    let mut local_endpoints = 0;
+    for port in spec.ports.iter().flatten() {
+        let Some(protocol) = Protocol::parse(port.protocol.as_deref().unwrap_or("TCP")) else { continue };
+        let Ok(front_port) = u16::try_from(port.port) else { continue };
+        let targets = endpoints::targets(input, slices, port, protocol);
+        local_endpoints += targets.iter().filter(|t| t.local && t.ready).count();
+        let serving: BTreeSet<_> = targets.iter().filter(|t| t.serving).map(|t| (t.address, t.port)).collect();
+        let name = format!("{}/{}:{}", key.0, key.1, text(&port.name));
+        let (internal, external) = policies(rules, spec, &name, &targets);
+        let frontend = |place, port, policy| Frontend { place, protocol, port, policy };
+        rules.add(frontend(Place::Address(cluster_ip), front_port, internal), &serving);
+        for address in &external_ips {
+            rules.add(frontend(Place::Address(*address), front_port, external), &serving);
+        }
+        for address in &balancer.addresses {
+            let added = rules.add(frontend(Place::Address(*address), front_port, external), &serving);
+            if let (Some(added), Some(sources)) = (added, &balancer.sources) {
+                rules.sources.insert(added, sources.clone());
+            }
+        }
+        if let Some(node_port) = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0) {
+            rules.add(frontend(Place::Node, node_port, external), &serving);
+        }
+    }
+    let health_port = spec.health_check_node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
+    if let (true, Some(port)) = (external_local, health_port) {
+        let (namespace, name) = (key.0.to_owned(), key.1.to_owned());
+        rules.health.entry(port).or_insert(Health { namespace, name, local_endpoints });
+    }
+}
+
+/// How packets for one port are treated: those from inside at the cluster address, and all others.
+fn policies(rules: &mut Rules, spec: &ServiceSpec, name: &str, targets: &[endpoints::Target]) -> (Policy, Policy) {
     let affinity = (text(&spec.session_affinity) == "ClientIP").then(|| {
         let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
         config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(10_800)
     });
-    let load_balancers: Vec<Ipv4Addr> = service
-        .status
-        .as_ref()
-        .and_then(|s| s.load_balancer.as_ref())
-        .and_then(|l| l.ingress.as_ref())
-        .into_iter()
-        .flatten()
-        // `Proxy` mode means that the balancer wants its traffic unaltered.
-        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
-        .collect();
-    let external_ips: Vec<Ipv4Addr> =
-        spec.external_ips.iter().flatten().filter_map(|address| address.parse().ok()).collect();
-    for port in spec.ports.iter().flatten() {
-        let Some(protocol) = Protocol::parse(port.protocol.as_deref().unwrap_or("TCP")) else { continue };
-        let Ok(front_port) = u16::try_from(port.port) else { continue };
-        let targets = targets(input.node_name, slices, port, protocol);
-        let name = format!("{}/{}:{}", key.0, key.1, text(&port.name));
-        let cluster = rules.backend(&format!("{name}/cluster"), select(&targets, false), affinity);
-        let internal = if internal_local {
-            rules.backend(&format!("{name}/internal"), select(&targets, true), affinity)
+    let cluster = rules.backend(&format!("{name}/cluster"), endpoints::select(targets, false), affinity);
+    let plain = |backend, masquerade| Policy::Plain { backend, masquerade };
+    let internal = if text(&spec.internal_traffic_policy) == "Local" {
+        let local = endpoints::select(targets, true);
+        if local.is_empty() && !rules.backends[&cluster].endpoints.is_empty() {
+            Policy::Drop
         } else {
-            cluster
-        };
-        let frontend = |place, port, policy| Frontend { place, protocol, port, policy };
-        let outside = Masquerade::Outside;
-        rules.add(frontend(
-            Place::Address(cluster_ip),
-            front_port,
-            Policy::Plain { backend: internal, masquerade: outside },
-        ));
-        let external = if external_local {
-            let local = rules.backend(&format!("{name}/local"), select(&targets, true), affinity);
-            Policy::PreferLocal { local, cluster }
-        } else {
-            Policy::Plain { backend: cluster, masquerade: Masquerade::Always }
-        };
-        for address in external_ips.iter().chain(&load_balancers) {
-            rules.add(frontend(Place::Address(*address), front_port, external));
+            plain(rules.backend(&format!("{name}/internal"), local, affinity), Masquerade::Outside)
         }
-        if let Some(node_port) = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0) {
-            rules.add(frontend(Place::Node, node_port, external));
-        }
-    }
-}
-
-/// The endpoints of one Service port, each once.
-fn targets(node: &str, slices: &[&EndpointSlice], port: &ServicePort, protocol: Protocol) -> Vec<Target> {
-    let mut found = Vec::new();
-    for slice in slices {
-        let matching = slice.ports.iter().flatten().find(|p| {
-            text(&p.name) == text(&port.name)
-                && Protocol::parse(p.protocol.as_deref().unwrap_or("TCP")) == Some(protocol)
-        });
-        let Some(number) = matching.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
-            found.push(target(node, endpoint, address, number));
-        }
-    }
-    found.sort();
-    found.dedup_by(|a, b| (a.address, a.port) == (b.address, b.port));
-    found
-}
-
-fn target(node: &str, endpoint: &Endpoint, address: Ipv4Addr, port: u16) -> Target {
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-    let for_nodes = endpoint.hints.as_ref().and_then(|h| h.for_nodes.as_ref());
-    Target {
-        address,
-        port,
-        local: endpoint.node_name.as_deref() == Some(node),
-        ready,
-        serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
-        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-        hinted: for_nodes.map(|nodes| nodes.iter().any(|n| n.name == node)),
-    }
-}
-
-/// The endpoints to use: ready ones, or, if there are none, those that still serve while they terminate
-/// (KEP-1669). Hints count when every ready endpoint has one and some name this node.
-fn select(targets: &[Target], local_only: bool) -> Vec<(Ipv4Addr, u16)> {
-    let candidates: Vec<&Target> = targets.iter().filter(|t| !local_only || t.local).collect();
-    let ready: Vec<&Target> = candidates.iter().filter(|t| t.ready).copied().collect();
-    let usable = if ready.is_empty() {
-        candidates.into_iter().filter(|t| t.serving && t.terminating).collect()
-    } else if !local_only && ready.iter().all(|t| t.hinted.is_some()) && ready.iter().any(|t| t.hinted == Some(true)) {
-        ready.into_iter().filter(|t| t.hinted == Some(true)).collect()
     } else {
-        ready
+        plain(cluster, Masquerade::Outside)
     };
-    usable.into_iter().map(|t| (t.address, t.port)).collect()
+    let external = if text(&spec.external_traffic_policy) == "Local" {
+        let local = rules.backend(&format!("{name}/local"), endpoints::select(targets, true), affinity);
+        Policy::PreferLocal { local, cluster }
+    } else {
+        plain(cluster, Masquerade::Always)
+    };
+    (internal, external)
+}
+
+/// What a load balancer in front does to the packets.
+#[derive(Default)]
+struct Balancer {
+    addresses: Vec<Ipv4Addr>,
+    /// Who may use it; `None` for everybody.
+    sources: Option<Vec<Ipv4Net>>,
+}
+
+impl Balancer {
+    fn of(service: &Service) -> Self {
+        let Some(spec) = service.spec.as_ref().filter(|spec| text(&spec.type_) == "LoadBalancer") else {
+            return Self::default();
+        };
+        let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
+        let addresses = status
+            .into_iter()
+            .flatten()
+            // `Proxy` mode means that the balancer wants its traffic unaltered.
+            .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+            .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok());
+        let ranges = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty());
+        // Ranges of the other family allow nobody of this one.
+        let sources = ranges.map(|ranges| ranges.iter().filter_map(|range| range.trim().parse().ok()).collect());
+        Self { addresses: addresses.collect(), sources }
+    }
 }
 
 fn add_host_ports(rules: &mut Rules, pod: &Pod) {
@@ -194,7 +173,7 @@ fn add_host_ports(rules: &mut Rules, pod: &Pod) {
         let name = format!("{}/hostport/{protocol:?}/{host}", text(&pod.metadata.uid));
         let backend = rules.backend(&name, vec![(address, inside)], None);
         let policy = Policy::Plain { backend, masquerade: Masquerade::Never };
-        rules.add(Frontend { place, protocol, port: host, policy });
+        rules.add(Frontend { place, protocol, port: host, policy }, &BTreeSet::from([(address, inside)]));
     }
 }
 

@@ -8,6 +8,7 @@ use super::wire::Attributes;
 pub const R0: u32 = 8;
 pub const R1: u32 = 9;
 pub const R2: u32 = 10;
+pub const R3: u32 = 11;
 pub const R4: u32 = 12;
 pub const R5: u32 = 13;
 
@@ -79,8 +80,13 @@ impl Rule {
     }
 
     fn compare(self, register: u32, not: bool, value: &[u8]) -> Self {
+        self.order(register, u32::from(not), value)
+    }
+
+    /// Compares by one of the kernel's operators (`enum nft_cmp_ops`).
+    fn order(self, register: u32, operator: u32, value: &[u8]) -> Self {
         let value = Attributes::new().bytes(1, value);
-        self.push("cmp", &Attributes::new().u32(1, register).u32(2, u32::from(not)).nested(3, &value))
+        self.push("cmp", &Attributes::new().u32(1, register).u32(2, operator).nested(3, &value))
     }
 
     fn in_range(self, register: u32, range: ipnet::Ipv4Net, not: bool) -> Self {
@@ -107,11 +113,29 @@ impl Rule {
         self.load_protocol(R0).compare(R0, not, &[number])
     }
 
+    /// The port of the destination lies between two, both included.
+    pub fn port_in(self, first: u16, last: u16) -> Self {
+        const AT_MOST: u32 = 3;
+        const AT_LEAST: u32 = 5;
+        self.load_port(R0).order(R0, AT_LEAST, &first.to_be_bytes()).order(R0, AT_MOST, &last.to_be_bytes())
+    }
+
     /// The packet opens a connection.
     pub fn connection_is_new(self) -> Self {
         const NEW: u32 = 8;
+        self.connection_is(NEW)
+    }
+
+    /// The packet belongs to a connection that is there already, or reports an error of one.
+    pub fn connection_is_known(self) -> Self {
+        const ESTABLISHED: u32 = 2;
+        const RELATED: u32 = 4;
+        self.connection_is(ESTABLISHED | RELATED)
+    }
+
+    fn connection_is(self, states: u32) -> Self {
         self.push("ct", &Attributes::new().u32(1, R0).u32(2, 0))
-            .bitwise(R0, NEW.to_ne_bytes(), [0; 4])
+            .bitwise(R0, states.to_ne_bytes(), [0; 4])
             .compare(R0, true, &[0; 4])
     }
 
@@ -176,6 +200,10 @@ impl Rule {
 
     pub fn give_back(self) -> Self {
         self.verdict(&Attributes::new().u32(1, (-5_i32).cast_unsigned()))
+    }
+
+    pub fn accept(self) -> Self {
+        self.verdict(&Attributes::new().u32(1, 1))
     }
 
     pub fn drop(self) -> Self {

@@ -1,4 +1,4 @@
-//! Turns [`Rules`] into one transaction.
+//! Turns [`Rules`] and [`PolicyRules`] into one transaction.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -6,8 +6,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::expr::{self, R0, R1, R2, R4, R5, Rule};
+use super::guard;
 use super::wire::{Attributes, Batch};
-use crate::services::{Backend, Masquerade, Place, Policy, Rules};
+use crate::policy::PolicyRules;
+use crate::services::{Backend, Key, Masquerade, Place, Policy, Rules};
 
 /// What the table needs to know beside the rules.
 #[derive(Debug, Clone)]
@@ -30,16 +32,16 @@ const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 
 // Flags of sets.
-const MAP: u32 = 8;
+pub(super) const MAP: u32 = 8;
 const TIMEOUT: u32 = 0x10;
 const EVAL: u32 = 0x20;
 
 // Data types, for those who list the table.
-const IPV4: u32 = 7;
-const PROTOCOL: u32 = 12;
-const SERVICE: u32 = 13;
-const MARK: u32 = 19;
-const VERDICT: u32 = 0xffff_ff00;
+pub(super) const IPV4: u32 = 7;
+pub(super) const PROTOCOL: u32 = 12;
+pub(super) const SERVICE: u32 = 13;
+pub(super) const MARK: u32 = 19;
+pub(super) const VERDICT: u32 = 0xffff_ff00;
 
 /// Elements in one message; an attribute holds 64 KiB at most.
 const ELEMENTS_MAX: usize = 512;
@@ -50,28 +52,42 @@ const NODE_PORTS: &str = "node-ports";
 const ENDPOINTS: &str = "endpoints";
 const AFFINITY: &str = "affinity";
 const AFFINE: &str = "affine-endpoints";
-const HAIRPINS: &str = "hairpins";
+pub(super) const HAIRPINS: &str = "hairpins";
 const REFUSED: &str = "refused";
 const REFUSED_PORTS: &str = "refused-ports";
 const NAT: &str = "nat";
 const REFUSE: &str = "refuse";
 
-struct Set {
-    name: &'static str,
-    flags: u32,
-    key: &'static [u32],
-    data: &'static [u32],
+/// What the table is about. A change writes the whole of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Services,
+    Policies,
+}
+
+pub(super) struct Set {
+    pub part: Part,
+    pub name: &'static str,
+    pub flags: u32,
+    pub key: &'static [u32],
+    pub data: &'static [u32],
 }
 
 const SETS: &[Set] = &[
-    Set { name: SERVICES, flags: MAP, key: &[IPV4, PROTOCOL, SERVICE], data: &[VERDICT] },
-    Set { name: NODE_PORTS, flags: MAP, key: &[PROTOCOL, SERVICE], data: &[VERDICT] },
-    Set { name: ENDPOINTS, flags: MAP, key: &[MARK, MARK], data: &[IPV4, SERVICE] },
-    Set { name: AFFINITY, flags: MAP | TIMEOUT | EVAL, key: &[IPV4, MARK], data: &[IPV4, SERVICE] },
-    Set { name: AFFINE, flags: 0, key: &[MARK, IPV4, SERVICE], data: &[] },
-    Set { name: HAIRPINS, flags: 0, key: &[IPV4, IPV4], data: &[] },
-    Set { name: REFUSED, flags: 0, key: &[IPV4, PROTOCOL, SERVICE], data: &[] },
-    Set { name: REFUSED_PORTS, flags: 0, key: &[PROTOCOL, SERVICE], data: &[] },
+    Set { part: Part::Services, name: SERVICES, flags: MAP, key: &[IPV4, PROTOCOL, SERVICE], data: &[VERDICT] },
+    Set { part: Part::Services, name: NODE_PORTS, flags: MAP, key: &[PROTOCOL, SERVICE], data: &[VERDICT] },
+    Set { part: Part::Services, name: ENDPOINTS, flags: MAP, key: &[MARK, MARK], data: &[IPV4, SERVICE] },
+    Set {
+        part: Part::Services,
+        name: AFFINITY,
+        flags: MAP | TIMEOUT | EVAL,
+        key: &[IPV4, MARK],
+        data: &[IPV4, SERVICE],
+    },
+    Set { part: Part::Services, name: AFFINE, flags: 0, key: &[MARK, IPV4, SERVICE], data: &[] },
+    Set { part: Part::Services, name: HAIRPINS, flags: 0, key: &[IPV4, IPV4], data: &[] },
+    Set { part: Part::Services, name: REFUSED, flags: 0, key: &[IPV4, PROTOCOL, SERVICE], data: &[] },
+    Set { part: Part::Services, name: REFUSED_PORTS, flags: 0, key: &[PROTOCOL, SERVICE], data: &[] },
 ];
 
 /// Chains that hang on the kernel's hooks: name, type, hook, priority.
@@ -92,23 +108,44 @@ pub(super) fn delete_table(batch: &mut Batch, table: &str) {
     batch.delete(DELTABLE, &Attributes::new().text(1, table));
 }
 
-/// Everything that makes the table say `rules`. `chains` are the policy chains that are there now; those that are there
-/// afterwards come back. With `fresh`, the table is made anew.
-pub fn transaction(
-    config: &TableConfig,
-    rules: &Rules,
-    chains: &BTreeSet<String>,
-    fresh: bool,
-) -> (Batch, BTreeSet<String>) {
+/// What the table is to say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change<'a> {
+    /// `None` leaves what is there.
+    pub services: Option<&'a Rules>,
+    /// The same.
+    pub policies: Option<&'a PolicyRules>,
+    /// The table is made anew: what is there goes.
+    pub fresh: bool,
+}
+
+/// Everything that makes the table say so. `chains` are the chains of rules that are there now; those that are there
+/// afterwards come back.
+pub fn transaction(config: &TableConfig, change: Change<'_>, chains: &BTreeSet<String>) -> (Batch, BTreeSet<String>) {
     let mut builder = Builder { batch: Batch::new(), table: &config.table };
     create_table(&mut builder.batch, &config.table);
-    if fresh {
+    if change.fresh {
         delete_table(&mut builder.batch, &config.table);
         create_table(&mut builder.batch, &config.table);
     }
-    builder.skeleton(config, fresh);
-    let wanted = builder.policies(config, rules);
-    builder.elements(rules);
+    builder.skeleton(config, change);
+    let (guards, services): (BTreeSet<String>, BTreeSet<String>) =
+        chains.iter().cloned().partition(|chain| chain.starts_with(guard::PREFIX));
+    let mut wanted = BTreeSet::new();
+    match change.services {
+        Some(rules) => {
+            wanted.append(&mut builder.policies(config, rules));
+            builder.elements(rules);
+        }
+        None => wanted.extend(services),
+    }
+    match change.policies {
+        Some(rules) => {
+            wanted.append(&mut builder.groups(rules));
+            builder.members(rules);
+        }
+        None => wanted.extend(guards),
+    }
     for gone in chains.difference(&wanted) {
         builder.batch.delete(DELRULE, &Attributes::new().text(1, &config.table).text(2, gone));
         builder.batch.delete(DELCHAIN, &Attributes::new().text(1, &config.table).text(3, gone));
@@ -116,43 +153,49 @@ pub fn transaction(
     (builder.batch, wanted)
 }
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     batch: Batch,
     table: &'a str,
 }
 
 impl Builder<'_> {
-    fn chain(&mut self, name: &str) {
+    pub(super) fn chain(&mut self, name: &str) {
         self.batch.create(NEWCHAIN, &Attributes::new().text(1, self.table).text(3, name));
     }
 
-    fn clear_chain(&mut self, name: &str) {
+    pub(super) fn clear_chain(&mut self, name: &str) {
         self.batch.delete(DELRULE, &Attributes::new().text(1, self.table).text(2, name));
     }
 
-    fn rule(&mut self, chain: &str, rule: Rule) {
+    pub(super) fn rule(&mut self, chain: &str, rule: Rule) {
         let attributes = Attributes::new().text(1, self.table).text(2, chain).nested(4, &rule.into_attributes());
         self.batch.append(NEWRULE, &attributes);
     }
 
-    /// What does not depend on Services: base chains and sets. Sets other than the affinity map are emptied.
-    fn skeleton(&mut self, config: &TableConfig, fresh: bool) {
-        for (id, set) in SETS.iter().enumerate() {
+    /// What does not depend on any object: base chains and sets. The sets of the parts that change, other than the
+    /// affinity map, are emptied.
+    fn skeleton(&mut self, config: &TableConfig, change: Change<'_>) {
+        for (id, set) in SETS.iter().chain(guard::SETS).enumerate() {
             self.set(set, u32::try_from(id).unwrap_or_default() + 1);
         }
-        for (name, kind, hook, priority) in BASE {
+        for (name, kind, hook, priority) in guard::BASE.iter().chain(BASE) {
             let hook = Attributes::new().u32(1, *hook).u32(2, priority.cast_unsigned());
             let attributes = Attributes::new().text(1, self.table).text(3, name).nested(4, &hook).text(7, kind);
             self.batch.create(NEWCHAIN, &attributes);
         }
         self.chain(NAT);
         self.chain(REFUSE);
-        if !fresh {
-            for set in SETS.iter().filter(|s| s.name != AFFINITY) {
+        if !change.fresh {
+            let changed = |set: &&Set| match set.part {
+                Part::Services => change.services.is_some() && set.name != AFFINITY,
+                Part::Policies => change.policies.is_some(),
+            };
+            for set in SETS.iter().chain(guard::SETS).filter(changed) {
                 self.batch.delete(DELSETELEM, &Attributes::new().text(1, self.table).text(2, set.name));
             }
             return;
         }
+        self.guards();
         self.rule("prerouting", Rule::new().jump(NAT));
         self.rule("output", Rule::new().jump(NAT));
         let by_address = || Rule::new().load_destination(R0).load_protocol(R1).load_port(R2);
@@ -210,15 +253,24 @@ impl Builder<'_> {
             Policy::PreferLocal { cluster, .. } => {
                 Some(Policy::Plain { backend: *cluster, masquerade: Masquerade::Outside })
             }
-            Policy::Plain { .. } => None,
+            Policy::Plain { .. } | Policy::Drop => None,
         }));
         todo.sort_unstable();
         todo.dedup();
-        for policy in &todo {
-            let name = chain_name(*policy);
+        let guarded = rules.sources.keys().map(|key| guard_name(*key));
+        for name in todo.iter().map(|policy| chain_name(*policy)).chain(guarded) {
             self.chain(&name);
             self.clear_chain(&name);
             names.insert(name);
+        }
+        for (key, ranges) in &rules.sources {
+            let (guard, Some(policy)) = (guard_name(*key), rules.frontends.get(key)) else { continue };
+            if rules.answers(*policy) {
+                for range in ranges {
+                    self.rule(&guard, Rule::new().source_in(*range).goto(&chain_name(*policy)));
+                }
+            }
+            self.rule(&guard, Rule::new().drop());
         }
         for policy in todo {
             let name = chain_name(policy);
@@ -241,6 +293,7 @@ impl Builder<'_> {
                     // Nothing of this node answers: the balancer in front must find another one.
                     self.rule(&name, Rule::new().drop());
                 }
+                Policy::Drop => self.rule(&name, Rule::new().drop()),
             }
         }
         names
@@ -270,14 +323,14 @@ impl Builder<'_> {
 
     /// The contents of all sets.
     fn elements(&mut self, rules: &Rules) {
-        let value = |bytes: &[u8]| Attributes::new().bytes(1, bytes);
-        let element = |key: &[u8]| Attributes::new().nested(1, &value(key));
         let (mut services, mut node_ports) = (Vec::new(), Vec::new());
         let (mut refused, mut refused_ports) = (Vec::new(), Vec::new());
         for ((place, protocol, port), policy) in &rules.frontends {
+            let frontend = (*place, *protocol, *port);
+            let chain = if rules.sources.contains_key(&frontend) { guard_name(frontend) } else { chain_name(*policy) };
             let (protocol, port) = ([protocol.number()], port.to_be_bytes());
             let answers = rules.answers(*policy);
-            let target = Attributes::new().nested(2, &expr::goto(&chain_name(*policy)));
+            let target = Attributes::new().nested(2, &expr::goto(&chain));
             match place {
                 Place::Address(address) => {
                     let key = expr::concat(&[&address.octets(), &protocol, &port]);
@@ -326,12 +379,21 @@ impl Builder<'_> {
         }
     }
 
-    fn fill(&mut self, set: &str, elements: &[Attributes]) {
+    pub(super) fn fill(&mut self, set: &str, elements: &[Attributes]) {
         for part in elements.chunks(ELEMENTS_MAX) {
             let list = part.iter().fold(Attributes::new(), |list, element| list.nested(1, element));
             self.batch.create(NEWSETELEM, &Attributes::new().text(1, self.table).text(2, set).nested(3, &list));
         }
     }
+}
+
+pub(super) fn value(bytes: &[u8]) -> Attributes {
+    Attributes::new().bytes(1, bytes)
+}
+
+/// An element of a set, to which a map's value may be added.
+pub(super) fn element(key: &[u8]) -> Attributes {
+    Attributes::new().nested(1, &value(key))
 }
 
 fn chain_name(policy: Policy) -> String {
@@ -340,7 +402,17 @@ fn chain_name(policy: Policy) -> String {
         Policy::Plain { backend, masquerade: Masquerade::Outside } => format!("in-{backend:08x}"),
         Policy::Plain { backend, masquerade: Masquerade::Always } => format!("ext-{backend:08x}"),
         Policy::PreferLocal { local, .. } => format!("local-{local:08x}"),
+        Policy::Drop => "dropped".to_owned(),
     }
+}
+
+/// The chain in front of a frontend that not everybody may use.
+fn guard_name((place, protocol, port): Key) -> String {
+    let address = match place {
+        Place::Address(address) => u32::from(address),
+        Place::Node => 0,
+    };
+    format!("from-{address:08x}-{}-{port}", protocol.number())
 }
 
 /// nft's number of a (concatenated) type: six bits for each field.

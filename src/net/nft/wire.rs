@@ -31,6 +31,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const CREATE: u16 = 0x400;
@@ -67,7 +68,16 @@ impl Attributes {
     }
 
     pub fn nested(self, kind: u16, value: &Self) -> Self {
-        self.bytes(kind | NESTED, &value.0)
+        self.nested_bytes(kind, &value.0)
+    }
+
+    /// As [`Attributes::nested`], of attributes that came from the kernel.
+    pub fn nested_bytes(self, kind: u16, value: &[u8]) -> Self {
+        self.bytes(kind | NESTED, value)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn push(&mut self, kind: u16, value: &[u8]) {
@@ -80,6 +90,30 @@ impl Attributes {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+}
+
+/// Attributes as the kernel sends them. What is cut off is left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Parsed<'a>(&'a [u8]);
+
+impl<'a> Parsed<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The value of the first attribute of a kind.
+    pub fn get(self, kind: u16) -> Option<&'a [u8]> {
+        let mut rest = self.0;
+        while let Some(([a, b, c, d], _)) = rest.split_first_chunk::<4>() {
+            let length = usize::from(u16::from_ne_bytes([*a, *b]));
+            let value = rest.get(4..length)?;
+            if u16::from_ne_bytes([*c, *d]) & !NESTED == kind {
+                return Some(value);
+            }
+            rest = rest.get(length.next_multiple_of(4)..)?;
+        }
+        None
     }
 }
 
@@ -117,15 +151,7 @@ impl Batch {
     }
 
     fn message(&mut self, kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) {
-        let length = u32::try_from(HEADER + 4 + attributes.len()).unwrap_or(u32::MAX);
-        self.bytes.extend_from_slice(&length.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&flags.to_ne_bytes());
-        self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
-        self.bytes.extend_from_slice(&0_u32.to_ne_bytes());
-        self.bytes.extend_from_slice(&[family, 0]);
-        self.bytes.extend_from_slice(&resource.to_be_bytes());
-        self.bytes.extend_from_slice(attributes);
+        message(&mut self.bytes, (kind, flags, self.sequence), (family, resource), attributes);
         self.sequence += 1;
     }
 
@@ -135,6 +161,19 @@ impl Batch {
         self.control(BATCH_END);
         (self.bytes, acknowledged)
     }
+}
+
+/// Adds a message with its headers; `kind`, `flags` and `sequence`, then the family and the resource.
+fn message(bytes: &mut Vec<u8>, (kind, flags, sequence): (u16, u16, u32), of: (u8, u16), attributes: &[u8]) {
+    let length = u32::try_from(HEADER + 4 + attributes.len()).unwrap_or(u32::MAX);
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    bytes.extend_from_slice(&sequence.to_ne_bytes());
+    bytes.extend_from_slice(&0_u32.to_ne_bytes());
+    bytes.extend_from_slice(&[of.0, 0]);
+    bytes.extend_from_slice(&of.1.to_be_bytes());
+    bytes.extend_from_slice(attributes);
 }
 
 /// A blocking netlink socket; a transaction takes milliseconds.
@@ -155,40 +194,102 @@ impl Socket {
 
     /// Sends a transaction and waits until it is in force.
     pub fn send(&self, batch: Batch) -> Result<(), NftError> {
-        let failed = |step| move |source| NftError::Socket { step, source };
         let (bytes, mut outstanding) = batch.finish();
-        let sent = self.0.send(&bytes, 0).map_err(failed("write to"))?;
-        if sent != bytes.len() {
-            return Err(NftError::Malformed);
-        }
-        let mut buffer = Vec::with_capacity(64 * 1024);
+        self.write(&bytes)?;
         while outstanding > 0 {
-            buffer.clear();
-            self.0.recv(&mut buffer, 0).map_err(failed("read from"))?;
-            let mut rest = buffer.as_slice();
-            while rest.len() >= HEADER + 4 {
-                let word = |at: usize| rest.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-                let (Some(length), Some(sequence), Some(code)) = (word(0), word(8), word(16)) else {
-                    return Err(NftError::Malformed);
-                };
-                if u16::from_ne_bytes([rest[4], rest[5]]) == NLMSG_ERROR {
-                    let code = code.cast_signed();
-                    if code != 0 {
-                        return Err(NftError::Refused {
-                            message: sequence,
-                            source: io::Error::from_raw_os_error(-code),
-                        });
-                    }
+            self.read(|received| {
+                if received.kind == NLMSG_ERROR {
+                    received.accepted()?;
                     outstanding = outstanding.saturating_sub(1);
                 }
-                let length = usize::try_from(length).unwrap_or(usize::MAX).next_multiple_of(4);
-                if length < HEADER || length > rest.len() {
-                    break;
-                }
-                rest = &rest[length..];
-            }
+                Ok(())
+            })?;
         }
         Ok(())
+    }
+
+    /// Sends one message that is no part of a transaction and waits for the kernel's consent.
+    pub fn request(&self, kind: u16, attributes: &Attributes) -> Result<(), NftError> {
+        let mut bytes = Vec::new();
+        message(&mut bytes, (kind, REQUEST | ACK, 0), (FAMILY_IPV4, 0), &attributes.0);
+        self.write(&bytes)?;
+        let mut done = false;
+        while !done {
+            self.read(|received| {
+                done |= received.kind == NLMSG_ERROR;
+                if received.kind == NLMSG_ERROR { received.accepted() } else { Ok(()) }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Asks for everything of a kind; `each` gets the attributes of one after the other.
+    pub fn dump(&self, kind: u16, attributes: &Attributes, mut each: impl FnMut(&[u8])) -> Result<(), NftError> {
+        const DUMP: u16 = 0x300;
+        let mut bytes = Vec::new();
+        message(&mut bytes, (kind, REQUEST | DUMP, 0), (FAMILY_IPV4, 0), &attributes.0);
+        self.write(&bytes)?;
+        let mut done = false;
+        while !done {
+            self.read(|received| {
+                match received.kind {
+                    NLMSG_DONE => done = true,
+                    NLMSG_ERROR => {
+                        done = true;
+                        return received.accepted();
+                    }
+                    _ => {
+                        if let Some(attributes) = received.body.get(4..) {
+                            each(attributes);
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), NftError> {
+        let sent = self.0.send(bytes, 0).map_err(|source| NftError::Socket { step: "write to", source })?;
+        if sent == bytes.len() { Ok(()) } else { Err(NftError::Malformed) }
+    }
+
+    /// Waits for messages and hands over each of them.
+    fn read(&self, mut each: impl FnMut(Received<'_>) -> Result<(), NftError>) -> Result<(), NftError> {
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        self.0.recv(&mut buffer, 0).map_err(|source| NftError::Socket { step: "read from", source })?;
+        let mut rest = buffer.as_slice();
+        while rest.len() >= HEADER + 4 {
+            let word = |at: usize| rest.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+            let (Some(length), Some(sequence)) = (word(0), word(8)) else { return Err(NftError::Malformed) };
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let Some(body) = rest.get(HEADER..length) else { return Err(NftError::Malformed) };
+            each(Received { kind: u16::from_ne_bytes([rest[4], rest[5]]), sequence, body })?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// One message from the kernel.
+struct Received<'a> {
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+impl Received<'_> {
+    /// What an error message says: number 0 is consent.
+    fn accepted(&self) -> Result<(), NftError> {
+        let code = self.body.first_chunk::<4>().ok_or(NftError::Malformed)?;
+        match i32::from_ne_bytes(*code) {
+            0 => Ok(()),
+            code => {
+                let source = io::Error::from_raw_os_error(code.saturating_neg());
+                Err(NftError::Refused { message: self.sequence, source })
+            }
+        }
     }
 }
 
@@ -203,5 +304,8 @@ mod tests {
         let outer = Attributes::new().nested(2, &inner);
         assert_eq!(outer.len(), 12);
         assert_eq!(outer.0[..4], [12, 0, 2, 0x80]);
+        assert_eq!(Parsed::new(&outer.0).get(2), Some(inner.as_bytes()));
+        assert_eq!(Parsed::new(inner.as_bytes()).get(1), Some(&[7][..]));
+        assert_eq!(Parsed::new(&[9, 0, 1, 0, 7]).get(1), None, "cut off");
     }
 }

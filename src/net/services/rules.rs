@@ -1,13 +1,35 @@
 //! The rules of a node, as data.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 /// Where every Service and host port leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    pub frontends: BTreeMap<(Place, Protocol, u16), Policy>,
+    pub frontends: BTreeMap<Key, Policy>,
     pub backends: BTreeMap<u32, Backend>,
+    /// Frontends that only these sources may use (`loadBalancerSourceRanges`).
+    pub sources: BTreeMap<Key, Vec<Ipv4Net>>,
+    /// All endpoints that still serve, by the UDP frontends that lead to them, whatever their traffic policy says:
+    /// connections to any other endpoint are over.
+    pub serving: BTreeMap<(Place, u16), BTreeSet<(Ipv4Addr, u16)>>,
+    /// What to tell load balancers, by `healthCheckNodePort`.
+    pub health: BTreeMap<u16, Health>,
+}
+
+/// What packets are told apart by.
+pub type Key = (Place, Protocol, u16);
+
+/// Whether a Service with `externalTrafficPolicy: Local` is served by this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub namespace: String,
+    pub name: String,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// What packets are sent to.
@@ -66,6 +88,8 @@ pub enum Policy {
         local: u32,
         cluster: u32,
     },
+    /// `internalTrafficPolicy: Local` with endpoints on other nodes only: packets vanish, as kube-proxy does it.
+    Drop,
 }
 
 /// When the source becomes this node's address, so that answers come back the same way.
@@ -98,9 +122,20 @@ impl Rules {
         id
     }
 
-    /// Adds a frontend; of two with the same address the first stays (upstream's services are in name order too).
-    pub(super) fn add(&mut self, frontend: Frontend) {
-        self.frontends.entry((frontend.place, frontend.protocol, frontend.port)).or_insert(frontend.policy);
+    /// Adds a frontend with all endpoints that serve behind it; of two with the same address the first stays
+    /// (upstream's services are in name order too). `None` if another one was there.
+    pub(super) fn add(&mut self, frontend: Frontend, serving: &BTreeSet<(Ipv4Addr, u16)>) -> Option<Key> {
+        let key = (frontend.place, frontend.protocol, frontend.port);
+        match self.frontends.entry(key) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(entry) => {
+                entry.insert(frontend.policy);
+                if frontend.protocol == Protocol::Udp {
+                    self.serving.insert((frontend.place, frontend.port), serving.clone());
+                }
+                Some(key)
+            }
+        }
     }
 
     /// Whether anything answers behind a policy.
@@ -109,6 +144,8 @@ impl Rules {
         match policy {
             Policy::Plain { backend, .. } => some(backend),
             Policy::PreferLocal { cluster, .. } => some(cluster),
+            // The packets are taken care of.
+            Policy::Drop => true,
         }
     }
 }

@@ -26,6 +26,7 @@ fn endpoint(address: &str, node: &str, conditions: Value) -> Value {
 fn plan(spec: Value, endpoints: Value) -> Rules {
     plan_rules(&Input {
         node_name: "a",
+        zone: "z",
         services: &[service(spec)],
         slices: &[slice(endpoints)],
         pods: &[],
@@ -97,7 +98,7 @@ fn host_ports_lead_to_their_pod() {
         ]}]},
         "status": {"podIP": "10.42.0.9", "phase": "Running"},
     }));
-    let rules = plan_rules(&Input { node_name: "a", services: &[], slices: &[], pods: &[pod], local: &[] });
+    let rules = plan_rules(&Input { node_name: "a", zone: "z", services: &[], slices: &[], pods: &[pod], local: &[] });
     assert_eq!(lead(&rules, Place::Node, 8080).unwrap(), ["10.42.0.9:80"]);
     assert_eq!(lead(&rules, Place::Address(Ipv4Addr::new(192, 0, 2, 1)), 8081).unwrap(), ["10.42.0.9:81"]);
 }
@@ -112,8 +113,9 @@ fn backends_keep_their_ids() {
 #[test]
 fn addresses_that_this_machine_answers_are_left_alone() {
     let services = [service(spec(json!({"type": "ClusterIP"})))];
-    let plan =
-        |local: &[Ipv4Addr]| plan_rules(&Input { node_name: "a", services: &services, slices: &[], pods: &[], local });
+    let plan = |local: &[Ipv4Addr]| {
+        plan_rules(&Input { node_name: "a", zone: "z", services: &services, slices: &[], pods: &[], local })
+    };
     assert!(plan(&[]).frontends.contains_key(&(CLUSTER_IP, Protocol::Tcp, 80)));
     assert!(plan(&[Ipv4Addr::new(10, 43, 0, 7)]).frontends.is_empty());
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use client::k8s_openapi::api::core::v1::Service;
 use client::k8s_openapi::api::discovery::v1::EndpointSlice;
-use net::nft::{Socket, TableConfig, transaction};
+use net::nft::{Change, Socket, TableConfig, transaction};
 use net::services::{Input, Rules, plan_rules};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
@@ -33,7 +33,11 @@ fn rules(endpoints: &[&str], affinity: &str) -> Rules {
     }))
     .unwrap();
     let (services, slices) = ([Arc::new(service)], [Arc::new(slice)]);
-    plan_rules(&Input { node_name: "a", services: &services, slices: &slices, pods: &[], local: &[] })
+    plan_rules(&Input { node_name: "a", zone: "", services: &services, slices: &slices, pods: &[], local: &[] })
+}
+
+fn services(rules: &Rules, fresh: bool) -> Change<'_> {
+    Change { services: Some(rules), fresh, ..Change::default() }
 }
 
 fn ask(address: [u8; 4], port: u16) -> std::io::Result<String> {
@@ -79,7 +83,7 @@ fn packets_reach_endpoints_or_are_refused() {
         };
         let socket = Socket::open().unwrap();
         let both = ["127.0.0.2", "127.0.0.3"];
-        let (batch, chains) = transaction(&config, &rules(&both, "None"), &BTreeSet::new(), true);
+        let (batch, chains) = transaction(&config, services(&rules(&both, "None"), true), &BTreeSet::new());
         socket.send(batch).unwrap();
         let answers: BTreeSet<String> = (0..40).map(|_| ask([10, 43, 0, 7], 80).unwrap()).collect();
         assert_eq!(answers.len(), 2, "{answers:?}");
@@ -89,16 +93,16 @@ fn packets_reach_endpoints_or_are_refused() {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address:?}:{port}");
         }
 
-        let (batch, chains) = transaction(&config, &rules(&both, "ClientIP"), &chains, false);
+        let (batch, chains) = transaction(&config, services(&rules(&both, "ClientIP"), false), &chains);
         socket.send(batch).unwrap();
         let answers: BTreeSet<String> = (0..20).map(|_| ask([10, 43, 0, 7], 80).unwrap()).collect();
         assert_eq!(answers.len(), 1, "a client keeps its endpoint");
         let other = if answers.contains("127.0.0.2") { "127.0.0.3" } else { "127.0.0.2" };
-        let (batch, chains) = transaction(&config, &rules(&[other], "ClientIP"), &chains, false);
+        let (batch, chains) = transaction(&config, services(&rules(&[other], "ClientIP"), false), &chains);
         socket.send(batch).unwrap();
         assert_eq!(ask([10, 43, 0, 7], 80).unwrap(), other, "until the endpoint is gone");
 
-        let (batch, chains) = transaction(&config, &rules(&[], "None"), &chains, false);
+        let (batch, chains) = transaction(&config, services(&rules(&[], "None"), false), &chains);
         socket.send(batch).unwrap();
         assert!(chains.is_empty());
         assert!(ask([10, 43, 0, 7], 80).is_err());
