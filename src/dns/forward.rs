@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::cache::Cache;
+
 /// How long one server may take.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers that are asked; glibc's MAXNS.
@@ -32,11 +34,17 @@ pub struct Forwarder {
     /// Never asked: this server itself.
     own: Ipv4Addr,
     read: Mutex<(Option<SystemTime>, Arc<[SocketAddr]>)>,
+    cache: Cache,
 }
 
 impl Forwarder {
     pub fn new(resolv_conf: PathBuf, own: Ipv4Addr) -> Self {
-        Self { resolv_conf, own, read: Mutex::new((None, Arc::from([]))) }
+        Self { resolv_conf, own, read: Mutex::new((None, Arc::from([]))), cache: Cache::default() }
+    }
+
+    /// The response to a query if it is still known and has at most `limit` bytes.
+    pub fn known(&self, query: &[u8], limit: usize) -> Option<Vec<u8>> {
+        self.cache.get(query, limit)
     }
 
     /// Sends a query to one server after the other and returns the first good response, with the query's id. A server's
@@ -45,7 +53,10 @@ impl Forwarder {
         let mut failed = None;
         for server in self.servers().await.iter() {
             match tokio::time::timeout(SERVER_TIMEOUT, ask(*server, query, transport)).await {
-                Ok(Ok(response)) if matches!(response.get(3).map(|b| b & 0xf), Some(0 | 3)) => return Some(response),
+                Ok(Ok(response)) if matches!(response.get(3).map(|b| b & 0xf), Some(0 | 3)) => {
+                    self.cache.put(query, &response);
+                    return Some(response);
+                }
                 Ok(Ok(response)) => failed = Some(response),
                 Ok(Err(error)) => tracing::debug!(%server, %error, "a nameserver cannot be asked"),
                 Err(_) => tracing::debug!(%server, "a nameserver does not answer in time"),
@@ -60,6 +71,9 @@ impl Forwarder {
         query.metadata.recursion_desired = true;
         query.add_query(question);
         let query = query.to_vec().ok()?;
+        if let Some(known) = self.known(&query, usize::MAX) {
+            return Message::from_vec(&known).ok();
+        }
         let response = Message::from_vec(&self.exchange(&query, Transport::Udp).await?).ok()?;
         if !response.metadata.truncation {
             return Some(response);

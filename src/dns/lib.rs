@@ -1,8 +1,10 @@
 //! The cluster's DNS, answered by every node from the shared informers.
 //!
 //! The names are those of the Kubernetes DNS specification 1.1.0; where it leaves a choice, CoreDNS' `kubernetes` plugin
-//! is matched. Names of other zones go to the nameservers of the node's resolv.conf.
+//! is matched. Names of other zones go to the nameservers of the node's resolv.conf,
+//! whose answers are kept for at most half a minute.
 
+mod cache;
 mod follow;
 mod forward;
 mod index;

@@ -197,7 +197,10 @@ impl Server {
                 share(&mut response, turn);
                 reply(response, limit)
             }
-            Chased::Outside(_) if response.answers.is_empty() => Step::Forward(request),
+            Chased::Outside(_) if response.answers.is_empty() => match self.forwarder.known(bytes, limit) {
+                Some(response) => Step::Reply(response),
+                None => Step::Forward(request),
+            },
             Chased::Outside(target) => Step::Resolve(response, Query::query(target, query.query_type), limit),
         }
     }

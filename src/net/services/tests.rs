@@ -39,6 +39,7 @@ fn lead(rules: &Rules, place: Place, port: u16) -> Option<Vec<String>> {
     let id = match policy {
         Policy::Plain { backend, .. } => backend,
         Policy::PreferLocal { local, .. } => local,
+        Policy::Drop => return Some(Vec::new()),
     };
     Some(rules.backends[id].endpoints.iter().map(|(address, port)| format!("{address}:{port}")).collect())
 }
@@ -118,4 +119,84 @@ fn addresses_that_this_machine_answers_are_left_alone() {
     };
     assert!(plan(&[]).frontends.contains_key(&(CLUSTER_IP, Protocol::Tcp, 80)));
     assert!(plan(&[Ipv4Addr::new(10, 43, 0, 7)]).frontends.is_empty());
+}
+
+#[test]
+fn with_internal_local_policy_and_endpoints_elsewhere_only_packets_vanish() {
+    let elsewhere = json!([endpoint("10.42.1.2", "b", json!({}))]);
+    let rules = plan(spec(json!({"internalTrafficPolicy": "Local"})), elsewhere);
+    assert_eq!(rules.frontends[&(CLUSTER_IP, Protocol::Tcp, 80)], Policy::Drop);
+    let rules = plan(spec(json!({"internalTrafficPolicy": "Local"})), json!([]));
+    assert!(!rules.answers(rules.frontends[&(CLUSTER_IP, Protocol::Tcp, 80)]), "refused without any endpoint");
+}
+
+#[test]
+fn hints_of_the_node_come_before_those_of_the_zone() {
+    let hinted = |address: &str, node: &str, zone: &str| {
+        let mut endpoint = endpoint(address, node, json!({}));
+        endpoint["hints"] = json!({"forNodes": [{"name": node}], "forZones": [{"name": zone}]});
+        endpoint
+    };
+    let check = |endpoints: Value, expected: &[&str]| {
+        assert_eq!(lead(&plan(spec(json!({})), endpoints), CLUSTER_IP, 80).unwrap(), expected);
+    };
+    let (here, near, far) =
+        (hinted("10.42.0.2", "a", "z"), hinted("10.42.1.2", "b", "z"), hinted("10.42.2.2", "c", "y"));
+    check(json!([here, near, far]), &["10.42.0.2:8080"]);
+    check(json!([near, far]), &["10.42.1.2:8080"]);
+    check(json!([far]), &["10.42.2.2:8080"]);
+    check(
+        json!([near, far, endpoint("10.42.3.2", "d", json!({}))]),
+        &["10.42.1.2:8080", "10.42.2.2:8080", "10.42.3.2:8080"],
+    );
+}
+
+#[test]
+fn a_balancers_address_is_for_its_sources_and_its_health_is_told() {
+    let service: Arc<Service> = parse(json!({
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {
+            "clusterIP": "10.43.0.7", "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
+            "loadBalancerSourceRanges": ["198.51.100.0/24 "], "externalIPs": ["192.0.2.9"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}},
+    }));
+    let endpoints = json!([endpoint("10.42.0.2", "a", json!({})), endpoint("10.42.1.2", "b", json!({}))]);
+    let rules = plan_rules(&Input {
+        node_name: "a",
+        zone: "",
+        services: &[service],
+        slices: &[slice(endpoints)],
+        pods: &[],
+        local: &[],
+    });
+    let balancer = (Place::Address(Ipv4Addr::new(192, 0, 2, 8)), Protocol::Tcp, 80);
+    assert!(rules.frontends.contains_key(&balancer));
+    assert_eq!(rules.sources[&balancer], ["198.51.100.0/24".parse().unwrap()]);
+    assert_eq!(rules.sources.len(), 1, "no other address is guarded");
+    assert_eq!(rules.health[&32000].local_endpoints, 1);
+}
+
+#[test]
+fn connections_by_udp_may_go_on_with_every_endpoint_that_serves() {
+    let service: Arc<Service> = parse(json!({
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 53, "protocol": "UDP"}]},
+    }));
+    let slice: Arc<EndpointSlice> = parse(json!({
+        "metadata": {"namespace": "shop", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [
+            endpoint("10.42.0.2", "a", json!({})),
+            endpoint("10.42.0.3", "a", json!({"ready": false, "serving": true, "terminating": true})),
+            endpoint("10.42.0.4", "a", json!({"ready": false})),
+        ],
+        "ports": [{"name": "http", "port": 5353, "protocol": "UDP"}],
+    }));
+    let (services, slices) = ([service], [slice]);
+    let input = Input { node_name: "a", zone: "", services: &services, slices: &slices, pods: &[], local: &[] };
+    let serving = &plan_rules(&input).serving[&(CLUSTER_IP, 53)];
+    let expected = [[10, 42, 0, 2], [10, 42, 0, 3]].map(|address| (Ipv4Addr::from(address), 5353));
+    assert_eq!(*serving, BTreeSet::from(expected));
 }
