@@ -1,12 +1,13 @@
 #!/bin/bash
-# instance.sh start|stop DIR: a skiff with everything below DIR, on ports and ranges of its own, beside whatever else runs here.
-# BIN names the binary. `start` waits until the node is Ready and imports the kit's images; prints the kubeconfig's path.
+# instance.sh start|launch|stop|clean DIR: a skiff with everything below DIR, on ports and ranges of its own, beside whatever else runs here.
+# BIN names the binary. `start` waits until the node is Ready and imports the kit's images; prints the kubeconfig's path;
+# `launch` returns at once.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
 DIR=$2; BIN=${BIN:-$here/../target-link/debug/skiff}; PORT=${PORT:-17443}; KUBELET_PORT=${KUBELET_PORT:-17250}; NAME=${NAME:-e2e}
 NET=${NET:-60}
 K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
-start() {
+launch() {
   mkdir -p "$DIR"
   if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
     old=$(cat "$DIR/pid")
@@ -21,6 +22,9 @@ start() {
     --eviction-hard 'nodefs.available<1%,imagefs.available<1%,nodefs.inodesFree<1%,memory.available<50Mi' \
     --private-registry "$DIR/registries.yaml" ${SKIFF_ARGS:-} >> "$DIR/log" 2>&1 < /dev/null &
   echo $! > "$DIR/pid"
+}
+start() {
+  launch
   for _ in $(seq 300); do
     kill -0 "$(cat "$DIR/pid")" 2>/dev/null || { echo "skiff ended:"; tail -5 "$DIR/log"; exit 1; }
     $K get node "$NAME" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -q True && break
@@ -63,4 +67,4 @@ print('%08x' % (h >> 32))")
   nft delete table ip "${NAME}0" 2>/dev/null || true
   rm -rf "$DIR" "$run"
 }
-case $1 in start|stop|clean) "$1";; *) echo "usage: instance.sh start|stop|clean DIR"; exit 2;; esac
+case $1 in start|launch|stop|clean) "$1";; *) echo "usage: instance.sh start|launch|stop|clean DIR"; exit 2;; esac
