@@ -46,11 +46,8 @@ stop() { # ends skiff by its pid, then what it started: containerd, by the pid f
 }
 clean() { # removes the pods of the instance, the containerd that it started, and its folders
   stop
-  # Where skiff keeps what must not survive a reboot: a hash of the data folder's path (src/app/layout.rs).
-  run=/run/skiff/$(python3 -c "
-h = 0xcbf29ce484222325
-for b in '$DIR/data'.encode(): h = (h ^ b) * 0x100000001b3 % 2**64
-print('%08x' % (h >> 32))")
+  run=$(readlink "$DIR/data/run" || true) # where skiff keeps what must not survive a reboot
+  [ -n "$run" ] || { rm -rf "$DIR"; return; }
   C="ctr -a $run/containerd/containerd.sock -n k8s.io"
   if [ -S "$run/containerd/containerd.sock" ]; then
     for t in $($C tasks ls -q 2>/dev/null); do $C tasks kill -s KILL -a "$t" >/dev/null 2>&1 || true; done; sleep 1

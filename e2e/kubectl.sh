@@ -4,15 +4,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
 export KUBECONFIG=$1; K=${2:-$KB/kubectl}; E=registry.k8s.io/e2e-test-images; NS=walk-$$
 AGN=$E/agnhost:2.63.0; BOX=$E/busybox:1.37.0-1
-passed=0; failed=0; T=$(mktemp -d)
-ok() { passed=$((passed + 1)); echo "ok   $1"; }
-no() { failed=$((failed + 1)); echo "FAIL $1"; sed 's/^/     /' "$T/out" | tail -8; }
-# check NAME PATTERN COMMAND...: the command succeeds and its output matches
-check() { n=$1 p=$2; shift 2; if timeout 90 "$@" > "$T/out" 2>&1 && grep -qE -- "$p" "$T/out"; then ok "$n"; else no "$n"; fi; }
-# refused NAME PATTERN COMMAND...: the command fails and says why
-refused() { n=$1 p=$2; shift 2; if timeout 90 "$@" > "$T/out" 2>&1; then no "$n (it worked)"; elif grep -qE -- "$p" "$T/out"; then ok "$n"; else no "$n"; fi; }
-# until NAME PATTERN COMMAND...: within 60 s
-until_() { n=$1 p=$2; shift 2; for _ in $(seq 300); do timeout 20 "$@" > "$T/out" 2>&1; grep -qE -- "$p" "$T/out" && { ok "$n"; return; }; sleep 0.2; done; no "$n"; }
+. "$here/check.sh"
 KN="$K -n $NS"
 
 check 'create namespace' created $K create ns $NS
@@ -39,8 +31,9 @@ check 'exec with input' 'hello' sh -c "echo hello | $KN exec -i box -- cat"
 refused 'exec: exit code' 'exit code 7' $KN exec box -- sh -c 'exit 7'
 check 'exec with a terminal' '/' sh -c "script -qec '$KN exec -it box -- pwd' /dev/null"
 check 'cp there and back: the same bytes' same bash -c "$KN cp '$0' box:/tmp/script && $KN cp box:/tmp/script '$T/back' && cmp '$0' '$T/back' && echo same"
-$KN port-forward deploy/web 18080:8080 > "$T/pf" 2>&1 & PF=$!
-until_ 'port-forward' "$($KN get pod -l app=web -o 'jsonpath={.items[*].metadata.name}' | tr ' ' '|')" curl -s -m 2 http://127.0.0.1:18080/hostname
+PORT=$((20000 + $$ % 10000))
+$KN port-forward deploy/web $PORT:8080 > "$T/pf" 2>&1 & PF=$!
+until_ 'port-forward' "$($KN get pod -l app=web -o 'jsonpath={.items[*].metadata.name}' | tr ' ' '|')" curl -s -m 2 http://127.0.0.1:$PORT/hostname
 kill $PF 2>/dev/null; wait $PF 2>/dev/null
 $KN run echoer --image=$BOX --restart=Never -i --command --attach=false -- sh -c 'read -r l; echo "got $l"' > /dev/null 2>&1
 check 'attach: its pod starts' 'condition met' $KN wait --for=condition=Ready pod/echoer --timeout=60s
@@ -102,6 +95,9 @@ until_ 'a cordoned node takes no pods' 'node\(s\) were unschedulable' $KN get po
 check 'uncordon' uncordoned $K uncordon $N
 check 'the pod starts then' 'condition met' $KN wait --for=condition=Ready pod/late --timeout=60s
 check 'drain (dry run)' 'drained' $K drain $N --dry-run=client --ignore-daemonsets --force --delete-emptydir-data
+check 'drain' "node/$N drained" $K drain $N --ignore-daemonsets --force --delete-emptydir-data --pod-selector=app=web --timeout=60s
+check 'uncordon after the drain' uncordoned $K uncordon $N
+check 'what was drained comes back' 'condition met' $KN wait --for=condition=Available deploy/web --timeout=60s
 refused 'top says why not' 'Metrics API not available' $K top nodes
 refused 'unknown field' 'unknown field "spec.replica"' bash -c "$K create -f - <<< '{\"apiVersion\":\"apps/v1\",\"kind\":\"Deployment\",\"metadata\":{\"name\":\"x\",\"namespace\":\"$NS\"},\"spec\":{\"replica\":1}}'"
 refused 'bad name' 'a lowercase RFC 1123' $KN create cm Bad_Name
@@ -115,6 +111,4 @@ check 'delete --cascade=foreground' deleted $KN delete deploy web --cascade=fore
 until_ 'nothing of it is left' '^0$' sh -c "$KN get pods -l app=web --no-headers 2>/dev/null | wc -l"
 check 'delete --cascade=background' deleted $KN delete rs --all --cascade=background
 check 'delete the namespace' deleted $K delete ns $NS --timeout=90s
-rm -rf "$T"
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+finish

@@ -16,6 +16,24 @@ fn a_person_with_kubectl_finds_what_they_expect() {
 }
 
 #[test]
+fn the_previous_kubectl_finds_it_too() {
+    let instance = Instance::start("walk33", 2).unwrap();
+    let mut script = Command::new(here().join("kubectl.sh"));
+    println!("{}", output(script.arg(instance.kubeconfig()).arg(tool("kubectl-1.33").unwrap())).unwrap());
+}
+
+#[test]
+fn helm_installs_upgrades_rolls_back_and_uninstalls() {
+    let instance = Instance::start("helm", 3).unwrap();
+    println!("{}", output(Command::new(here().join("helm.sh")).arg(instance.kubeconfig())).unwrap());
+}
+
+#[test]
+fn bad_input_and_a_machine_that_lacks_something_are_told_plainly() {
+    println!("{}", output(Command::new(here().join("faults.sh")).arg("/var/tmp/skiff-e2e-fault")).unwrap());
+}
+
+#[test]
 fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
     const ROUNDS: usize = 20;
     const OBJECTS: usize = 50;

@@ -45,11 +45,25 @@ impl Layout {
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(lock),
+            Ok(lock) => {
+                self.link_run()?;
+                Ok(lock)
+            }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 bail!("another skiff uses {}: stop it, or choose another --data-dir", self.root.display())
             }
             Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// Makes `<data-dir>/run` point to what lies below `/run`, for people and scripts.
+    fn link_run(&self) -> anyhow::Result<()> {
+        let link = self.root.join("run");
+        match std::os::unix::fs::symlink(&self.run, &link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("cannot make the link {}", link.display()))
+            }
+            _ => Ok(()),
         }
     }
 
