@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use storage::Store;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::connect::Kubelets;
@@ -83,7 +84,13 @@ pub(crate) struct InFlight {
     pub writes: AtomicUsize,
     reads_max: usize,
     writes_max: usize,
+    /// All that ever entered.
+    entered: AtomicUsize,
+    burst: Notify,
 }
+
+/// Requests that make a burst, see [`ApiServer::burst`].
+const BURST: usize = 256;
 
 /// One request's place; given back when dropped.
 pub(crate) struct Place<'a>(&'a AtomicUsize);
@@ -96,6 +103,9 @@ impl Drop for Place<'_> {
 
 impl InFlight {
     pub fn enter(&self, mutating: bool) -> Option<Place<'_>> {
+        if self.entered.fetch_add(1, Ordering::Relaxed) % BURST == BURST - 1 {
+            self.burst.notify_one();
+        }
         let (count, max) = if mutating { (&self.writes, self.writes_max) } else { (&self.reads, self.reads_max) };
         let before = count.fetch_add(1, Ordering::Relaxed);
         let place = Place(count);
@@ -131,8 +141,15 @@ impl ApiServer {
                 writes: AtomicUsize::new(0),
                 reads_max: config.reads_in_flight_max,
                 writes_max: config.writes_in_flight_max,
+                entered: AtomicUsize::new(0),
+                burst: Notify::new(),
             },
         })
+    }
+
+    /// Completes when a few hundred requests came in since it last completed: time to give memory back.
+    pub async fn burst(&self) {
+        self.in_flight.burst.notified().await;
     }
 
     /// Sets the admission plugins, in their order. They need a client of this server, so they come after it.

@@ -8,6 +8,7 @@ pub mod credentials;
 mod etcd;
 mod image;
 pub mod layout;
+mod memory;
 mod node;
 pub mod node_address;
 pub mod options;
@@ -51,6 +52,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Server(options) => {
             log_to_stderr("info");
+            memory::configure();
             run(server::run(*options)).map(|()| ExitCode::SUCCESS)
         }
         Command::Image(options) => {

@@ -131,6 +131,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let config = credentials.serving.server_config(std::slice::from_ref(&authority), &[b"h2", b"http/1.1"])?;
     let tls = Tls { config: Arc::new(config), client_authority: authority };
     serving.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), serving.shutdown.clone()));
+    serving.tasks.spawn(crate::memory::trim_after_bursts(Arc::clone(&api), serving.shutdown.clone()));
     serving.tasks.spawn(credentials.clone().renew(serving.shutdown.clone()));
 
     // What every cluster has.

@@ -1,4 +1,4 @@
-//! The one place with `unsafe`: telling the reactor of a file descriptor that it does not own.
+//! The one place with `unsafe`: telling the reactor of a file descriptor that it does not own, and the allocator how to behave.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -33,4 +33,22 @@ pub fn register(inotify: Inotify) -> io::Result<AsyncFd<Watcher>> {
     // SAFETY: the descriptor stays open and the same for as long as it is registered, because `Watcher` owns the only
     // handle to it and the `AsyncFd` owns the `Watcher`, deregistering before dropping it.
     unsafe { AsyncFd::register(Watcher(inotify)) }.map_err(io::Error::from)
+}
+
+/// Two arenas of glibc's allocator instead of eight a processor. Other C libraries have none.
+pub fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only sets a number in the allocator; both values are valid (mallopt(3)).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Gives memory that was freed back to the system (malloc_trim(3)).
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks; may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
