@@ -19,6 +19,8 @@ use api::admission::Operation;
 use api::kind::{Subresource, SubresourceKind};
 use api::{Object, Status};
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use crate::cache::entry::Entry;
 use crate::filters::Call;
 use crate::negotiate::{self, Accept, Shape};
@@ -31,6 +33,9 @@ use delete::{Delete, Deleted};
 use options::{DeleteOptions, WriteOptions};
 use read::ListOptions;
 use write::{Replace, Write};
+
+/// Objects that one deletecollection deletes at the same time.
+const DELETIONS_AT_ONCE: usize = 32;
 
 /// A resource request with all that its verb needs.
 pub(crate) struct Verb {
@@ -272,16 +277,17 @@ impl Verb {
         let stored = self.stored()?.clone();
         let list = ListOptions::read(&self.served, &stored, &self.call.info, &self.call.query)?;
         let (meta, entries) = read::list(&self.server, &stored, &list).await?;
-        let mut gone = Vec::with_capacity(entries.len());
-        for entry in entries {
+        let deletion = self.deletion(&options)?;
+        let delete = |entry: Arc<Entry>| async {
             let namespace = entry.namespace().to_owned();
-            let one = Delete { namespace: &namespace, ..self.deletion(&options)? };
+            let one = Delete { namespace: &namespace, ..deletion.clone() };
             match one.one(entry.name()).await {
-                Ok(_) => gone.push(entry),
-                Err(status) if status.is_not_found() => gone.push(entry),
-                Err(status) => return Err(status),
+                Err(status) if !status.is_not_found() => Err(status),
+                _ => Ok(entry),
             }
-        }
+        };
+        // Several at a time, so that they share commits.
+        let gone = stream::iter(entries.into_iter().map(delete)).buffered(DELETIONS_AT_ONCE).try_collect().await?;
         let table = self.table()?;
         let meta = ListMeta { continue_token: String::new(), remaining: None, ..meta };
         respond::list(&self.served, &stored, self.accept, &meta, gone, || table)

@@ -20,6 +20,7 @@ use crate::served::{Served, Stored};
 use crate::server::ApiServer;
 
 /// A deletion under way.
+#[derive(Clone)]
 pub struct Delete<'a> {
     pub server: &'a ApiServer,
     pub served: &'a Served,
