@@ -42,6 +42,12 @@ impl Cluster {
         if informer.has_synced() { Ok(informer.list()) } else { self.live_list("").await }
     }
 
+    /// Whether there may be an object of a kind: `false` only if the informer has synced and knows none.
+    pub(crate) fn may_have_any<K: Resource>(&self) -> bool {
+        let informer = self.informers.informer::<K>();
+        !informer.has_synced() || !informer.is_empty()
+    }
+
     /// All of a namespace as the informer knows; `None` until it has synced.
     pub(crate) fn known_in_namespace<K: Resource>(&self, namespace: &str) -> Option<Vec<Arc<K>>> {
         let informer = self.informers.informer::<K>();

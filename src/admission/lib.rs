@@ -5,6 +5,7 @@
 
 mod attributes;
 mod cluster;
+mod dynamic;
 mod limits;
 mod plugins;
 mod quota;
@@ -13,10 +14,12 @@ mod signers;
 use std::sync::Arc;
 
 use api::admission::AdmissionPlugin;
-use api::services::Authorizer;
+use api::services::Services;
 use client::{Client, Informers};
 
 use crate::cluster::Cluster;
+use crate::dynamic::metrics::Metrics;
+use crate::dynamic::webhook::Caller;
 
 /// What an object counts against a quota, by the quota's resource names; `None` if it does not fall under it. Reads the
 /// quota's `status.hard`. The controller that counts quotas anew measures by this too.
@@ -32,15 +35,22 @@ pub fn quota_usage(
 /// Every plugin that is on by default, in upstream's order (`AllOrderedPlugins`).
 ///
 /// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may
-/// read everything. `authorizer` decides which tokens a node may ask for and
-/// who may act for a signer of certificates.
-pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authorizer>) -> Vec<Arc<dyn AdmissionPlugin>> {
+/// read everything. Of the API server's `services`, the authoriser decides which tokens a node may ask for and who may
+/// act for a signer of certificates.
+pub fn plugins(client: Client, informers: Informers, services: Services) -> Vec<Arc<dyn AdmissionPlugin>> {
     let cluster = Cluster::new(client, informers);
+    let authorizer = &services.authorizer;
+    let caller = Caller {
+        cluster: cluster.clone(),
+        kinds: services.kinds,
+        webhooks: services.webhooks,
+        metrics: Metrics::default(),
+    };
     vec![
         Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),
         Arc::new(plugins::LimitRanger::new(cluster.clone())),
         Arc::new(plugins::ServiceAccount::new(cluster.clone())),
-        Arc::new(plugins::NodeRestriction::new(cluster.clone(), Arc::clone(&authorizer))),
+        Arc::new(plugins::NodeRestriction::new(cluster.clone(), Arc::clone(authorizer))),
         Arc::new(plugins::TaintNodesByCondition),
         Arc::new(plugins::PodSecurity::new(cluster.clone())),
         Arc::new(plugins::Priority::new(cluster.clone())),
@@ -49,11 +59,13 @@ pub fn plugins(client: Client, informers: Informers, authorizer: Arc<dyn Authori
         Arc::new(plugins::StorageObjectInUseProtection),
         Arc::new(plugins::PersistentVolumeClaimResize::new(cluster.clone())),
         Arc::new(plugins::RuntimeClass::new(cluster.clone())),
-        Arc::new(plugins::CertificateApproval::new(Arc::clone(&authorizer))),
-        Arc::new(plugins::CertificateSigning::new(authorizer)),
+        Arc::new(plugins::CertificateApproval::new(Arc::clone(authorizer))),
+        Arc::new(plugins::CertificateSigning::new(Arc::clone(authorizer))),
         Arc::new(plugins::CertificateSubjectRestriction),
         Arc::new(plugins::DefaultIngressClass::new(cluster.clone())),
         Arc::new(plugins::PodTopologyLabels::new(cluster.clone())),
+        Arc::new(plugins::MutatingAdmissionWebhook::new(caller.clone())),
+        Arc::new(plugins::ValidatingAdmissionWebhook::new(caller)),
         // Last, so that nothing is charged that another plugin refuses.
         Arc::new(plugins::ResourceQuota::new(cluster)),
     ]

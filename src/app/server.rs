@@ -157,7 +157,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // Clients: admission, scheduler, controllers, add-ons.
     let mut controlling = Stage::new("controllers");
     let informers = Informers::new(loopback.clone(), controlling.shutdown.clone());
-    api.set_admission(admission::plugins(loopback.clone(), informers.clone(), api.services().authorizer));
+    api.set_admission(admission::plugins(loopback.clone(), informers.clone(), api.services()));
     if !options.disable_scheduler {
         let config = scheduler::SchedulerConfig {
             client: connect.user("system:kube-scheduler"),

@@ -5,7 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use api::admission::{AdmissionPlugin, Attributes, Operation};
-use api::services::{AuthorizationAttributes, Authorizer, Decision};
+use api::services::{
+    AuthorizationAttributes, Authorizer, Decision, Kinds, Registry, ServedKind, Services, TokenRequest, Tokens,
+};
+use api::webhook::{Target, WebhookError, Webhooks};
 use api::{Gvk, Gvr, Object, Status, UserInfo};
 use async_trait::async_trait;
 use base::Shutdown;
@@ -28,6 +31,100 @@ impl Authorizer for Nobody {
     }
 }
 
+#[async_trait]
+impl Registry for Nobody {
+    async fn get(&self, _: &Gvr, _: &str, _: &str) -> Result<Object, Status> {
+        Err(Status::page_not_found())
+    }
+
+    async fn list(&self, _: &Gvr, _: &str) -> Result<Vec<Object>, Status> {
+        Ok(Vec::new())
+    }
+
+    async fn create(&self, _: &Gvr, _: &str, _: Object) -> Result<Object, Status> {
+        Err(Status::page_not_found())
+    }
+
+    async fn update(
+        &self,
+        _: &Gvr,
+        _: &str,
+        _: &str,
+        _: &(dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync),
+    ) -> Result<Object, Status> {
+        Err(Status::page_not_found())
+    }
+
+    async fn delete(&self, _: &Gvr, _: &str, _: &str, _: Object) -> Result<Object, Status> {
+        Err(Status::page_not_found())
+    }
+}
+
+#[async_trait]
+impl Tokens for Nobody {
+    async fn issue(&self, _: TokenRequest) -> Result<(String, jiff::Timestamp), Status> {
+        Err(Status::internal("no tokens here"))
+    }
+
+    async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        Err("no tokens here".to_owned())
+    }
+}
+
+#[async_trait]
+impl Kinds for Nobody {
+    fn kind(&self, _: &Gvk) -> Option<ServedKind> {
+        None
+    }
+
+    fn kinds(&self) -> Vec<ServedKind> {
+        Vec::new()
+    }
+
+    fn equivalents(&self, _: &Gvr, _: &str) -> Vec<(Gvr, Gvk)> {
+        Vec::new()
+    }
+
+    async fn convert(&self, object: Object, _: &Gvk) -> Result<Object, Status> {
+        Ok(object)
+    }
+
+    fn complete(&self, object: Object) -> Result<Object, Status> {
+        Ok(object)
+    }
+}
+
+/// Answers every webhook with what its path is the name of.
+struct Answers(Answer);
+
+type Answer = fn(path: &str, review: &Value) -> Value;
+
+#[async_trait]
+impl Webhooks for Answers {
+    async fn post(&self, target: &Target, body: Bytes, _: std::time::Duration) -> Result<Bytes, WebhookError> {
+        let review: Value = serde_json::from_slice(&body).expect("a review");
+        let url = target.url();
+        let path = url.rsplit('/').next().unwrap_or_default();
+        let mut response = (self.0)(path, &review["request"]);
+        if response.is_null() {
+            return Err(WebhookError::Unreachable { url: url.clone(), why: "no answer".to_owned() });
+        }
+        response["uid"] = review["request"]["uid"].clone();
+        let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+        Ok(answer.to_string().into())
+    }
+}
+
+fn services(answer: Answer) -> Services {
+    Services {
+        registry: Arc::new(Nobody),
+        authorizer: Arc::new(Nobody),
+        tokens: Arc::new(Nobody),
+        webhooks: Arc::new(Answers(answer)),
+        kinds: Arc::new(Nobody),
+    }
+}
+
 /// Objects by path. Watches are refused, so informers never sync: every plugin must do without.
 struct World {
     plugins: Vec<Arc<dyn AdmissionPlugin>>,
@@ -41,6 +138,10 @@ impl Drop for World {
 }
 
 fn world(objects: &[(&str, Value)]) -> World {
+    world_with(objects, |_, _| Value::Null)
+}
+
+fn world_with(objects: &[(&str, Value)], answer: Answer) -> World {
     let objects: BTreeMap<String, Value> = objects.iter().map(|(path, o)| ((*path).to_owned(), o.clone())).collect();
     let objects = Arc::new(objects);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -57,7 +158,7 @@ fn world(objects: &[(&str, Value)]) -> World {
     let client = Client::in_memory(service, UserInfo::new("test", &[]));
     let shutdown = Shutdown::new();
     let informers = Informers::new(client.clone(), shutdown.clone());
-    World { plugins: admission::plugins(client, informers, Arc::new(Nobody)), shutdown }
+    World { plugins: admission::plugins(client, informers, services(answer)), shutdown }
 }
 
 fn request(operation: Operation, resource: &str, object: Option<Value>) -> Attributes {
@@ -329,4 +430,94 @@ async fn pods_carry_the_topology_of_their_node() {
     let labels: Vec<(String, String)> =
         bind.object.expect("the binding").labels().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     assert_eq!(labels, [("topology.kubernetes.io/zone".to_owned(), "z".to_owned())]);
+}
+
+const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1";
+
+/// A configuration of webhooks, each `(name, what differs)`.
+fn hooks(kind: &str, webhooks: &[(&str, Value)]) -> Value {
+    let webhooks: Vec<Value> = webhooks
+        .iter()
+        .map(|(name, patch)| {
+            let mut hook = json!({
+                "name": format!("{name}.example.com"),
+                "clientConfig": {"url": format!("https://hooks/{name}")},
+                "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["*"]}],
+                "failurePolicy": "Fail", "matchPolicy": "Equivalent", "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            });
+            for (key, value) in patch.as_object().into_iter().flatten() {
+                hook[key] = value.clone();
+            }
+            hook
+        })
+        .collect();
+    let one = json!({"metadata": {"name": "c", "uid": "u"}, "webhooks": webhooks});
+    json!({"kind": format!("{kind}List"), "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {}, "items": [one]})
+}
+
+fn config_map() -> Attributes {
+    let mut attributes = request(Operation::Create, "configmaps", Some(json!({"metadata": {"name": "c"}, "data": {}})));
+    attributes.gvk = Gvk::new("", "v1", "ConfigMap");
+    attributes
+}
+
+#[tokio::test]
+async fn validating_webhooks_refuse_warn_and_fail_as_their_policy_says() {
+    let plugin = "ValidatingAdmissionWebhook";
+    let path = format!("{HOOKS}/validatingwebhookconfigurations");
+    let answer: Answer = |path, request| match path {
+        "deny" => json!({"allowed": false, "status": {"message": "because"}, "warnings": ["beware"]}),
+        "silent" => Value::Null,
+        _ => json!({"allowed": request["userInfo"]["username"] == "someone", "auditAnnotations": {"k": "v"}}),
+    };
+    let with =
+        |webhooks: &[(&str, Value)]| world_with(&[(&path, hooks("ValidatingWebhookConfiguration", webhooks))], answer);
+    let mut attributes = config_map();
+    with(&[("allow", json!({}))]).run(plugin, &mut attributes).await.expect("consent");
+    assert_eq!(attributes.notes.take().annotations, [("allow.example.com/k".to_owned(), "v".to_owned())]);
+    let mut attributes = config_map();
+    let world = with(&[("allow", json!({})), ("deny", json!({}))]);
+    let refused = world.run(plugin, &mut attributes).await.expect_err("a refusal");
+    assert_eq!(refused.message, "admission webhook \"deny.example.com\" denied the request: because");
+    assert_eq!(refused.code, 400);
+    assert_eq!(attributes.notes.take().warnings, ["beware"]);
+    let world = with(&[("silent", json!({}))]);
+    assert_eq!(
+        world.refusal(plugin, config_map()).await,
+        "Internal error occurred: failed calling webhook \"silent.example.com\": failed to call webhook: Post \"https://hooks/silent\": no answer"
+    );
+    let world = with(&[("silent", json!({"failurePolicy": "Ignore"}))]);
+    world.run(plugin, &mut config_map()).await.expect("an ignored failure");
+    let world = with(&[("deny", json!({"objectSelector": {"matchLabels": {"a": "b"}}}))]);
+    world.run(plugin, &mut config_map()).await.expect("an object that is not meant");
+    let world = with(&[("deny", json!({"sideEffects": "Some"}))]);
+    let dry = Attributes { dry_run: true, ..config_map() };
+    assert_eq!(world.refusal(plugin, dry).await, "admission webhook \"deny.example.com\" does not support dry run");
+}
+
+#[tokio::test]
+async fn mutating_webhooks_see_each_others_changes_and_run_again_if_they_ask() {
+    let plugin = "MutatingAdmissionWebhook";
+    let path = format!("{HOOKS}/mutatingwebhookconfigurations");
+    let answer: Answer = |path, request| {
+        // Adds its own name, and counts how often it was asked.
+        let seen = request["object"]["data"][path].as_str().map_or(0, str::len);
+        let patch = json!([{"op": "add", "path": format!("/data/{path}"), "value": "x".repeat(seen + 1)}]);
+        use base64::Engine;
+        let patch = base64::engine::general_purpose::STANDARD.encode(patch.to_string());
+        json!({"allowed": true, "patch": patch, "patchType": "JSONPatch"})
+    };
+    let configuration = hooks(
+        "MutatingWebhookConfiguration",
+        &[("one", json!({"reinvocationPolicy": "IfNeeded"})), ("two", json!({"reinvocationPolicy": "Never"}))],
+    );
+    let world = world_with(&[(&path, configuration)], answer);
+    let mut attributes = config_map();
+    world.run(plugin, &mut attributes).await.expect("consent");
+    assert!(attributes.reinvocation.should_reinvoke);
+    attributes.reinvocation.is_reinvoke = true;
+    world.run(plugin, &mut attributes).await.expect("consent");
+    let object = attributes.object.expect("an object");
+    assert_eq!(object.get(&["data"]), Some(&json!({"one": "xx", "two": "x"})));
 }

@@ -1,0 +1,42 @@
+//! Admission that users configure: webhooks and policies, and what the two have in common.
+//!
+//! Configurations are read through the shared informers and compiled once per version of the object. Nothing here is
+//! ever asked about the configurations themselves, nor about reviews of tokens and access: a mistake can always be
+//! mended.
+
+pub(crate) mod metrics;
+pub(crate) mod review;
+pub(crate) mod rules;
+pub(crate) mod source;
+pub(crate) mod webhook;
+
+use api::Gvr;
+
+/// `IsExemptAdmissionConfigurationResource`.
+pub(crate) fn is_configuration(resource: &Gvr) -> bool {
+    resource.group == "admissionregistration.k8s.io"
+        && matches!(
+            resource.resource.as_str(),
+            "validatingwebhookconfigurations"
+                | "mutatingwebhookconfigurations"
+                | "validatingadmissionpolicies"
+                | "validatingadmissionpolicybindings"
+                | "mutatingadmissionpolicies"
+                | "mutatingadmissionpolicybindings"
+        )
+}
+
+/// Questions that are not kept (`kubeapiserver/admission/exclusion`).
+pub(crate) fn is_review(resource: &Gvr) -> bool {
+    match resource.group.as_str() {
+        "authentication.k8s.io" => matches!(resource.resource.as_str(), "selfsubjectreviews" | "tokenreviews"),
+        "authorization.k8s.io" => matches!(
+            resource.resource.as_str(),
+            "localsubjectaccessreviews"
+                | "selfsubjectaccessreviews"
+                | "selfsubjectrulesreviews"
+                | "subjectaccessreviews"
+        ),
+        _ => false,
+    }
+}

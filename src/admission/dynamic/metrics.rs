@@ -1,0 +1,151 @@
+//! Counts of webhook and policy calls with upstream's names (apiserver `admission/metrics/metrics.go`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+const BUCKETS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+/// Codes above are counted as this one.
+const CODE_MAX: u16 = 600;
+
+/// What went wrong where a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    CallingWebhook,
+    ApiServer,
+    /// The webhook said no.
+    None,
+}
+
+impl Rejection {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::CallingWebhook => "calling_webhook_error",
+            Self::ApiServer => "apiserver_internal_error",
+            Self::None => "no_error",
+        }
+    }
+}
+
+#[derive(Default)]
+struct Latency {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum: f64,
+}
+
+#[derive(Default)]
+struct Counts {
+    latencies: BTreeMap<String, Latency>,
+    requests: BTreeMap<String, u64>,
+    rejections: BTreeMap<String, u64>,
+    fail_open: BTreeMap<String, u64>,
+}
+
+/// Shared by the plugins that call webhooks; one of them prints it.
+#[derive(Clone, Default)]
+pub(crate) struct Metrics(Arc<Mutex<Counts>>);
+
+/// What the series of one webhook are labelled with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Labels<'a> {
+    pub name: &'a str,
+    /// `admit` or `validating`, as upstream has it.
+    pub step: &'static str,
+    pub operation: &'static str,
+}
+
+impl Labels<'_> {
+    fn text(&self) -> String {
+        format!("name={:?},operation=\"{}\",type=\"{}\"", self.name, self.operation, self.step)
+    }
+}
+
+fn bump(map: &mut BTreeMap<String, u64>, key: String) {
+    *map.entry(key).or_default() += 1;
+}
+
+impl Metrics {
+    /// A webhook was called.
+    pub(crate) fn called(&self, labels: &Labels<'_>, took: Duration, rejected: bool, code: u16) {
+        let mut counts = self.0.lock();
+        let text = labels.text();
+        bump(&mut counts.requests, format!("code=\"{}\",{text},rejected=\"{rejected}\"", code.min(CODE_MAX)));
+        let latency = counts.latencies.entry(format!("{text},rejected=\"{rejected}\"")).or_default();
+        let seconds = took.as_secs_f64();
+        latency.count += 1;
+        latency.sum += seconds;
+        if let Some(bucket) = BUCKETS.iter().position(|bound| seconds <= *bound) {
+            latency.buckets[bucket] += 1;
+        }
+    }
+
+    /// A request was refused because of a webhook.
+    pub(crate) fn rejected(&self, labels: &Labels<'_>, why: Rejection, code: u16) {
+        let key =
+            format!("error_type=\"{}\",{},rejection_code=\"{}\"", why.as_str(), labels.text(), code.min(CODE_MAX));
+        bump(&mut self.0.lock().rejections, key);
+    }
+
+    /// A failure was ignored, as the webhook's failure policy says.
+    pub(crate) fn failed_open(&self, labels: &Labels<'_>) {
+        bump(&mut self.0.lock().fail_open, format!("name={:?},type=\"{}\"", labels.name, labels.step));
+    }
+
+    /// The text format.
+    pub(crate) fn write(&self, out: &mut String) {
+        // Writing to a string cannot fail.
+        let _ = self.try_write(out);
+    }
+
+    fn try_write(&self, out: &mut String) -> std::fmt::Result {
+        let counts = self.0.lock();
+        let prefix = "apiserver_admission_";
+        if !counts.latencies.is_empty() {
+            let name = format!("{prefix}webhook_admission_duration_seconds");
+            writeln!(
+                out,
+                "# HELP {name} [STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).\n# TYPE {name} histogram"
+            )?;
+            for (labels, latency) in &counts.latencies {
+                let mut total = 0;
+                for (bound, count) in BUCKETS.iter().zip(latency.buckets) {
+                    total += count;
+                    writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}")?;
+                }
+                writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", latency.count)?;
+                writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", latency.sum, latency.count)?;
+            }
+        }
+        let counters = [
+            (
+                "webhook_request_total",
+                "Admission webhook request total, identified by name and broken out for each admission type (validating or admit) and operation.",
+                &counts.requests,
+            ),
+            (
+                "webhook_rejection_count",
+                "Admission webhook rejection count, identified by name and broken out for each admission type (validating or admit) and operation.",
+                &counts.rejections,
+            ),
+            (
+                "webhook_fail_open_count",
+                "Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit).",
+                &counts.fail_open,
+            ),
+        ];
+        for (name, help, series) in counters {
+            if series.is_empty() {
+                continue;
+            }
+            writeln!(out, "# HELP {prefix}{name} [ALPHA] {help}\n# TYPE {prefix}{name} counter")?;
+            for (labels, count) in series {
+                writeln!(out, "{prefix}{name}{{{labels}}} {count}")?;
+            }
+        }
+        Ok(())
+    }
+}
