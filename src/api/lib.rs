@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod apply;
+pub mod cel;
 pub mod codec;
 pub mod field;
 pub mod kind;

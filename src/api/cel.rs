@@ -1,0 +1,261 @@
+//! Kubernetes' expression language: the Common Expression Language with Kubernetes' libraries, as v1.37 has it.
+//!
+//! ```
+//! use api::cel::{Bindings, Budget, Decl, Env, Type};
+//!
+//! let schema = serde_json::json!({"type": "object", "properties": {"replicas": {"type": "integer"}}});
+//! let decl = Decl::from_json_schema(&schema, false).expect("a visible schema");
+//! let env = Env::new().declare("self", decl.clone());
+//! let program = env.compile("self.replicas <= 5", &[Type::Bool]).expect("it compiles");
+//! let object = serde_json::json!({"replicas": 3});
+//! let bindings = Bindings::new().set("self", api::cel::Value::from_json_typed(&object, &decl));
+//! let value = program.evaluate(&bindings, &mut Budget::new(10_000_000)).expect("a value");
+//! assert!(value.equals(&true.into()));
+//! ```
+//!
+//! An [`Env`] declares variables; [`Env::compile`] parses, expands macros and checks types, with cel-go's error texts;
+//! [`Program::estimate`] says what it may cost at most by the sizes that schemas allow; [`Program::evaluate`] runs it within
+//! a [`Budget`].
+//!
+//! The engine is written from cel-spec and cel-go rather than over the `cel` crate, because types, static costs and the
+//! exact count of costs must be known for each node of the tree. Invariants: no input panics; parsing is linear in the
+//! source, whose length and depth are bounded; evaluation is bounded by its budget, which is charged before work is
+//! done that grows with its input.
+
+mod ast;
+pub mod authz;
+mod check;
+mod cost;
+mod error;
+mod eval;
+mod functions;
+mod lexer;
+mod library;
+mod macros;
+mod parser;
+mod types;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use regex::Regex;
+
+pub use authz::Authorize;
+pub use cost::Range as CostRange;
+pub use error::{CompileError, EvalError, Issue};
+pub use eval::{Context, Lazy};
+pub use types::{Decl, ObjectType, Type, escape};
+pub use value::{Cidr, Key, Struct, Url, Value};
+
+/// What one evaluation may cost (`celconfig.PerCallLimit`).
+pub const PER_CALL_LIMIT: u64 = 1_000_000;
+/// What the rules of one object or policy may cost together (`celconfig.RuntimeCELCostBudget`).
+pub const RUNTIME_BUDGET: u64 = 10_000_000;
+/// What the match conditions of one object may cost together (`celconfig.RuntimeCELCostBudgetMatchConditions`).
+pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
+
+/// The variables that expressions may use.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    variables: HashMap<String, Arc<Decl>>,
+    structs: bool,
+}
+
+impl Env {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a variable, or replaces it.
+    #[must_use]
+    pub fn declare(mut self, name: &str, decl: Decl) -> Self {
+        self.variables.insert(name.to_owned(), Arc::new(decl));
+        self
+    }
+
+    /// Expressions may make `Object{…}` and `JSONPatch{…}` (mutating policies).
+    #[must_use]
+    pub fn with_mutations(mut self) -> Self {
+        self.structs = true;
+        self
+    }
+
+    /// Compiles an expression whose type must be one of `wanted` (`dyn` will do too); any if that is empty.
+    ///
+    /// # Errors
+    /// The expression's problems, in cel-go's words.
+    pub fn compile(&self, source: &str, wanted: &[Type]) -> Result<Program, CompileError> {
+        let (mut expr, ids) = parser::parse(source)?;
+        let fail = |issues| CompileError::new(source, issues);
+        let (ty, checked) = check::check(&mut expr, ids, &self.variables, self.structs).map_err(fail)?;
+        if !wanted.is_empty() && !matches!(ty, Type::Dyn) && !wanted.contains(&ty) {
+            let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            let message = match names.as_slice() {
+                [one] => format!("must evaluate to {one}"),
+                many => format!("must evaluate to one of [{}]", many.join(" ")),
+            };
+            let mut error = CompileError::new(source, vec![Issue { at: 0, message }]);
+            error.wrong_type = true;
+            return Err(error);
+        }
+        let mut regexes = HashMap::new();
+        let mut issues = Vec::new();
+        literals(&expr, &mut regexes, &mut issues);
+        if !issues.is_empty() {
+            return Err(CompileError::new(source, issues));
+        }
+        let estimate = cost::estimate(&expr, &checked, &self.variables);
+        Ok(Program { expr, ty, regexes, estimate, source: source.to_owned() })
+    }
+}
+
+/// Compiles the regular expressions that are literals, and checks literal times and durations (cel-go's AST validators).
+fn literals(expr: &ast::Expr, regexes: &mut HashMap<String, Regex>, issues: &mut Vec<Issue>) {
+    let literal = |expr: &ast::Expr| match &expr.kind {
+        ast::Kind::Literal(Value::String(text)) => Some(text.to_string()),
+        _ => None,
+    };
+    let mut open = vec![expr];
+    while let Some(expr) = open.pop() {
+        macros::children(expr, &mut |child| open.push(child));
+        let ast::Kind::Call(call) = &expr.kind else { continue };
+        let pattern = match (&*call.function, &call.target, call.args.as_slice()) {
+            ("matches" | "find" | "findAll", Some(_), [pattern, ..]) | ("matches", None, [_, pattern]) => pattern,
+            ("duration" | "timestamp", None, [arg]) => {
+                if let Some(text) = literal(arg) {
+                    let good = match &*call.function {
+                        "duration" => library::time::duration(&text).is_some(),
+                        _ => library::time::timestamp(&text).is_some(),
+                    };
+                    if !good {
+                        issues.push(Issue { at: arg.at, message: format!("invalid {} argument", call.function) });
+                    }
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        if let Some(text) = literal(pattern) {
+            match library::text::compile(&text) {
+                Ok(regex) => drop(regexes.insert(text, regex)),
+                Err(_) if &*call.function == "matches" => {
+                    issues.push(Issue { at: pattern.at, message: "invalid matches argument".to_owned() });
+                }
+                Err(why) => issues.push(Issue { at: pattern.at, message: why }),
+            }
+        }
+    }
+}
+
+/// A compiled expression. Immutable: shared between threads.
+#[derive(Debug, Clone)]
+pub struct Program {
+    expr: ast::Expr,
+    ty: Type,
+    regexes: HashMap<String, Regex>,
+    estimate: CostRange,
+    source: String,
+}
+
+impl Program {
+    /// The expression's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The type of the value.
+    pub fn ty(&self) -> &Type {
+        &self.ty
+    }
+
+    /// What an evaluation costs at least and at most; `u64::MAX` if there is no bound.
+    pub fn estimate(&self) -> CostRange {
+        self.estimate
+    }
+
+    /// Whether the expression mentions a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        let mut open = vec![&self.expr];
+        while let Some(expr) = open.pop() {
+            if matches!(&expr.kind, ast::Kind::Ident(name) if **name == *variable) {
+                return true;
+            }
+            macros::children(expr, &mut |child| open.push(child));
+        }
+        false
+    }
+
+    /// Runs the expression.
+    ///
+    /// # Errors
+    /// See [`EvalError`]. [`EvalError::CostLimit`] with [`Budget::exhausted`]: what all expressions together may cost is
+    /// spent.
+    pub fn evaluate(&self, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<Value, EvalError> {
+        let limit = budget.per_call.min(budget.remaining);
+        let mut machine = eval::Machine::new(&bindings.variables, bindings.context, &self.regexes, limit);
+        let result = machine.eval(&self.expr);
+        budget.last = machine.cost;
+        if machine.cost > budget.remaining {
+            budget.exhausted = true;
+        }
+        budget.remaining = budget.remaining.saturating_sub(machine.cost);
+        result
+    }
+}
+
+/// The values of an environment's variables.
+#[derive(Default, Clone)]
+pub struct Bindings<'a> {
+    variables: HashMap<String, Value>,
+    pub context: Context<'a>,
+}
+
+impl<'a> Bindings<'a> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn set(mut self, name: &str, value: Value) -> Self {
+        self.variables.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Variables that are computed when used.
+    #[must_use]
+    pub fn with_lazy(mut self, lazy: &'a dyn Lazy) -> Self {
+        self.context.lazy = Some(lazy);
+        self
+    }
+
+    /// Who answers `authorizer`'s questions.
+    #[must_use]
+    pub fn with_authorizer(mut self, authorizer: &'a dyn Authorize) -> Self {
+        self.context.authorizer = Some(authorizer);
+        self
+    }
+}
+
+/// What evaluations may cost.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// All of them together, from now on.
+    pub remaining: u64,
+    /// One of them.
+    pub per_call: u64,
+    /// What the last one cost.
+    pub last: u64,
+    /// More was needed than `remaining`.
+    pub exhausted: bool,
+}
+
+impl Budget {
+    /// So much for all, [`PER_CALL_LIMIT`] for each.
+    pub fn new(total: u64) -> Self {
+        Self { remaining: total, per_call: PER_CALL_LIMIT, last: 0, exhausted: false }
+    }
+}

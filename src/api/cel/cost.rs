@@ -1,0 +1,510 @@
+//! What expressions cost: estimated from sizes that schemas allow (cel-go `checker/cost.go`), and counted while they run
+//! (`interpreter/runtimecost.go`), both with Kubernetes' prices (apiserver `cel/library/cost.go`).
+//!
+//! The estimates decide which rules may be written to a CRD; they are upstream's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ast::{ACCUMULATOR, Call, Expr, Fold, Id, Kind};
+use super::check::Checked;
+use super::types::{Decl, Type};
+use super::value::Value;
+
+pub(super) const LIST_CREATE: u64 = 10;
+pub(super) const MAP_CREATE: u64 = 30;
+pub(super) const STRUCT_CREATE: u64 = 40;
+const TRAVERSAL: f64 = 0.1;
+const REGEX: f64 = 0.25;
+/// A question to the authoriser: two fit into an expression.
+const AUTHORIZATION: u64 = 350_000;
+/// `cel.MaxNameFormatRegexSize`.
+const FORMAT_REGEX_MAX: f64 = 128.0;
+
+fn scale(size: u64, factor: f64) -> u64 {
+    // Saturates: what is unbounded stays so.
+    (size as f64 * factor).ceil() as u64
+}
+
+/// The cost of a call that has happened (`result`), or that is about to with these arguments.
+pub(super) fn of_call(function: &str, args: &[Value], result: Option<&Value>) -> u64 {
+    let size = |i: usize| args.get(i).map_or(1, Value::size);
+    let regex = |text: u64, pattern: u64| scale(1 + text, TRAVERSAL).saturating_mul(scale(pattern, REGEX));
+    match function {
+        "check" => AUTHORIZATION,
+        "fieldSelector" | "labelSelector" if args.len() == 2 => selector(size(1), scale),
+        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => {
+            args.first().map_or(0, traversal)
+        }
+        "url"
+        | "lowerAscii"
+        | "upperAscii"
+        | "substring"
+        | "trim"
+        | "jsonpatch.escapeKey"
+        | "cidr"
+        | "isIP"
+        | "isCIDR"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver" => scale(size(0), TRAVERSAL),
+        "ip" if matches!(args.first(), Some(Value::Cidr(_))) => 1,
+        "ip" => scale(size(0), TRAVERSAL),
+        "replace" | "split" | "ip.isCanonical" => scale(size(0), 2.0 * TRAVERSAL),
+        // Only the result tells.
+        "join" => result.map_or(0, |result| scale(result.size(), 2.0 * TRAVERSAL)),
+        "find" | "findAll" | "matches" => regex(size(0), size(1)),
+        "containsIP" => {
+            let parse = if matches!(args.get(1), Some(Value::String(_))) { scale(size(1), TRAVERSAL) } else { 0 };
+            scale(size(0) * 2, TRAVERSAL) + parse
+        }
+        "containsCIDR" => {
+            let parse = if matches!(args.get(1), Some(Value::String(_))) { scale(size(1), TRAVERSAL) } else { 0 };
+            scale(size(0) * 2, TRAVERSAL) + scale(size(0), TRAVERSAL) + 1 + parse
+        }
+        "validate" => match args.first() {
+            Some(Value::Format(format)) => regex(size(1), format.regex_size),
+            _ => 1,
+        },
+        "_==_" | "_!=_" => match args.first() {
+            Some(
+                Value::Quantity(_)
+                | Value::Ip(_)
+                | Value::Cidr(_)
+                | Value::Format(_)
+                | Value::Url(_)
+                | Value::Semver(_)
+                | Value::Authz(_),
+            ) if function == "_==_" => 1,
+            _ => scale(size(0).min(size(1)), TRAVERSAL),
+        },
+        "_<_" | "_<=_" | "_>_" | "_>=_" if matches!(args.first(), Some(Value::String(_) | Value::Bytes(_))) => {
+            scale(size(0).min(size(1)), TRAVERSAL)
+        }
+        "startsWith" | "endsWith" => scale(size(1), TRAVERSAL),
+        "strings.quote" | "format" => scale(size(0), TRAVERSAL),
+        "bytes" if matches!(args.first(), Some(Value::String(_))) => scale(size(0), TRAVERSAL),
+        "string" if matches!(args.first(), Some(Value::Bytes(_))) => scale(size(0), TRAVERSAL),
+        "@in" if matches!(args.get(1), Some(Value::List(_))) => size(1),
+        "_+_" if matches!(args.first(), Some(Value::String(_) | Value::Bytes(_))) => {
+            scale(size(0).saturating_add(size(1)), TRAVERSAL)
+        }
+        "contains" => scale(size(0), TRAVERSAL).saturating_mul(scale(size(1), TRAVERSAL)),
+        // What upstream leaves at 1 though it grows with its arguments: the product of two sets, sorting.
+        "sets.contains" | "sets.equivalent" | "sets.intersects" => size(0).saturating_mul(size(1)).max(1),
+        "distinct" => size(0).saturating_mul(size(0)).max(1),
+        "sort" | "@sortByAssociatedKeys" | "flatten" | "reverse" | "slice" => size(0).max(1),
+        "lists.range" => match args.first() {
+            Some(Value::Int(n)) => u64::try_from(*n).unwrap_or(0).max(1),
+            _ => 1,
+        },
+        _ => 1,
+    }
+}
+
+fn selector(length: u64, scale: fn(u64, f64) -> u64) -> u64 {
+    let requirement = (LIST_CREATE + STRUCT_CREATE) as f64;
+    LIST_CREATE + scale(length, TRAVERSAL) + scale(scale(length, 0.5), requirement)
+}
+
+/// `traversalCost`.
+fn traversal(value: &Value) -> u64 {
+    match value {
+        Value::String(s) => (s.len() as f64 * TRAVERSAL) as u64,
+        Value::Bytes(b) => (b.len() as f64 * TRAVERSAL) as u64,
+        Value::List(items) => items.iter().map(traversal).sum(),
+        Value::Map(entries) => entries.iter().map(|(k, v)| traversal(&k.to_value()) + traversal(v)).sum(),
+        _ => 1,
+    }
+}
+
+/// The least and the most that something costs, or that it is long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Range {
+    pub min: u64,
+    pub max: u64,
+}
+
+impl Range {
+    const UNKNOWN: Self = Self { min: 0, max: u64::MAX };
+
+    const fn fixed(value: u64) -> Self {
+        Self { min: value, max: value }
+    }
+
+    fn add(self, other: Self) -> Self {
+        Self { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
+    }
+
+    fn multiply(self, other: Self) -> Self {
+        Self { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
+    }
+
+    fn scale(self, factor: f64) -> Self {
+        Self { min: scale(self.min, factor), max: scale(self.max, factor) }
+    }
+
+    fn union(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+}
+
+/// What is known of an expression's value: where it comes from and how large it is.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    decl: Option<Arc<Decl>>,
+    size: Option<Range>,
+    /// Sizes of keys and values of lists and maps that the expression makes itself.
+    entries: Option<(Range, Range)>,
+}
+
+pub(super) struct Coster<'c> {
+    checked: &'c Checked,
+    variables: &'c HashMap<String, Arc<Decl>>,
+    scopes: Vec<(Arc<str>, Known)>,
+}
+
+/// Estimates an expression.
+pub(super) fn estimate(expr: &Expr, checked: &Checked, variables: &HashMap<String, Arc<Decl>>) -> Range {
+    Coster { checked, variables, scopes: Vec::new() }.expr(expr).0
+}
+
+const IDENT: Range = Range::fixed(1);
+
+impl Coster<'_> {
+    fn ty(&self, id: Id) -> &Type {
+        self.checked.types.get(id as usize).unwrap_or(&Type::Dyn)
+    }
+
+    fn is_scalar(ty: &Type) -> bool {
+        matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Timestamp | Type::Duration)
+    }
+
+    /// The size of an expression's value as far as it is known (`computeSize`).
+    fn size_of(&self, expr: &Expr, known: &Known) -> Option<Range> {
+        if known.size.is_some() {
+            return known.size;
+        }
+        match &expr.kind {
+            Kind::Literal(Value::String(s)) => return Some(Range::fixed(s.chars().count() as u64)),
+            Kind::Literal(Value::Bytes(b)) => return Some(Range::fixed(b.len() as u64)),
+            Kind::Literal(Value::Type(_)) => {}
+            Kind::Literal(_) => return Some(Range::fixed(1)),
+            Kind::List(elements) => return Some(Range::fixed(elements.len() as u64)),
+            Kind::Map(entries) => return Some(Range::fixed(entries.len() as u64)),
+            _ => {}
+        }
+        if let Some(max) = known.decl.as_ref().and_then(|decl| decl.max) {
+            return Some(Range { min: 0, max });
+        }
+        Self::is_scalar(self.ty(expr.id)).then_some(Range::fixed(1))
+    }
+
+    fn sized(&self, expr: &Expr, known: &Known) -> Range {
+        self.size_of(expr, known).unwrap_or(Range::UNKNOWN)
+    }
+
+    fn lookup(&self, name: &str) -> Known {
+        if let Some((_, known)) = self.scopes.iter().rev().find(|(other, _)| **other == *name) {
+            return known.clone();
+        }
+        Known { decl: self.variables.get(name).cloned(), ..Known::default() }
+    }
+
+    fn expr(&mut self, expr: &Expr) -> (Range, Known) {
+        match &expr.kind {
+            Kind::Literal(_) => (Range::default(), Known::default()),
+            Kind::Ident(name) => (IDENT, self.lookup(name)),
+            Kind::Select(select) => {
+                let (cost, known) = self.expr(&select.operand);
+                if select.test {
+                    return (cost, Known::default());
+                }
+                let step = match self.ty(select.operand.id) {
+                    Type::Map(..) | Type::Object(_) | Type::Named(_) | Type::Param(_) => IDENT,
+                    _ => Range::default(),
+                };
+                let decl = known.decl.as_ref().and_then(|decl| decl.field(&select.field)).cloned();
+                (cost.add(step), Known { decl, ..Known::default() })
+            }
+            Kind::Call(call) => self.call(expr, call),
+            Kind::Logic { terms, .. } => {
+                let mut total = Range::default();
+                for (i, term) in terms.iter().enumerate() {
+                    let (cost, _) = self.expr(term);
+                    // Only the first is sure to be evaluated.
+                    total = total.add(Range { min: if i == 0 { cost.min } else { 0 }, max: cost.max });
+                }
+                (total, Known::default())
+            }
+            Kind::Conditional(parts) => {
+                let [condition, yes, no] = &**parts;
+                let (cost, _) = self.expr(condition);
+                let (yes_cost, yes_known) = self.expr(yes);
+                let (no_cost, no_known) = self.expr(no);
+                let size = self.sized(yes, &yes_known).union(self.sized(no, &no_known));
+                let entries = match (yes_known.entries, no_known.entries) {
+                    (Some((ak, av)), Some((bk, bv))) => Some((ak.union(bk), av.union(bv))),
+                    _ => None,
+                };
+                (cost.add(yes_cost.union(no_cost)), Known { decl: None, size: Some(size), entries })
+            }
+            Kind::List(elements) => {
+                let mut cost = Range::fixed(LIST_CREATE);
+                let mut item = if elements.is_empty() { Range::default() } else { Range { min: u64::MAX, max: 0 } };
+                for (element, _) in elements {
+                    let (one, known) = self.expr(element);
+                    cost = cost.add(one);
+                    item = item.union(self.sized(element, &known));
+                }
+                (cost, Known { entries: Some((Range::fixed(1), item)), ..Known::default() })
+            }
+            Kind::Map(entries) => {
+                let mut cost = Range::fixed(MAP_CREATE);
+                let nothing = if entries.is_empty() { Range::default() } else { Range { min: u64::MAX, max: 0 } };
+                let (mut keys, mut values) = (nothing, nothing);
+                for entry in entries {
+                    let (key_cost, key) = self.expr(&entry.key);
+                    let (value_cost, value) = self.expr(&entry.value);
+                    cost = cost.add(key_cost).add(value_cost);
+                    keys = keys.union(self.sized(&entry.key, &key));
+                    values = values.union(self.sized(&entry.value, &value));
+                }
+                (cost, Known { entries: Some((keys, values)), ..Known::default() })
+            }
+            Kind::Struct { fields, .. } => {
+                let cost = fields.iter().fold(Range::fixed(STRUCT_CREATE), |sum, f| sum.add(self.expr(&f.value).0));
+                (cost, Known::default())
+            }
+            Kind::Fold(fold) => self.fold(fold),
+            Kind::Bind { variable, value, body } => {
+                let (value_cost, mut known) = self.expr(value);
+                known.size = self.size_of(value, &known);
+                self.scopes.push((Arc::clone(variable), known));
+                let (body_cost, result) = self.expr(body);
+                self.scopes.pop();
+                let size = self.size_of(body, &result);
+                // cel-go keeps the cost of the empty range that a binding is made of.
+                let cost = value_cost.add(body_cost).add(Range::fixed(LIST_CREATE));
+                (cost, Known { decl: None, size, entries: result.entries })
+            }
+        }
+    }
+
+    fn fold(&mut self, fold: &Fold) -> (Range, Known) {
+        let (range_cost, range) = self.expr(&fold.range);
+        let (init_cost, mut init) = self.expr(&fold.init);
+        init.size = self.size_of(&fold.init, &init);
+        let init_size = init.size;
+        let count = self.sized(&fold.range, &range);
+        let is_list = matches!(self.ty(fold.range.id), Type::List(_))
+            || range.entries.is_some_and(|_| matches!(fold.range.kind, Kind::List(_)));
+        let items = range.decl.as_ref().and_then(|decl| decl.items.clone());
+        let value = Known { decl: items, size: range.entries.map(|(_, values)| values), entries: None };
+        // Map keys have no declared length upstream either.
+        let key_decl = range.decl.is_some().then(|| Arc::new(Decl::key()));
+        let key = Known {
+            decl: if is_list { None } else { key_decl },
+            size: range.entries.map(|(keys, _)| keys),
+            entries: None,
+        };
+        let depth = self.scopes.len();
+        self.scopes.push((ACCUMULATOR.into(), init));
+        match &fold.second {
+            Some(second) => {
+                self.scopes.push((Arc::clone(&fold.variable), key));
+                self.scopes.push((Arc::clone(second), value));
+            }
+            None => self.scopes.push((Arc::clone(&fold.variable), if is_list { value } else { key })),
+        }
+        let (condition_cost, _) = self.expr(&fold.condition);
+        let (step_cost, step) = self.expr(&fold.step);
+        self.scopes.truncate(depth + 1);
+        let (result_cost, _) = self.expr(&fold.result);
+        self.scopes.truncate(depth);
+        let looped = count.multiply(step_cost.add(condition_cost));
+        let cost = range_cost.add(init_cost).add(result_cost).add(looped);
+        let known = match &fold.init.kind {
+            Kind::Literal(_) => Known { size: init_size, ..Known::default() },
+            Kind::List(_) | Kind::Map(_) => Known { decl: None, size: Some(count), entries: step.entries },
+            _ => Known::default(),
+        };
+        (cost, known)
+    }
+
+    fn call(&mut self, expr: &Expr, call: &Call) -> (Range, Known) {
+        let target = call.target.as_ref().map(|target| (target, self.expr(target)));
+        let args: Vec<(&Expr, (Range, Known))> = call.args.iter().map(|arg| (arg, self.expr(arg))).collect();
+        let mut spent = target.as_ref().map_or(Range::default(), |(_, (cost, _))| *cost);
+        for (_, (cost, _)) in &args {
+            spent = spent.add(*cost);
+        }
+        let mut all: Vec<(&Expr, &Known)> = Vec::with_capacity(args.len() + 1);
+        all.extend(target.as_ref().map(|(e, (_, known))| (*e, known)));
+        all.extend(args.iter().map(|(e, (_, known))| (*e, known)));
+        let (cost, known) = self.function(expr, &call.function, &all);
+        (spent.add(cost), known)
+    }
+
+    /// The cost of the function itself, and what it returns.
+    fn function(&self, expr: &Expr, name: &str, args: &[(&Expr, &Known)]) -> (Range, Known) {
+        let size = |i: usize| args.get(i).map_or(Range::UNKNOWN, |(e, known)| self.sized(e, known));
+        let ty = |i: usize| args.get(i).map_or(&Type::Dyn, |(e, _)| self.ty(e.id));
+        let one = Range::fixed(1);
+        let plain = |cost: Range| (cost, Known::default());
+        let with = |cost: Range, size: Range| (cost, Known { size: Some(size), ..Known::default() });
+        let regex = |text: Range, pattern: Range| text.add(one).scale(TRAVERSAL).multiply(pattern.scale(REGEX));
+        match name {
+            "check" => plain(Range::fixed(AUTHORIZATION)),
+            "dyn" => match args.first() {
+                Some((_, known)) => (one, (*known).clone()),
+                None => plain(one),
+            },
+            "fieldSelector" | "labelSelector" => {
+                let length = size(1);
+                plain(Range { min: selector(length.min, scale), max: selector(length.max, scale) })
+            }
+            "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => plain(match ty(0) {
+                Type::List(item) => {
+                    let mut each = one;
+                    if matches!(**item, Type::String | Type::Bytes) {
+                        each = each.add(self.item_size(args).scale(TRAVERSAL));
+                    }
+                    size(0).multiply(each)
+                }
+                _ if name == "includes" => size(0),
+                _ => size(0).scale(TRAVERSAL),
+            }),
+            "url" | "jsonpatch.escapeKey" | "lowerAscii" | "upperAscii" | "substring" | "trim" => {
+                with(size(0).scale(TRAVERSAL), size(0))
+            }
+            "replace" if args.len() >= 3 => with(size(0).scale(2.0 * TRAVERSAL), replaced(size(0), size(1), size(2))),
+            "split" => {
+                let limit = match args.get(2) {
+                    Some((Expr { kind: Kind::Literal(Value::Int(n)), .. }, _)) => *n as u64,
+                    _ => size(0).max,
+                };
+                with(size(0).scale(2.0 * TRAVERSAL), Range { min: 0, max: limit })
+            }
+            "join" => {
+                let count = size(0);
+                let mut length = count.multiply(self.item_size(args));
+                if args.len() > 1 {
+                    let gaps = Range { min: count.min.saturating_sub(1), max: count.max.saturating_sub(1) };
+                    length = length.add(size(1).multiply(gaps));
+                }
+                with(length.scale(TRAVERSAL), length)
+            }
+            "find" | "findAll" => with(regex(size(0), size(1)), Range { min: 0, max: size(0).max }),
+            "matches" => plain(regex(size(0), size(1))),
+            "ip" if matches!(ty(0), Type::Named(_)) => plain(one),
+            "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver" => {
+                plain(size(0).scale(TRAVERSAL))
+            }
+            "ip.isCanonical" => plain(size(0).scale(2.0 * TRAVERSAL)),
+            "containsIP" | "containsCIDR" => {
+                let bytes = Range { min: 4, max: 16 };
+                let mut cost = bytes.add(bytes).scale(TRAVERSAL);
+                if name == "containsCIDR" {
+                    cost = cost.add(bytes.scale(TRAVERSAL)).add(one);
+                }
+                if matches!(ty(1), Type::String) {
+                    cost = cost.add(size(1).scale(TRAVERSAL));
+                }
+                plain(cost)
+            }
+            "validate" => plain(size(1).scale(TRAVERSAL).scale(FORMAT_REGEX_MAX * REGEX)),
+            "_==_" if ty(0) == ty(1) && matches!(ty(0), Type::Named(_)) => plain(match ty(0) {
+                Type::Named("kubernetes.NamedFormat") => Range { min: 1, max: 64 }.scale(TRAVERSAL),
+                Type::Named("kubernetes.URL") => Range { min: 1, max: size(0).max.max(1) }.scale(TRAVERSAL),
+                _ => one,
+            }),
+            "_==_" | "_!=_" => plain(self.comparison(size(0), size(1))),
+            "_<_" | "_<=_" | "_>_" | "_>=_" if matches!(ty(0), Type::String | Type::Bytes | Type::Dyn) => {
+                plain(self.comparison(size(0), size(1)))
+            }
+            "startsWith" | "endsWith" => plain(size(1).scale(TRAVERSAL)),
+            "format" => plain(size(0).scale(TRAVERSAL)),
+            "strings.quote" => {
+                let s = size(0);
+                let longest = s.max.saturating_mul(2).saturating_add(2);
+                with(s.scale(TRAVERSAL), Range { min: s.min.saturating_add(2), max: longest })
+            }
+            "bytes" if matches!(ty(0), Type::String) => {
+                with(size(0).scale(TRAVERSAL), Range { min: size(0).min, max: size(0).max.saturating_mul(4) })
+            }
+            "string" if matches!(ty(0), Type::Bytes) => {
+                with(size(0).scale(TRAVERSAL), Range { min: size(0).min / 4, max: size(0).max })
+            }
+            "@in" if matches!(ty(1), Type::List(_) | Type::Dyn) => plain(size(1)),
+            "contains" => plain(size(0).scale(TRAVERSAL).multiply(size(1).scale(TRAVERSAL))),
+            "_+_" => self.addition(expr, args, size(0).add(size(1))),
+            "_[_]" | "_[?_]" => {
+                let (_, known) = args.first().copied().unwrap_or((expr, &EMPTY));
+                let decl = known.decl.as_ref().and_then(|decl| decl.items.clone());
+                (one, Known { decl, size: known.entries.map(|(_, values)| values), entries: None })
+            }
+            _ => plain(one),
+        }
+    }
+
+    fn comparison(&self, a: Range, b: Range) -> Range {
+        let max = a.max.min(b.max);
+        Range { min: u64::from(max > 0), max }.scale(TRAVERSAL)
+    }
+
+    fn addition(&self, expr: &Expr, args: &[(&Expr, &Known)], size: Range) -> (Range, Known) {
+        let entries = match args {
+            [(_, a), (_, b)] => match (a.entries, b.entries) {
+                (Some((ak, av)), Some((bk, bv))) => Some((ak.union(bk), av.union(bv))),
+                _ => None,
+            },
+            _ => None,
+        };
+        match self.ty(expr.id) {
+            Type::List(_) => (Range::fixed(1), Known { decl: None, size: Some(size), entries }),
+            Type::String | Type::Bytes => (size.scale(TRAVERSAL), Known { size: Some(size), ..Known::default() }),
+            // It may be a text or a number.
+            Type::Dyn => {
+                let cost = size.scale(TRAVERSAL).union(Range::fixed(1));
+                (cost, Known { decl: None, size: Some(size), entries })
+            }
+            _ => (Range::fixed(1), Known::default()),
+        }
+    }
+
+    /// The size of a list's elements.
+    fn item_size(&self, args: &[(&Expr, &Known)]) -> Range {
+        let Some((_, known)) = args.first() else { return Range::UNKNOWN };
+        if let Some(max) = known.decl.as_ref().and_then(|decl| decl.items.as_ref()).and_then(|items| items.max) {
+            return Range { min: 0, max };
+        }
+        known.entries.map_or(Range::UNKNOWN, |(_, values)| values)
+    }
+}
+
+static EMPTY: Known = Known { decl: None, size: None, entries: None };
+
+/// How long a text gets by a replacement.
+fn replaced(text: Range, from: Range, to: Range) -> Range {
+    let divide = |a: u64, b: u64| (a as f64 / b as f64).ceil() as u64;
+    let (mut count, mut kept) = (Range::default(), Range::default());
+    if from.min == 0 {
+        count.max = text.max.saturating_add(1);
+        kept.max = text.max;
+    } else if to.max <= from.min {
+        kept.max = text.max;
+    } else {
+        count.max = divide(text.max, from.min);
+    }
+    if from.max == 0 {
+        count.min = text.min.saturating_add(1);
+        kept.min = text.min;
+    } else if from.max <= to.min {
+        kept.min = text.min;
+    } else {
+        count.min = divide(text.min, from.max);
+    }
+    count.multiply(to).add(kept)
+}

@@ -1,0 +1,183 @@
+//! Semantic versions (apiserver `cel/library/semverlib.go` over `blang/semver`).
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::cel::error::EvalError;
+use crate::cel::eval::Result;
+use crate::cel::value::Value;
+
+/// A version by semver 2.0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Semver {
+    pub major: u64,
+    pub minor: u64,
+    pub patch: u64,
+    pre: Vec<Part>,
+}
+
+/// An identifier of a pre-release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Number(u64),
+    Text(String),
+}
+
+impl Semver {
+    /// Reads a version, exactly.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        if text.is_empty() {
+            return Err("Version string empty".to_owned());
+        }
+        let (rest, build) = match text.split_once('+') {
+            Some((rest, build)) => (rest, Some(build)),
+            None => (text, None),
+        };
+        let (core, pre) = match rest.split_once('-') {
+            Some((core, pre)) => (core, Some(pre)),
+            None => (rest, None),
+        };
+        let parts: Vec<&str> = core.split('.').collect();
+        let [major, minor, patch] = parts.as_slice() else {
+            return Err("No Major.Minor.Patch elements found".to_owned());
+        };
+        let number = |text: &str, what: &str| {
+            if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(format!("Invalid character(s) found in {what} number {text:?}"));
+            }
+            if text.len() > 1 && text.starts_with('0') {
+                return Err(format!("{} number must not contain leading zeroes {text:?}", capitalised(what)));
+            }
+            text.parse::<u64>().map_err(|_| format!("{} number {text:?} is out of range", capitalised(what)))
+        };
+        let known = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let mut parts = Vec::new();
+        for part in pre.map(|pre| pre.split('.')).into_iter().flatten() {
+            if !known(part) {
+                return Err(format!("Invalid character(s) found in prerelease {part:?}"));
+            }
+            parts.push(if part.bytes().all(|b| b.is_ascii_digit()) {
+                if part.len() > 1 && part.starts_with('0') {
+                    return Err(format!("Numeric PreRelease version must not contain leading zeroes {part:?}"));
+                }
+                Part::Number(part.parse().map_err(|_| "prerelease is out of range".to_owned())?)
+            } else {
+                Part::Text(part.to_owned())
+            });
+        }
+        if let Some(part) = build.and_then(|build| build.split('.').find(|part| !known(part))) {
+            return Err(format!("Invalid character(s) found in build meta data {part:?}"));
+        }
+        Ok(Self {
+            major: number(major, "major")?,
+            minor: number(minor, "minor")?,
+            patch: number(patch, "patch")?,
+            pre: parts,
+        })
+    }
+
+    /// Reads a version as people write it: with a `v`, short, with leading zeros.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_normalized(text: &str) -> std::result::Result<Self, String> {
+        let text = text.strip_prefix('v').unwrap_or(text);
+        let mut parts: Vec<String> = text.splitn(3, '.').map(ToOwned::to_owned).collect();
+        for part in &mut parts {
+            if part.len() > 1 {
+                let trimmed = part.trim_start_matches('0');
+                *part = if trimmed.starts_with(|c: char| c.is_ascii_digit()) {
+                    trimmed.to_owned()
+                } else {
+                    format!("0{trimmed}")
+                };
+            }
+        }
+        if parts.len() < 3 {
+            if parts.last().is_some_and(|last| last.contains(['+', '-'])) {
+                return Err("short version cannot contain PreRelease/Build meta data".to_owned());
+            }
+            parts.resize(3, "0".to_owned());
+        }
+        Self::parse(&parts.join("."))
+    }
+
+    /// Precedence; what is built does not count.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        let core = (self.major, self.minor, self.patch).cmp(&(other.major, other.minor, other.patch));
+        core.then_with(|| match (self.pre.is_empty(), other.pre.is_empty()) {
+            (true, true) => Ordering::Equal,
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            (false, false) => {
+                let parts = self.pre.iter().zip(&other.pre).map(|(a, b)| match (a, b) {
+                    (Part::Number(a), Part::Number(b)) => a.cmp(b),
+                    (Part::Text(a), Part::Text(b)) => a.cmp(b),
+                    (Part::Number(_), Part::Text(_)) => Ordering::Less,
+                    (Part::Text(_), Part::Number(_)) => Ordering::Greater,
+                });
+                let differ = parts.into_iter().find(|order| order.is_ne());
+                differ.unwrap_or_else(|| self.pre.len().cmp(&other.pre.len()))
+            }
+        })
+    }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+}
+
+pub(super) fn call(name: &str, args: &[Value]) -> Option<Result> {
+    let parse = |text: &str, rest: &[Value]| match rest {
+        [Value::Bool(true)] => Semver::parse_normalized(text),
+        _ => Semver::parse(text),
+    };
+    Some(match (name, args) {
+        ("semver", [Value::String(text), rest @ ..]) => match parse(text, rest) {
+            Ok(version) => Ok(Value::Semver(Arc::new(version))),
+            Err(why) => Err(EvalError::new(why)),
+        },
+        ("isSemver", [Value::String(text), rest @ ..]) => Ok(Value::Bool(parse(text, rest).is_ok())),
+        (_, [Value::Semver(version)]) => {
+            let number = match name {
+                "major" => version.major,
+                "minor" => version.minor,
+                "patch" => version.patch,
+                _ => return None,
+            };
+            Ok(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)))
+        }
+        (_, [Value::Semver(a), Value::Semver(b)]) => {
+            let order = a.compare(b);
+            Ok(match name {
+                "isGreaterThan" => Value::Bool(order.is_gt()),
+                "isLessThan" => Value::Bool(order.is_lt()),
+                "compareTo" => Value::Int(order as i64),
+                _ => return None,
+            })
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_in_order() {
+        let all =
+            ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0", "2.1.1"];
+        let all: Vec<Semver> = all.iter().map(|text| Semver::parse(text).unwrap()).collect();
+        for pair in all.windows(2) {
+            assert_eq!(pair[0].compare(&pair[1]), Ordering::Less, "{pair:?}");
+        }
+        assert!(Semver::parse("1.0").is_err());
+        assert!(Semver::parse("01.0.0").is_err());
+        assert_eq!(Semver::parse_normalized("v01.0"), Semver::parse("1.0.0"));
+    }
+}

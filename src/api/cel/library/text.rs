@@ -1,0 +1,408 @@
+//! Texts: the string extensions of cel-go in version 2, regular expressions, `format`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use regex::Regex;
+
+use super::bounded;
+use crate::cel::error::EvalError;
+use crate::cel::eval::Result;
+use crate::cel::value::{Key, Value};
+
+pub(super) fn call(name: &str, args: &[Value], regexes: &HashMap<String, Regex>) -> Option<Result> {
+    Some(match (name, args) {
+        ("contains", [Value::String(s), Value::String(part)]) => Ok(Value::Bool(s.contains(&**part))),
+        ("startsWith", [Value::String(s), Value::String(part)]) => Ok(Value::Bool(s.starts_with(&**part))),
+        ("endsWith", [Value::String(s), Value::String(part)]) => Ok(Value::Bool(s.ends_with(&**part))),
+        ("matches", [Value::String(s), Value::String(regex)]) => {
+            with_regex(regex, regexes, |regex| Ok(Value::Bool(regex.is_match(s))))
+        }
+        ("find", [Value::String(s), Value::String(regex)]) => {
+            with_regex(regex, regexes, |regex| Ok(regex.find(s).map_or("", |m| m.as_str()).into()))
+        }
+        ("findAll", [Value::String(s), Value::String(regex), rest @ ..]) => {
+            let limit = match rest {
+                [] => usize::MAX,
+                [Value::Int(n)] => usize::try_from(*n).unwrap_or(usize::MAX),
+                _ => return None,
+            };
+            with_regex(regex, regexes, |regex| {
+                let found: Vec<Value> = regex.find_iter(s).take(limit).map(|m| m.as_str().into()).collect();
+                Ok(found.into())
+            })
+        }
+        ("charAt", [Value::String(s), Value::Int(at)]) => char_at(s, *at),
+        ("indexOf", [Value::String(s), Value::String(part), rest @ ..]) => index_of(s, part, offset(rest)?),
+        ("lastIndexOf", [Value::String(s), Value::String(part), rest @ ..]) => last_index_of(s, part, offset(rest)?),
+        ("lowerAscii", [Value::String(s)]) => Ok(s.to_ascii_lowercase().into()),
+        ("upperAscii", [Value::String(s)]) => Ok(s.to_ascii_uppercase().into()),
+        ("trim", [Value::String(s)]) => Ok(s.trim().into()),
+        ("reverse", [Value::String(s)]) => Ok(s.chars().rev().collect::<String>().into()),
+        ("replace", [Value::String(s), Value::String(from), Value::String(to), rest @ ..]) => {
+            let limit = match rest {
+                [] => usize::MAX,
+                [Value::Int(n)] => usize::try_from(*n).unwrap_or(usize::MAX),
+                _ => return None,
+            };
+            replace(s, from, to, limit)
+        }
+        ("split", [Value::String(s), Value::String(separator), rest @ ..]) => {
+            let limit = match rest {
+                [] => -1,
+                [Value::Int(n)] => *n,
+                _ => return None,
+            };
+            Ok(split(s, separator, limit))
+        }
+        ("substring", [Value::String(s), Value::Int(from), rest @ ..]) => {
+            let to = match rest {
+                [] => None,
+                [Value::Int(to)] => Some(*to),
+                _ => return None,
+            };
+            substring(s, *from, to)
+        }
+        ("join", [Value::List(items), rest @ ..]) => {
+            let separator = match rest {
+                [] => "",
+                [Value::String(separator)] => separator,
+                _ => return None,
+            };
+            join(items, separator)
+        }
+        ("strings.quote", [Value::String(s)]) => Ok(quote(s).into()),
+        ("format", [Value::String(s), Value::List(items)]) => format(s, items).map(Value::from),
+        ("jsonpatch.escapeKey", [Value::String(s)]) => Ok(s.replace('~', "~0").replace('/', "~1").into()),
+        _ => return None,
+    })
+}
+
+fn with_regex(pattern: &str, known: &HashMap<String, Regex>, run: impl Fn(&Regex) -> Result) -> Result {
+    if let Some(regex) = known.get(pattern) {
+        return run(regex);
+    }
+    let regex = compile(pattern).map_err(EvalError::new)?;
+    run(&regex)
+}
+
+/// A regular expression of bounded size.
+pub(in crate::cel) fn compile(pattern: &str) -> std::result::Result<Regex, String> {
+    regex::RegexBuilder::new(pattern).size_limit(1 << 20).nest_limit(100).build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "error parsing regexp: expression too large".to_owned(),
+        error => format!("error parsing regexp: {}", error.to_string().replace('\n', " ")),
+    })
+}
+
+fn offset(rest: &[Value]) -> Option<Option<i64>> {
+    match rest {
+        [] => Some(None),
+        [Value::Int(at)] => Some(Some(*at)),
+        _ => None,
+    }
+}
+
+fn out_of_range(at: i64) -> EvalError {
+    EvalError::new(format!("index out of range: {at}"))
+}
+
+fn char_at(s: &str, at: i64) -> Result {
+    let count = s.chars().count() as i64;
+    if at < 0 || at > count {
+        return Err(out_of_range(at));
+    }
+    Ok(s.chars().nth(at as usize).map(String::from).unwrap_or_default().into())
+}
+
+fn index_of(s: &str, part: &str, from: Option<i64>) -> Result {
+    let from = from.unwrap_or(0);
+    if part.is_empty() {
+        return Ok(Value::Int(from));
+    }
+    let start = match usize::try_from(from) {
+        Ok(from) => s.char_indices().map(|(i, _)| i).chain([s.len()]).nth(from),
+        Err(_) => None,
+    };
+    let Some(start) = start else { return Err(out_of_range(from)) };
+    Ok(Value::Int(s[start..].find(part).map_or(-1, |at| s[..start + at].chars().count() as i64)))
+}
+
+fn last_index_of(s: &str, part: &str, from: Option<i64>) -> Result {
+    let count = s.chars().count() as i64;
+    if part.is_empty() {
+        return Ok(Value::Int(from.unwrap_or(count)));
+    }
+    if let Some(from) = from
+        && (from < 0 || from >= count)
+    {
+        return Err(out_of_range(from));
+    }
+    let last = from.unwrap_or(count);
+    let mut best = -1;
+    for (nth, (at, _)) in s.char_indices().enumerate() {
+        if nth as i64 > last {
+            break;
+        }
+        if s[at..].starts_with(part) {
+            best = nth as i64;
+        }
+    }
+    Ok(Value::Int(best))
+}
+
+fn replace(s: &str, from: &str, to: &str, limit: usize) -> Result {
+    let places = if from.is_empty() { s.chars().count() + 1 } else { s.matches(from).count() };
+    bounded(s.len().saturating_add(places.min(limit).saturating_mul(to.len())))?;
+    Ok(if limit == usize::MAX { s.replace(from, to) } else { s.replacen(from, to, limit) }.into())
+}
+
+/// Go's `strings.SplitN`.
+fn split(s: &str, separator: &str, limit: i64) -> Value {
+    let limit = match limit {
+        0 => return Vec::new().into(),
+        n if n < 0 => usize::MAX,
+        n => n as usize,
+    };
+    let parts: Vec<Value> = if separator.is_empty() {
+        let mut parts: Vec<Value> = Vec::new();
+        let mut rest = s;
+        while let Some(c) = rest.chars().next() {
+            if parts.len() + 1 == limit {
+                parts.push(rest.into());
+                rest = "";
+                break;
+            }
+            let (one, after) = rest.split_at(c.len_utf8());
+            parts.push(one.into());
+            rest = after;
+        }
+        let _ = rest;
+        parts
+    } else {
+        s.splitn(limit, separator).map(Value::from).collect()
+    };
+    parts.into()
+}
+
+fn substring(s: &str, from: i64, to: Option<i64>) -> Result {
+    let count = s.chars().count() as i64;
+    let end = to.unwrap_or(count);
+    if from < 0 || from > count {
+        return Err(out_of_range(from));
+    }
+    if end < 0 || end > count {
+        return Err(out_of_range(end));
+    }
+    if from > end {
+        return Err(EvalError::new(format!("invalid substring range. start: {from}, end: {end}")));
+    }
+    Ok(s.chars().skip(from as usize).take((end - from) as usize).collect::<String>().into())
+}
+
+fn join(items: &[Value], separator: &str) -> Result {
+    let mut texts = Vec::with_capacity(items.len());
+    let mut size = 0usize;
+    for item in items {
+        let Value::String(text) = item else { return Err(EvalError::no_such_overload()) };
+        size += text.len() + separator.len();
+        bounded(size)?;
+        texts.push(&**text);
+    }
+    Ok(texts.join(separator).into())
+}
+
+fn quote(s: &str) -> String {
+    let mut out = String::from("\"");
+    for c in s.chars() {
+        match c {
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A double as Go's `strconv.FormatFloat(f, 'g', -1, 64)` writes it.
+pub(super) fn print_double(number: f64) -> String {
+    if number.is_nan() {
+        return "NaN".to_owned();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let exponent = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
+    if (-4..21).contains(&exponent) {
+        return number.to_string();
+    }
+    let text = format!("{number:e}");
+    match text.split_once('e') {
+        Some((mantissa, exponent)) => {
+            let (sign, digits) = match exponent.strip_prefix('-') {
+                Some(digits) => ('-', digits),
+                None => ('+', exponent),
+            };
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        None => text,
+    }
+}
+
+/// A value as `%s` of `format` shows it.
+pub(in crate::cel) fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(i) => i.to_string(),
+        Value::Uint(u) => u.to_string(),
+        Value::Double(d) => print_double(*d),
+        Value::String(s) => s.to_string(),
+        Value::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
+        Value::Timestamp(t) => super::time::print(*t),
+        Value::Duration(d) => super::time::print_duration(*d),
+        Value::Type(name) => name.to_string(),
+        Value::List(items) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Map(entries) => {
+            let mut pairs: Vec<(String, String)> =
+                entries.iter().map(|(k, v)| (shown(&Key::to_value(k)), shown(v))).collect();
+            pairs.sort();
+            let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}: {v}")).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+        Value::Ip(ip) => ip.to_string(),
+        Value::Cidr(cidr) => format!("{}/{}", cidr.address, cidr.bits),
+        Value::Quantity(quantity) => quantity.to_string(),
+        other => other.type_name().to_string(),
+    }
+}
+
+/// `'…'.format([…])` (cel-go `ext/formatting.go`).
+fn format(text: &str, items: &[Value]) -> Result<String> {
+    let mut out = String::new();
+    let mut items = items.iter().enumerate();
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('%') {
+            out.push('%');
+            rest = after;
+            continue;
+        }
+        let mut precision = None;
+        if let Some(after) = rest.strip_prefix('.') {
+            let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            precision = after[..digits].parse::<usize>().ok().filter(|p| *p <= 100);
+            if precision.is_none() {
+                return Err(EvalError::new("could not parse formatting clause: error while parsing precision"));
+            }
+            rest = &after[digits..];
+        }
+        let Some(verb) = rest.chars().next() else {
+            return Err(EvalError::new("could not parse formatting clause: unexpected end of string"));
+        };
+        rest = &rest[verb.len_utf8()..];
+        let Some((index, item)) = items.next() else {
+            let many = items.len();
+            return Err(EvalError::new(format!("index {many} out of range")));
+        };
+        let _ = index;
+        out.push_str(&clause(verb, precision, item)?);
+        bounded(out.len())?;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn clause(verb: char, precision: Option<usize>, item: &Value) -> Result<String> {
+    let bad = |what: &str| EvalError::new(format!("error during formatting: {what}, was given {}", item.type_name()));
+    Ok(match (verb, item) {
+        ('s', item) => shown(item),
+        ('d', Value::Int(i)) => i.to_string(),
+        ('d', Value::Uint(u)) => u.to_string(),
+        ('d', Value::Double(d)) if d.is_nan() || d.is_infinite() => print_double(*d),
+        ('d', _) => return Err(bad("decimal clause can only be used on integers")),
+        ('f', Value::Double(d)) => fixed(*d, precision),
+        ('f', Value::Int(i)) => fixed(*i as f64, precision),
+        ('f', Value::Uint(u)) => fixed(*u as f64, precision),
+        ('f', _) => return Err(bad("fixed-point clause can only be used on doubles")),
+        ('e', Value::Double(d)) => scientific(*d, precision),
+        ('e', Value::Int(i)) => scientific(*i as f64, precision),
+        ('e', Value::Uint(u)) => scientific(*u as f64, precision),
+        ('e', _) => return Err(bad("scientific clause can only be used on doubles")),
+        ('b', Value::Int(i)) => signed(*i, |m| format!("{m:b}")),
+        ('b', Value::Uint(u)) => format!("{u:b}"),
+        ('b', Value::Bool(b)) => u8::from(*b).to_string(),
+        ('b', _) => return Err(bad("only integers and bools can be formatted as binary")),
+        ('o', Value::Int(i)) => signed(*i, |m| format!("{m:o}")),
+        ('o', Value::Uint(u)) => format!("{u:o}"),
+        ('o', _) => return Err(bad("octal clause can only be used on integers")),
+        ('x' | 'X', item) => {
+            let lower = match item {
+                Value::Int(i) => signed(*i, |m| format!("{m:x}")),
+                Value::Uint(u) => format!("{u:x}"),
+                Value::String(s) => s.bytes().map(|b| format!("{b:02x}")).collect(),
+                Value::Bytes(b) => b.iter().map(|b| format!("{b:02x}")).collect(),
+                _ => return Err(bad("only integers, byte buffers, and strings can be formatted as hex")),
+            };
+            if verb == 'X' { lower.to_uppercase() } else { lower }
+        }
+        (other, _) => {
+            return Err(EvalError::new(format!(
+                "could not parse formatting clause: unrecognized formatting clause \"{other}\""
+            )));
+        }
+    })
+}
+
+fn signed(number: i64, print: impl Fn(u64) -> String) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", print(number.unsigned_abs()))
+}
+
+fn fixed(number: f64, precision: Option<usize>) -> String {
+    if number.is_finite() { format!("{number:.*}", precision.unwrap_or(6)) } else { infinite(number) }
+}
+
+fn infinite(number: f64) -> String {
+    if number.is_nan() {
+        "NaN".to_owned()
+    } else if number > 0.0 {
+        "Infinity".to_owned()
+    } else {
+        "-Infinity".to_owned()
+    }
+}
+
+fn scientific(number: f64, precision: Option<usize>) -> String {
+    if !number.is_finite() {
+        return infinite(number);
+    }
+    let text = format!("{number:.*e}", precision.unwrap_or(6));
+    match text.split_once('e') {
+        Some((mantissa, exponent)) => {
+            let (sign, digits) = match exponent.strip_prefix('-') {
+                Some(digits) => ('-', digits),
+                None => ('+', exponent),
+            };
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        None => text,
+    }
+}
+
+/// Shared with lists: the text of a key that is missing.
+pub(super) fn strings(items: impl IntoIterator<Item = String>) -> Value {
+    Value::List(Arc::new(items.into_iter().map(Value::from).collect()))
+}
