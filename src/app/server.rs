@@ -318,9 +318,13 @@ fn controllers_config(
     settings.cluster_cidrs = vec![options.cluster_cidr.into()];
     settings.service_cidrs = vec![options.service_cidr.into()];
     settings.quota_usage = Some(admission::quota_usage);
+    settings.authority = Some(credentials.ca.clone());
+    settings.tokens = Some(credentials.tokens.clone());
     let connect = Clients { service: connect.service.clone() };
     controllers::ControllersConfig {
-        client_for: Arc::new(move |name| connect.service_account(name)),
+        client_for: Arc::new(move |name| {
+            if name.starts_with("system:") { connect.user(name) } else { connect.service_account(name) }
+        }),
         informers: informers.clone(),
         clock: clock.clone(),
         settings,

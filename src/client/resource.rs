@@ -200,6 +200,7 @@ resources! {
     k8s_openapi::api::certificates::v1 {
         cluster CertificateSigningRequest;
         cluster ClusterTrustBundle;
+        namespaced PodCertificateRequest;
     }
     k8s_openapi::api::node::v1 {
         cluster RuntimeClass;

@@ -12,6 +12,9 @@ pub enum Error {
     /// The object says something that cannot be acted on.
     #[error("{kind} {key}: {problem}")]
     Object { kind: &'static str, key: String, problem: String },
+    /// Something in a namespace has yet to go; not a fault. The text is upstream's, which conditions show.
+    #[error("unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={resource}")]
+    Remaining { namespace: String, group: String, version: String, resource: String },
     /// What has to happen first has not happened yet; not a fault.
     #[error("waiting for {0}")]
     NotYet(&'static str),
@@ -25,7 +28,7 @@ impl Error {
     pub(crate) fn is_expected(&self) -> bool {
         match self {
             Self::Api(error) => error.is_conflict() || error.is_namespace_terminating() || error.is_not_found(),
-            Self::NotYet(_) => true,
+            Self::NotYet(_) | Self::Remaining { .. } => true,
             Self::Several { .. } | Self::Object { .. } | Self::Json(_) => false,
         }
     }

@@ -69,6 +69,12 @@ impl Context {
         }
     }
 
+    /// [`Context::parts`] for a controller whose events come from a source that is not called as its account is.
+    pub(crate) fn parts_as(&self, source: &str) -> Parts {
+        let recorder = Recorder::new(self.client.clone(), source, "", Arc::clone(&self.clock));
+        Parts { recorder, ..self.parts() }
+    }
+
     /// Queues every object of `informer` when called.
     pub(crate) fn add_all<K: Resource>(informer: &Informer<K>, queue: &WorkQueue<ObjectKey>) -> AddAll {
         let (informer, queue) = (informer.clone(), queue.clone());

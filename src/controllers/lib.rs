@@ -3,6 +3,9 @@
 //! Each runs as its own service account, reads from the shared informers and writes through its own client. Behaviour,
 //! conditions, events and reasons are upstream's (`pkg/controller`). When nothing changes, nothing here writes.
 
+mod attributes_class_protection;
+mod bootstrap_tokens;
+mod certificates;
 mod claim;
 mod clusterrole;
 mod cronjob;
@@ -13,6 +16,7 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
+mod ephemeral_volume;
 mod error;
 mod expectations;
 mod gc;
@@ -26,6 +30,7 @@ mod namespace;
 mod node_affinity;
 mod node_ipam;
 mod node_lifecycle;
+mod node_ttl;
 mod pod_gc;
 mod pod_owners;
 mod pods;
@@ -33,12 +38,17 @@ mod replicaset;
 mod resource_quota;
 mod root_ca;
 mod selector;
+mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
 mod taint_eviction;
 mod taints;
+mod token_secrets;
+mod trust_bundle;
 mod ttl_after_finished;
+mod volume_binder;
+mod volume_expander;
 mod volume_protection;
 mod written;
 
@@ -53,6 +63,7 @@ use base::{SharedClock, Shutdown};
 use client::{Client, Informers, Recorder};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ResourceQuota;
+use pki::{CertificateAuthority, TokenSigner};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -62,7 +73,8 @@ pub use harness::Metrics;
 
 /// Makes the client of a service account in `kube-system`, by its name: user
 /// `system:serviceaccount:kube-system:<name>`, groups `system:serviceaccounts`,
-/// `system:serviceaccounts:kube-system` and `system:authenticated`.
+/// `system:serviceaccounts:kube-system` and `system:authenticated`. A name that begins with `system:` is a user's: the
+/// token controller has no account of its own.
 pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
 /// What the controllers need to know.
@@ -92,6 +104,10 @@ pub struct Settings {
     /// Length of a node's prefix, IPv4 and IPv6 (upstream's defaults are 24 and 64).
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
+    /// What signs certificate signing requests of the built-in signers. Without it nothing signs them.
+    pub authority: Option<Arc<CertificateAuthority>>,
+    /// What signs the tokens of service account token Secrets. Without it they are not filled.
+    pub tokens: Option<Arc<TokenSigner>>,
     /// How quotas are measured: admission's own. Without it quotas are not counted anew.
     pub quota_usage: Option<QuotaUsage>,
 }
@@ -162,6 +178,61 @@ const TABLE: &[Entry] = &[
         account: "pv-protection-controller",
         start: volume_protection::start_volumes,
     },
+    Entry {
+        name: "persistentvolume-binder-controller",
+        account: "persistent-volume-binder",
+        start: volume_binder::start,
+    },
+    Entry {
+        name: "certificatesigningrequest-approving-controller",
+        account: "certificate-controller",
+        start: certificates::start_approver,
+    },
+    Entry {
+        name: "certificatesigningrequest-signing-controller",
+        account: "certificate-controller",
+        start: certificates::start_signer,
+    },
+    Entry {
+        name: "certificatesigningrequest-cleaner-controller",
+        account: "certificate-controller",
+        start: certificates::start_cleaner,
+    },
+    Entry {
+        name: "podcertificaterequest-cleaner-controller",
+        account: "podcertificaterequestcleaner",
+        start: certificates::start_pod_cleaner,
+    },
+    Entry {
+        name: "ephemeral-volume-controller",
+        account: "ephemeral-volume-controller",
+        start: ephemeral_volume::start,
+    },
+    Entry { name: "persistentvolume-expander-controller", account: "expand-controller", start: volume_expander::start },
+    Entry {
+        name: "volumeattributesclass-protection-controller",
+        account: "volumeattributesclass-protection-controller",
+        start: attributes_class_protection::start,
+    },
+    Entry {
+        name: "serviceaccount-token-controller",
+        account: "system:kube-controller-manager",
+        start: token_secrets::start,
+    },
+    Entry {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        account: "legacy-service-account-token-cleaner",
+        start: token_secrets::start_cleaner,
+    },
+    Entry { name: "bootstrap-signer-controller", account: "bootstrap-signer", start: bootstrap_tokens::start_signer },
+    Entry { name: "token-cleaner-controller", account: "token-cleaner", start: bootstrap_tokens::start_cleaner },
+    Entry {
+        name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        account: "kube-apiserver-serving-clustertrustbundle-publisher",
+        start: trust_bundle::start,
+    },
+    Entry { name: "ttl-controller", account: "ttl-controller", start: node_ttl::start },
+    Entry { name: "service-cidr-controller", account: "service-cidrs-controller", start: service_cidr::start },
     Entry { name: "resourcequota-controller", account: "resourcequota-controller", start: resource_quota::start },
 ];
 

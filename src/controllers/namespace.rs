@@ -127,15 +127,11 @@ impl Reconciler {
                     estimate = estimate.max(left.estimate_seconds);
                     if left.count > 0 {
                         if left.estimate_seconds == 0 {
-                            failures.push(Error::Object {
-                                kind: "Namespace",
-                                key: namespace.name().to_owned(),
-                                problem: format!(
-                                    "unexpected items still remain in namespace: {} for gvr: {}, Resource={}",
-                                    namespace.name(),
-                                    resource.api_version(),
-                                    resource.resource
-                                ),
+                            failures.push(Error::Remaining {
+                                namespace: namespace.name().to_owned(),
+                                group: resource.group.clone(),
+                                version: resource.version.clone(),
+                                resource: resource.resource.clone(),
                             });
                         }
                         rest.push((Arc::clone(resource), left));

@@ -18,6 +18,15 @@ pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
 
+/// Names of the claims of a pod, those of its ephemeral volumes too.
+pub(crate) fn claims(pod: &Pod) -> impl Iterator<Item = String> {
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().filter_map(|volume| {
+        let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
+        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)))
+    })
+}
+
 /// Succeeded or failed.
 pub(crate) fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")

@@ -29,7 +29,7 @@ pub(crate) fn start_claims(context: Context) {
                 Event::Added(pod) | Event::Updated { new: pod, .. } if !uses_claims(pod) => pod,
                 _ => return,
             };
-            for claim in claims_of(pod) {
+            for claim in pods::claims(pod) {
                 queue.add(ObjectKey::new(pod.namespace(), claim));
             }
         }
@@ -52,25 +52,19 @@ fn uses_claims(pod: &Pod) -> bool {
     !pods::is_terminal(pod) && !pods::node(pod).is_empty()
 }
 
-/// Names of the claims of a pod, those of its ephemeral volumes too.
-fn claims_of(pod: &Pod) -> impl Iterator<Item = String> {
-    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    volumes.iter().filter_map(|volume| {
-        let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)))
-    })
-}
-
 fn is_used(pods: &[impl AsRef<Pod>], claim: &str) -> bool {
-    pods.iter().any(|pod| uses_claims(pod.as_ref()) && claims_of(pod.as_ref()).any(|name| name == claim))
+    pods.iter().any(|pod| uses_claims(pod.as_ref()) && pods::claims(pod.as_ref()).any(|name| name == claim))
 }
 
-fn has(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, finalizer: &str) -> bool {
+pub(crate) fn has_finalizer(
+    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    finalizer: &str,
+) -> bool {
     metadata.finalizers.iter().flatten().any(|f| f == finalizer)
 }
 
 /// The patch that adds or removes a finalizer at the version that was looked at.
-fn patch<K: Resource>(object: &K, finalizer: &str, add: bool) -> Patch {
+pub(crate) fn finalizer_patch<K: Resource>(object: &K, finalizer: &str, add: bool) -> Patch {
     let mut finalizers = object.metadata().finalizers.clone().unwrap_or_default();
     finalizers.retain(|f| f != finalizer);
     if add {
@@ -100,10 +94,10 @@ impl AsRef<Pod> for Owned {
 impl Reconcile for Claims {
     async fn reconcile(&self, key: &ObjectKey) -> Result<(), Error> {
         let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(()) };
-        let protected = has(&claim.metadata, CLAIM);
+        let protected = has_finalizer(&claim.metadata, CLAIM);
         let change = match (claim.is_deleting(), protected) {
-            (true, true) => patch(&*claim, CLAIM, false),
-            (false, false) => patch(&*claim, CLAIM, true),
+            (true, true) => finalizer_patch(&*claim, CLAIM, false),
+            (false, false) => finalizer_patch(&*claim, CLAIM, true),
             _ => return Ok(()),
         };
         if claim.is_deleting() {
@@ -134,9 +128,9 @@ impl Reconcile for Volumes {
     async fn reconcile(&self, key: &ObjectKey) -> Result<(), Error> {
         let Some(volume) = self.volumes.get("", &key.name) else { return Ok(()) };
         let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let change = match (volume.is_deleting(), has(&volume.metadata, VOLUME)) {
-            (true, true) if !bound => patch(&*volume, VOLUME, false),
-            (false, false) => patch(&*volume, VOLUME, true),
+        let change = match (volume.is_deleting(), has_finalizer(&volume.metadata, VOLUME)) {
+            (true, true) if !bound => finalizer_patch(&*volume, VOLUME, false),
+            (false, false) => finalizer_patch(&*volume, VOLUME, true),
             _ => return Ok(()),
         };
         match self.context.client.patch::<PersistentVolume>("", &key.name, &change).await {

@@ -2,11 +2,16 @@
 
 use base::Clock;
 use jiff::SignedDuration;
-use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, KeyUsagePurpose};
+use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use x509_parser::prelude::FromDer;
 
-use crate::authority::{CertificateAuthority, base_params};
-use crate::{PkiError, Usage};
+use crate::PkiError;
+use crate::authority::{self, CertificateAuthority, base_params, offset_date_time};
+
+/// Before the present, for clocks that are behind.
+const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+/// Certificates that live shorter lose nothing to the backdating.
+const SHORT: SignedDuration = SignedDuration::from_hours(8);
 
 /// What a request asks for, as approvers and signers look at it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,8 +20,10 @@ pub struct RequestSubject {
     pub organizations: Vec<String>,
     pub dns_names: Vec<String>,
     pub ip_addresses: Vec<std::net::IpAddr>,
-    /// Names of kinds that Kubernetes' signers never allow (e-mail, URI) are present.
-    pub other_names: bool,
+    /// Names that are e-mail addresses are present.
+    pub emails: bool,
+    /// Names that are URIs are present.
+    pub uris: bool,
 }
 
 /// Reads a PEM request and checks its own signature.
@@ -47,7 +54,9 @@ pub fn parse(request_pem: &str) -> Result<RequestSubject, PkiError> {
                     Ok(bytes) => subject.ip_addresses.push(bytes.into()),
                     Err(_) => return Err(bad("an IP address has neither 4 nor 16 bytes".to_owned())),
                 },
-                _ => subject.other_names = true,
+                GeneralName::RFC822Name(_) => subject.emails = true,
+                GeneralName::URI(_) => subject.uris = true,
+                _ => {}
             }
         }
     }
@@ -55,28 +64,88 @@ pub fn parse(request_pem: &str) -> Result<RequestSubject, PkiError> {
 }
 
 impl CertificateAuthority {
-    /// Certifies the request's key and subject for `usage` and `validity`.
+    /// Certifies the request's key, subject and names for `usages` (the names of the certificates API) and `ttl`, as
+    /// upstream's `PermissiveSigningPolicy` (`pkg/controller/certificates/authority/policies.go`) does.
+    ///
+    /// # Errors
+    /// The request cannot be read or is not signed by its own key, a usage is unknown, or this authority has expired.
     pub fn sign_request(
         &self,
         request_pem: &str,
-        usage: Usage,
-        validity: SignedDuration,
+        usages: &[String],
+        ttl: SignedDuration,
         clock: &dyn Clock,
     ) -> Result<String, PkiError> {
         let subject = parse(request_pem)?;
         let parsed =
             CertificateSigningRequestParams::from_pem(request_pem).map_err(|e| PkiError::Request(e.to_string()))?;
-        let mut params = base_params(&subject.common_name, &subject.organizations, clock.now(), validity);
+        let now = clock.now();
+        let authority_end = authority::not_after(self.cert_pem())?;
+        if now >= authority_end {
+            return Err(PkiError::Request(format!("the signer has expired: NotAfter={authority_end}")));
+        }
+        let validity = if ttl < SHORT { ttl } else { ttl - BACKDATE };
+        let mut params = base_params("", &[], now, validity);
+        params.not_before = offset_date_time(now.as_second() - BACKDATE.as_secs());
+        params.not_after = params.not_after.min(offset_date_time(authority_end.as_second()));
+        params.distinguished_name = parsed.params.distinguished_name;
         params.subject_alt_names = parsed.params.subject_alt_names;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match usage {
-            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-        };
+        params.is_ca = IsCa::ExplicitNoCa;
+        (params.key_usages, params.extended_key_usages) = key_usages(usages)?;
         params.use_authority_key_identifier_extension = true;
         self.sign(&params, &parsed.public_key, &subject.common_name)
     }
+}
+
+/// `keyUsagesFromStrings`.
+fn key_usages(usages: &[String]) -> Result<(Vec<KeyUsagePurpose>, Vec<ExtendedKeyUsagePurpose>), PkiError> {
+    use ExtendedKeyUsagePurpose as Extended;
+    let mut plain = Vec::new();
+    let mut extended = Vec::new();
+    let mut unknown = Vec::new();
+    for usage in usages {
+        match usage.as_str() {
+            "signing" | "digital signature" => plain.push(KeyUsagePurpose::DigitalSignature),
+            "content commitment" => plain.push(KeyUsagePurpose::ContentCommitment),
+            "key encipherment" => plain.push(KeyUsagePurpose::KeyEncipherment),
+            "key agreement" => plain.push(KeyUsagePurpose::KeyAgreement),
+            "data encipherment" => plain.push(KeyUsagePurpose::DataEncipherment),
+            "cert sign" => plain.push(KeyUsagePurpose::KeyCertSign),
+            "crl sign" => plain.push(KeyUsagePurpose::CrlSign),
+            "encipher only" => plain.push(KeyUsagePurpose::EncipherOnly),
+            "decipher only" => plain.push(KeyUsagePurpose::DecipherOnly),
+            "any" => extended.push(Extended::Any),
+            "server auth" => extended.push(Extended::ServerAuth),
+            "client auth" => extended.push(Extended::ClientAuth),
+            "code signing" => extended.push(Extended::CodeSigning),
+            "email protection" | "s/mime" => extended.push(Extended::EmailProtection),
+            "ipsec end system" => extended.push(Extended::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 5])),
+            "ipsec tunnel" => extended.push(Extended::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 6])),
+            "ipsec user" => extended.push(Extended::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 7])),
+            "timestamping" => extended.push(Extended::TimeStamping),
+            "ocsp signing" => extended.push(Extended::OcspSigning),
+            "microsoft sgc" => extended.push(Extended::Other(vec![1, 3, 6, 1, 4, 1, 311, 10, 3, 3])),
+            "netscape sgc" => extended.push(Extended::Other(vec![2, 16, 840, 1, 113_730, 4, 1])),
+            _ => unknown.push(usage.as_str()),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(PkiError::Request(format!("unrecognized usage values: {unknown:?}")));
+    }
+    let mut seen = Vec::new();
+    plain.retain(|usage| {
+        !seen.contains(usage) && {
+            seen.push(*usage);
+            true
+        }
+    });
+    let mut kept: Vec<Extended> = Vec::new();
+    for usage in extended {
+        if !kept.contains(&usage) {
+            kept.push(usage);
+        }
+    }
+    Ok((plain, kept))
 }
 
 #[cfg(test)]
@@ -102,8 +171,20 @@ mod tests {
         assert_eq!(subject.organizations, ["system:nodes"]);
         assert_eq!(subject.dns_names, ["node-1"]);
         assert_eq!(subject.ip_addresses, ["10.1.2.3".parse::<std::net::IpAddr>().unwrap()]);
-        let cert = ca.sign_request(&request, Usage::Server, SignedDuration::from_hours(1), &clock).unwrap();
+        let cert =
+            ca.sign_request(&request, &["server auth".to_owned()], SignedDuration::from_hours(1), &clock).unwrap();
         assert_eq!(crate::authority::not_after(&cert).unwrap().as_second(), 1_800_003_600);
+    }
+
+    #[test]
+    fn usages_are_read_by_their_names() {
+        let usages = |names: &[&str]| key_usages(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        let (plain, extended) = usages(&["signing", "digital signature", "client auth"]).unwrap();
+        assert_eq!(
+            (plain, extended),
+            (vec![KeyUsagePurpose::DigitalSignature], vec![ExtendedKeyUsagePurpose::ClientAuth])
+        );
+        assert!(usages(&["client auth", "juggling"]).unwrap_err().to_string().contains("juggling"));
     }
 
     #[test]

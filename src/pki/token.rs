@@ -52,6 +52,52 @@ pub struct Ref {
     pub uid: String,
 }
 
+/// The issuer of tokens that are kept in Secrets and never expire (upstream `pkg/serviceaccount/legacy.go`).
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// The claims of a token that is kept in a Secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    iss: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+    pub sub: String,
+}
+
+impl LegacyClaims {
+    /// The claims of a service account's token in a Secret of its namespace.
+    pub fn new(namespace: &str, account: &str, account_uid: &str, secret: &str) -> Self {
+        Self {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            account_uid: account_uid.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        }
+    }
+}
+
+/// Signs a text with a bootstrap token, the text left out of the result (cluster-bootstrap
+/// `token/jws.ComputeDetachedSignature`).
+///
+/// # Errors
+/// [`PkiError::Sign`].
+pub fn detached_signature(content: &str, token_id: &str, token_secret: &str) -> Result<String, PkiError> {
+    let header = serde_json::json!({"alg": "HS256", "kid": token_id}).to_string();
+    let header = URL_SAFE_NO_PAD.encode(header);
+    let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
+    let key = EncodingKey::from_secret(token_secret.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).map_err(PkiError::Sign)?;
+    Ok(format!("{header}..{signature}"))
+}
+
 /// Why a token is no good. The texts are for logs and `TokenReview.status.error`, never with the token in them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -121,10 +167,39 @@ impl TokenSigner {
     /// Signs; `iss` is set here.
     pub fn sign(&self, mut claims: Claims) -> Result<String, PkiError> {
         claims.iss.clone_from(&self.issuer);
+        self.encode(&claims)
+    }
+
+    /// Signs a token that is kept in a Secret and never expires.
+    ///
+    /// # Errors
+    /// [`PkiError::Sign`].
+    pub fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String, PkiError> {
+        self.encode(claims)
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String, PkiError> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
         header.kid = Some(self.key_id.clone());
-        jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(PkiError::Sign)
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(PkiError::Sign)
+    }
+
+    /// Checks signature and issuer of a token that is kept in a Secret. Whether the Secret still holds it is the
+    /// caller's business.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, TokenError> {
+        if unverified_issuer(token).as_deref() != Some(LEGACY_ISSUER) {
+            return Err(TokenError::ForeignIssuer);
+        }
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let decoded = jsonwebtoken::decode::<LegacyClaims>(token, &self.decoding, &validation);
+        Ok(decoded.map_err(|_| TokenError::Malformed)?.claims)
     }
 
     /// Checks signature, issuer and times. Audiences and bound objects are the caller's business.

@@ -1,5 +1,7 @@
 //! Service-account tokens bound to live objects (upstream `pkg/serviceaccount/claims.go`, KEP-1205).
 
+mod legacy;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use base::SharedClock;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use pki::token::{Private, Ref};
+use pki::token::{Private, Ref, TokenError};
 use pki::{Claims, TokenSigner};
 use sha2::{Digest, Sha256};
 
@@ -75,7 +77,14 @@ impl ServiceAccountTokens {
     }
 
     async fn check(&self, token: &str) -> Result<Checked, String> {
-        let claims = self.signer.verify(token, self.clock.as_ref()).map_err(|e| e.to_string())?;
+        let claims = match self.signer.verify(token, self.clock.as_ref()) {
+            Ok(claims) => claims,
+            Err(TokenError::ForeignIssuer) => {
+                let claims = self.signer.verify_legacy(token).map_err(|e| e.to_string())?;
+                return legacy::check(self, token, &claims).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let private = &claims.kubernetes;
         let (namespace, account) = (&private.namespace, &private.serviceaccount);
         let name = format!("system:serviceaccount:{namespace}:{}", account.name);
