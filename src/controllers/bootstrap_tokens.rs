@@ -83,7 +83,7 @@ impl Reconcile for Signer {
             let signature = pki::token::detached_signature(content, &id, &token).map_err(|error| Error::Object {
                 kind: "ConfigMap",
                 key: format!("{PUBLIC}/{CLUSTER_INFO}"),
-                problem: base::chain(&error),
+                problem: base::chain(&error).to_string(),
             })?;
             data.insert(format!("{SIGNATURE}{id}"), signature);
         }

@@ -81,9 +81,9 @@ fn check_kubelet_serving(subject: &RequestSubject, usages: &[String]) -> Result<
     }
     match usages_are(usages, "server auth") {
         // Upstream lists them sorted.
-        Err(_) => return refused("usages did not match [digital signature key encipherment server auth]"),
+        Err(_) => refused("usages did not match [digital signature key encipherment server auth]"),
         Ok(()) if !subject.common_name.starts_with("system:node:") => {
-            return refused("subject common name does not begin with system:node:");
+            refused("subject common name does not begin with system:node:")
         }
         Ok(()) => Ok(()),
     }

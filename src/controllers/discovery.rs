@@ -72,14 +72,7 @@ pub(crate) async fn discover(client: &Client) -> Result<Discovered, client::Erro
             }
         };
         for resource in list.resources.into_iter().filter(|r| !r.name.contains('/')) {
-            let resource = Arc::new(ApiResource {
-                group: group.clone(),
-                version: version.clone(),
-                resource: resource.name,
-                kind: resource.kind,
-                namespaced: resource.namespaced,
-                verbs: resource.verbs,
-            });
+            let resource = Arc::new(resource.of(&group, &version));
             found.by_kind.insert((resource.api_version(), resource.kind.clone()), Arc::clone(&resource));
             let key = (resource.group.clone(), resource.resource.clone());
             preferred.entry(key).or_insert(resource);
@@ -87,6 +80,24 @@ pub(crate) async fn discover(client: &Client) -> Result<Discovered, client::Erro
     }
     found.preferred = preferred.into_values().collect();
     Ok(found)
+}
+
+/// The resources of one group, in the version that it prefers, without those of no kind that can be read.
+///
+/// # Errors
+/// There is no such group, or it does not answer.
+pub(crate) async fn group(client: &Client, group: &str) -> Result<Vec<ApiResource>, client::Error> {
+    let (version, path) = if group.is_empty() {
+        ("v1".to_owned(), "/api/v1".to_owned())
+    } else {
+        let found: Group = get(client, &format!("/apis/{group}")).await?;
+        let version = found.preferred_version.map(|v| v.version).unwrap_or_default();
+        let path = format!("/apis/{group}/{version}");
+        (version, path)
+    };
+    let list: ResourceList = get(client, &path).await?;
+    let plain = list.resources.into_iter().filter(|r| !r.name.contains('/'));
+    Ok(plain.map(|r| r.of(group, &version)).collect())
 }
 
 async fn get<T: for<'de> Deserialize<'de>>(client: &Client, path: &str) -> Result<T, client::Error> {
@@ -129,4 +140,17 @@ struct Resource {
     namespaced: bool,
     #[serde(default)]
     verbs: Vec<String>,
+}
+
+impl Resource {
+    fn of(self, group: &str, version: &str) -> ApiResource {
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            resource: self.name,
+            kind: self.kind,
+            namespaced: self.namespaced,
+            verbs: self.verbs,
+        }
+    }
 }

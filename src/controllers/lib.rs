@@ -4,6 +4,7 @@
 //! conditions, events and reasons are upstream's (`pkg/controller`). When nothing changes, nothing here writes.
 
 mod attributes_class_protection;
+mod autoscaler;
 mod bootstrap_tokens;
 mod certificates;
 mod claim;
@@ -202,6 +203,11 @@ const TABLE: &[Entry] = &[
         name: "podcertificaterequest-cleaner-controller",
         account: "podcertificaterequestcleaner",
         start: certificates::start_pod_cleaner,
+    },
+    Entry {
+        name: "horizontal-pod-autoscaler-controller",
+        account: "horizontal-pod-autoscaler",
+        start: autoscaler::start,
     },
     Entry {
         name: "ephemeral-volume-controller",

@@ -120,7 +120,7 @@ impl Reconciler {
         self.signer.sign_legacy(&claims).map_err(|error| Error::Object {
             kind: "Secret",
             key: format!("{}/{}", secret.namespace(), secret.name()),
-            problem: base::chain(&error),
+            problem: base::chain(&error).to_string(),
         })
     }
 
