@@ -98,6 +98,9 @@ impl Stage {
 pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let clock: SharedClock = Arc::new(SystemClock);
     let identity = Identity::of(&options)?;
+    if !options.disable_agent && options.containerd.is_none() {
+        runtime::containerd::child::find(None)?; // said before anything is made, not in the middle of the start
+    }
     let layout = Layout::new(&options.data_dir);
     let lock = layout.lock()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;

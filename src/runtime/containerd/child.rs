@@ -40,7 +40,9 @@ pub struct ChildOptions {
 /// Why there is no containerd.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    #[error("no containerd found in {0}: install containerd or name its socket")]
+    #[error(
+        "containerd is not installed: apt-get install containerd, or name the socket of a running one (looked in {0})"
+    )]
     NotFound(String),
     #[error("cannot {step} {path:?}")]
     Io {
@@ -217,7 +219,8 @@ fn reap(pid: i32) {
     let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
 
-fn find(dir: Option<&Path>) -> Result<PathBuf, ChildError> {
+/// The binary that would be started: in `dir`, or with `None` on `PATH` and in the usual folders.
+pub fn find(dir: Option<&Path>) -> Result<PathBuf, ChildError> {
     let dirs: Vec<PathBuf> = match dir {
         Some(dir) => vec![dir.into()],
         None => {
