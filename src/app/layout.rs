@@ -20,12 +20,8 @@ impl Layout {
     /// keep apart and every command finds the same one.
     pub fn new(data_dir: &Path) -> Self {
         let root = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-        // FNV-1a, 64 bit: short names matter here, because a socket's path has at most 107 bytes.
-        let hash = root
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        // Short names matter here, because a socket's path has at most 107 bytes.
+        let hash = base::fnv64a(root.as_os_str().as_encoded_bytes());
         Self { root, run: Path::new("/run/skiff").join(format!("{:08x}", hash >> 32)) }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::claim::claim;
 use crate::error::Error;
-use crate::hash::{equal_ignoring_hash, fnv32a, safe_encode};
+use crate::hash::{equal_ignoring_hash, safe_encode};
 use crate::selector::Selector;
 
 /// The label that names a pod's revision, and a revision's hash.
@@ -114,7 +114,7 @@ async fn create<O: Resource>(
 fn hash(data: &Value, collisions: i32) -> Result<String, Error> {
     let mut bytes = serde_json::to_vec(data)?;
     bytes.extend_from_slice(&collisions.to_le_bytes());
-    Ok(safe_encode(&fnv32a(&bytes).to_string()))
+    Ok(safe_encode(&base::fnv32a(&bytes).to_string()))
 }
 
 fn name(owner: &str, hash: &str) -> String {

@@ -203,11 +203,6 @@ pub fn should_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool 
 
 /// Changes when a change of the spec must restart the container: its name and image (upstream `HashContainer`).
 pub fn hash(container: &Container) -> String {
-    // FNV-1a over the two fields that upstream hashes.
-    let mut hash: u32 = 0x811c_9dc5;
-    let image = container.image.as_deref().unwrap_or_default();
-    for byte in container.name.bytes().chain([0]).chain(image.bytes()) {
-        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    }
-    format!("{hash:x}")
+    let hashed = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
+    format!("{:x}", base::fnv32a(hashed.as_bytes()))
 }

@@ -376,11 +376,7 @@ pub fn gateway(cidr: Ipv4Net) -> Ipv4Addr {
 
 /// A link name of 15 bytes: `v` and 14 hexadecimal digits of a hash of instance and pod (FNV-1a, 64 bit).
 fn link_name(instance: &str, uid: &str) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in instance.bytes().chain([0]).chain(uid.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("v{:014x}", hash >> 8)
+    format!("v{:014x}", base::fnv64a(format!("{instance}\0{uid}").as_bytes()) >> 8)
 }
 
 fn sysctl(name: &str, value: &str) -> Result<(), PodNetworkError> {

@@ -113,7 +113,7 @@ impl Rules {
     /// Adds a backend; its id depends on the name alone, so that it is the same after every change.
     pub(super) fn backend(&mut self, name: &str, endpoints: Vec<(Ipv4Addr, u16)>, affinity: Option<u32>) -> u32 {
         let backend = Backend { endpoints, affinity };
-        let mut id = fnv(name);
+        let mut id = base::fnv32a(name.as_bytes());
         // Two names with one hash: the later one moves on.
         while self.backends.get(&id).is_some_and(|other| *other != backend) {
             id = id.wrapping_add(1);
@@ -148,9 +148,4 @@ impl Rules {
             Policy::Drop => true,
         }
     }
-}
-
-/// FNV-1a, 32 bit.
-fn fnv(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
