@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::csi::Drivers;
 use crate::events::Events;
 use crate::images::Images;
 use crate::machine::Machine;
@@ -22,8 +23,11 @@ use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
 use crate::table::PodTable;
+use crate::volumes::certificates::Certificates;
+use crate::volumes::persistent::Claims;
 use crate::volumes::tokens::Tokens;
-use crate::{eviction, image_gc, node, rotation, server, spec, static_pods, volumes, workers};
+use crate::volumes::trust::Trust;
+use crate::{csi, eviction, image_gc, node, rotation, server, spec, static_pods, volumes, workers};
 
 /// Longest wait for tasks at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,11 +59,16 @@ impl Kubelet {
             config_maps: Objects::new(client.clone(), table.clone(), shutdown.clone()),
             secrets: Objects::new(client.clone(), table.clone(), shutdown.clone()),
             tokens: Tokens::default(),
+            trust: Trust::default(),
+            certificates: Certificates::default(),
+            claims: Claims::default(),
+            csi: Drivers::default(),
             probes: Arc::new(Probes::new(clock.now())),
             cgroups: Cgroups::detect(&config.cgroup_root),
             machine: Machine::detect(&config),
             services: informers.informer::<Service>(),
             pods: informers.informer_with::<Pod>(&format!("spec.nodeName={}", config.node_name)),
+            informers,
             mirrors_changed: Notify::new(),
             tasks: TaskTracker::new(),
             config: Arc::new(config),
@@ -122,6 +131,7 @@ async fn work(ctx: &Arc<Context>, events: mpsc::Receiver<RuntimeEvent>) {
         rotation::run(ctx),
         image_gc::run(ctx),
         eviction::run(ctx),
+        csi::plugins::run(ctx),
     );
 }
 
@@ -198,7 +208,7 @@ async fn orphans(ctx: &Arc<Context>, informer: &client::Informer<Pod>) {
     for folder in folders {
         let uid = folder.file_name().to_string_lossy().into_owned();
         if !is_known(&uid)
-            && let Err(error) = volumes::tear_down(&ctx.config, &uid).await
+            && let Err(error) = volumes::tear_down(ctx, &uid).await
         {
             tracing::warn!(uid, error = %base::chain(&error), "cannot remove what an orphaned pod left");
         }

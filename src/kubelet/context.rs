@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::{SharedClock, Shutdown};
-use client::{Client, Informer};
+use client::{Client, Informer, Informers};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use runtime::Runtime;
 use tokio::sync::Notify;
@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfig;
+use crate::csi::Drivers;
 use crate::events::Events;
 use crate::images::Images;
 use crate::machine::Machine;
@@ -19,7 +20,10 @@ use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
 use crate::table::PodTable;
+use crate::volumes::certificates::Certificates;
+use crate::volumes::persistent::Claims;
 use crate::volumes::tokens::Tokens;
+use crate::volumes::trust::Trust;
 
 /// Shared by every task; nothing in it is held locked across an await.
 pub struct Context {
@@ -35,9 +39,15 @@ pub struct Context {
     pub config_maps: Objects<ConfigMap>,
     pub secrets: Objects<Secret>,
     pub tokens: Tokens,
+    pub trust: Trust,
+    pub certificates: Certificates,
+    pub claims: Claims,
+    pub csi: Drivers,
     pub probes: Arc<Probes>,
     pub cgroups: Cgroups,
     pub machine: Machine,
+    /// For kinds that are watched only once a pod needs them.
+    pub informers: Informers,
     pub services: Informer<Service>,
     /// Pods of this node in the API, mirrors of static pods among them.
     pub pods: Informer<Pod>,

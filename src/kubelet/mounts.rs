@@ -80,12 +80,54 @@ pub fn unmount_below(folder: &Path) -> io::Result<()> {
     for point in points.iter() {
         unmount(point)?;
     }
+    // Whoever removes the folder must not remove what is behind a mount that stayed.
+    match mount_points()?.into_iter().find(|p| p.starts_with(&folder) && *p != folder) {
+        Some(left) => Err(io::Error::other(format!("{} is still mounted", left.display()))),
+        None => Ok(()),
+    }
+}
+
+/// Makes a bind mount read-only; what is mounted below it is left alone.
+pub fn make_read_only(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?;
     Ok(())
+}
+
+/// Mount options as `mount(8)` takes them: those that are flags, and those for the file system.
+pub fn split_options(options: &[String]) -> (MsFlags, Vec<String>) {
+    let mut flags = MsFlags::empty();
+    let mut data = Vec::new();
+    for option in options.iter().flat_map(|o| o.split(',')).map(str::trim).filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => flags |= MsFlags::MS_RDONLY,
+            "nosuid" => flags |= MsFlags::MS_NOSUID,
+            "nodev" => flags |= MsFlags::MS_NODEV,
+            "noexec" => flags |= MsFlags::MS_NOEXEC,
+            "noatime" => flags |= MsFlags::MS_NOATIME,
+            "nodiratime" => flags |= MsFlags::MS_NODIRATIME,
+            "relatime" => flags |= MsFlags::MS_RELATIME,
+            "strictatime" => flags |= MsFlags::MS_STRICTATIME,
+            "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
+            "dirsync" => flags |= MsFlags::MS_DIRSYNC,
+            "defaults" | "rw" | "suid" | "dev" | "exec" | "async" | "_netdev" | "nofail" => {}
+            other => data.push(other.to_owned()),
+        }
+    }
+    (flags, data)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_options_become_flags_and_data() {
+        let options = ["ro,noatime".to_owned(), "vers=4.2".to_owned(), "defaults".to_owned()];
+        let (flags, data) = split_options(&options);
+        assert_eq!(flags, MsFlags::MS_RDONLY | MsFlags::MS_NOATIME);
+        assert_eq!(data, ["vers=4.2"]);
+    }
 
     #[test]
     fn the_kernels_escapes_are_read() {

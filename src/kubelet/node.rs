@@ -80,7 +80,8 @@ async fn keep_status(ctx: &Arc<Context>, mut node: Node) {
         let old = node.status.clone().unwrap_or_default();
         let conditions = build::conditions(ctx, Some(&old)).await;
         let due = reported.is_none_or(|at| at.elapsed() >= ctx.config.node_status_report);
-        let mut wanted = NodeStatus { conditions: Some(conditions), ..old.clone() };
+        let in_use = Some(ctx.csi.in_use()).filter(|list| !list.is_empty());
+        let mut wanted = NodeStatus { conditions: Some(conditions), volumes_in_use: in_use, ..old.clone() };
         if due || looked.is_none_or(|at| at.elapsed() >= FULL_LOOK) || differs(&old, &wanted) {
             wanted = build::node(ctx, wanted.conditions.unwrap_or_default()).await.status.unwrap_or_default();
             looked = Some(tokio::time::Instant::now());
@@ -141,6 +142,7 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
 async fn send(ctx: &Context, old: &NodeStatus, new: &NodeStatus) -> Result<Node, client::Error> {
     let (old, new) = (encode(old), encode(new));
     let mut changes = Map::new();
+    let new_has_volumes = new.contains_key("volumesInUse");
     for (key, value) in new {
         if old.get(&key) == Some(&value) {
             continue;
@@ -154,6 +156,9 @@ async fn send(ctx: &Context, old: &NodeStatus, new: &NodeStatus) -> Result<Node,
             (_, value) => value,
         };
         changes.insert(key, value);
+    }
+    if old.contains_key("volumesInUse") && !new_has_volumes {
+        changes.insert("volumesInUse".to_owned(), Value::Null);
     }
     let patch = Patch::Strategic(json!({"status": changes}));
     ctx.client.patch_status("", &ctx.config.node_name, &patch).await

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::csi::Drivers;
 use crate::events::Events;
 use crate::images::Images;
 use crate::machine::Machine;
@@ -29,7 +30,10 @@ use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
 use crate::table::PodTable;
+use crate::volumes::certificates::Certificates;
+use crate::volumes::persistent::Claims;
 use crate::volumes::tokens::Tokens;
+use crate::volumes::trust::Trust;
 
 /// A pod from JSON; panics on what is no pod.
 pub fn pod_from(mut value: Value) -> Pod {
@@ -132,11 +136,16 @@ impl Harness {
             config_maps: Objects::new(client.clone(), table.clone(), shutdown.clone()),
             secrets: Objects::new(client.clone(), table.clone(), shutdown.clone()),
             tokens: Tokens::default(),
+            trust: Trust::default(),
+            certificates: Certificates::default(),
+            claims: Claims::default(),
+            csi: Drivers::default(),
             probes: Arc::new(Probes::new(clock.now())),
             cgroups: Cgroups::at(path, ""),
             machine: Machine { memory_bytes: 1 << 30, cpus: 2, ..Machine::default() },
             services: Informer::fake(Vec::new()),
             pods: Informer::fake(Vec::new()),
+            informers: client::Informers::new(client.clone(), shutdown.clone()),
             mirrors_changed: Notify::new(),
             tasks: TaskTracker::new(),
             config: Arc::new(config),

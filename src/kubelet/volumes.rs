@@ -4,12 +4,18 @@
 //! `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`.
 
 pub mod atomic;
+pub mod certificates;
+pub mod csi;
 pub mod empty_dir;
 pub mod host_path;
+pub mod image;
+pub mod nfs;
 pub mod ownership;
 pub mod payload;
+pub mod persistent;
 pub mod subpath;
 pub mod tokens;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +48,16 @@ pub enum VolumeError {
         #[source]
         source: std::io::Error,
     },
+    /// A claim, or the volume behind it, that cannot be used; in upstream's words.
+    #[error("{0}")]
+    Claim(String),
+    #[error(transparent)]
+    Image(#[from] crate::images::ImageError),
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    /// A projection that cannot be shown, in upstream's words.
+    #[error("{0}")]
+    Projection(String),
     #[error("invalid path {0:?} in volume")]
     BadPath(String),
     #[error("no volume plugin matched")]
@@ -60,7 +76,9 @@ impl VolumeError {
 pub struct Mounted {
     /// Path on the node, by volume name.
     pub paths: BTreeMap<String, PathBuf>,
-    /// Names whose content the node agent owns: containers may not write there.
+    /// Device nodes of block volumes, by volume name.
+    pub devices: BTreeMap<String, PathBuf>,
+    /// Names that containers may not write to: the node agent owns the content, or the source is read-only.
     pub read_only: Vec<String>,
     /// When something in them must be renewed.
     pub refresh_after: Option<Duration>,
@@ -97,23 +115,23 @@ async fn set_up_one(
     volume: &Volume,
     mounted: &mut Mounted,
 ) -> Result<(), VolumeError> {
-    let plugin = if let Some(source) = &volume.host_path {
-        let path = host_path::set_up(source)?;
+    if let Some((path, read_only)) = simple(ctx, pod, volume).await? {
         mounted.paths.insert(volume.name.clone(), path);
+        if read_only {
+            mounted.read_only.push(volume.name.clone());
+        }
         return Ok(());
-    } else if let Some(source) = &volume.empty_dir {
-        let path = empty_dir::path(&ctx.config, spec::uid(pod), &volume.name);
-        let group = fs_group(pod);
-        let source = source.clone();
-        let memory = ctx.machine.memory_bytes;
-        blocking({
-            let path = path.clone();
-            move || empty_dir::set_up(&path, &source, group, memory)
-        })
-        .await?;
-        mounted.paths.insert(volume.name.clone(), path);
+    }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        let found = persistent::set_up(ctx, pod, volume).await?;
+        let list = if found.block { &mut mounted.devices } else { &mut mounted.paths };
+        list.insert(volume.name.clone(), found.path);
+        if found.read_only {
+            mounted.read_only.push(volume.name.clone());
+        }
         return Ok(());
-    } else if volume.config_map.is_some() {
+    }
+    let plugin = if volume.config_map.is_some() {
         "configmap"
     } else if volume.secret.is_some() {
         "secret"
@@ -152,9 +170,42 @@ async fn set_up_one(
     Ok(())
 }
 
+/// Volumes that are one folder and need nothing of the API: the folder, and whether it may only be read.
+async fn simple(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<(PathBuf, bool)>, VolumeError> {
+    if let Some(source) = &volume.host_path {
+        return Ok(Some((host_path::set_up(source)?, false)));
+    }
+    if let Some(source) = &volume.empty_dir {
+        let path = empty_dir::path(&ctx.config, spec::uid(pod), &volume.name);
+        let (group, source, memory) = (fs_group(pod), source.clone(), ctx.machine.memory_bytes);
+        let at = path.clone();
+        blocking(move || empty_dir::set_up(&at, &source, group, memory)).await?;
+        return Ok(Some((path, false)));
+    }
+    if let Some(source) = &volume.nfs {
+        let read_only = source.read_only == Some(true);
+        let export = nfs::Export { server: &source.server, path: &source.path, read_only, options: &[] };
+        return Ok(Some((nfs::set_up(ctx, pod, &volume.name, export).await?, read_only)));
+    }
+    if let Some(source) = &volume.csi {
+        let path = csi::set_up_inline(ctx, pod, &volume.name, source).await?;
+        return Ok(Some((path, source.read_only == Some(true))));
+    }
+    if let Some(source) = &volume.image {
+        return Ok(Some((image::set_up(ctx, pod, &volume.name, source).await?, true)));
+    }
+    Ok(None)
+}
+
 /// Group that owns the pod's volumes.
 pub fn fs_group(pod: &Pod) -> Option<i64> {
     spec::spec(pod).security_context.as_ref().and_then(|s| s.fs_group)
+}
+
+/// Whether the group is applied only to a volume whose top folder does not show it yet (`fsGroupChangePolicy`).
+pub fn fs_group_on_mismatch(pod: &Pod) -> bool {
+    let context = spec::spec(pod).security_context.as_ref();
+    context.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
 }
 
 /// Runs file work off the async threads.
@@ -172,13 +223,15 @@ where
     }
 }
 
-/// Unmounts everything below the pod's folder and removes it. Idempotent.
-pub async fn tear_down(config: &KubeletConfig, uid: &str) -> Result<(), VolumeError> {
-    let folder = config.pod_dir(uid);
+/// Gives the pod's volumes back, unmounts everything below its folder and removes that. Idempotent.
+pub async fn tear_down(ctx: &Context, uid: &str) -> Result<(), VolumeError> {
+    let folder = ctx.config.pod_dir(uid);
+    if !folder.exists() {
+        return Ok(());
+    }
+    csi::tear_down(ctx, uid).await?;
+    image::tear_down(ctx, uid).await?;
     blocking(move || {
-        if !folder.exists() {
-            return Ok(());
-        }
         mounts::unmount_below(&folder).map_err(VolumeError::io("cannot unmount below", &folder))?;
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

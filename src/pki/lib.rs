@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod files;
 pub mod kubeconfig;
+pub mod proof;
 pub mod request;
 pub mod serving;
 pub mod token;
@@ -34,6 +35,8 @@ pub enum PkiError {
     },
     #[error("{path} holds no usable {what}: {why}")]
     Malformed { path: std::path::PathBuf, what: &'static str, why: String },
+    #[error("cannot {step} a private key: {why}")]
+    Key { step: &'static str, why: String },
     #[error("invalid certificate request: {0}")]
     Request(String),
     #[error("cannot sign a token")]

@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod connection;
+mod image_mounts;
 mod lifecycle;
 mod record;
 mod streams;
@@ -234,6 +235,14 @@ impl Runtime for ContainerdRuntime {
 
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {
         self.images.remove(reference).await
+    }
+
+    async fn mount_image(&self, key: &str, image: &str, target: &Path) -> Result<(), RuntimeError> {
+        self.mount_image_at(key, image, target).await
+    }
+
+    async fn unmount_image(&self, key: &str, target: &Path) -> Result<(), RuntimeError> {
+        self.unmount_image_at(key, target).await
     }
 
     async fn create_sandbox(&self, wanted: &SandboxSpec) -> Result<Sandbox, RuntimeError> {

@@ -304,6 +304,11 @@ pub trait Runtime: Send + Sync {
     async fn import_images(&self, archive: &Path) -> Result<Vec<String>, RuntimeError>;
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError>;
 
+    /// Mounts an image's files (by [`Image::id`]) read-only at `target`. `key` names the mount: letters, digits, `-`.
+    async fn mount_image(&self, key: &str, image: &str, target: &Path) -> Result<(), RuntimeError>;
+    /// Undoes [`Runtime::mount_image`]. Idempotent.
+    async fn unmount_image(&self, key: &str, target: &Path) -> Result<(), RuntimeError>;
+
     /// Makes and pins the namespaces, or finds them again.
     /// After a reboot the namespaces are new and [`Sandbox::created`] is later than before.
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, RuntimeError>;

@@ -266,6 +266,23 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn mount_image(&self, key: &str, image: &str, target: &Path) -> Result<(), RuntimeError> {
+        self.note("mount_image", key);
+        if self.image(image).await?.is_none() {
+            return Err(RuntimeError::NotFound { what: "image", id: image.to_owned() });
+        }
+        std::fs::create_dir_all(target).map_err(|source| RuntimeError::Failed {
+            step: "mount the image of",
+            id: key.to_owned(),
+            source: source.into(),
+        })
+    }
+
+    async fn unmount_image(&self, key: &str, _target: &Path) -> Result<(), RuntimeError> {
+        self.note("unmount_image", key);
+        Ok(())
+    }
+
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, RuntimeError> {
         self.note("create_sandbox", &spec.id);
         let created = self.clock.now();

@@ -28,6 +28,19 @@ struct Graph {
     pods: HashMap<String, PodEdges>,
     /// How many pods of a node refer to an object.
     references: HashMap<Reference, u32>,
+    /// Bound PersistentVolumes by name.
+    volumes: HashMap<String, VolumeEdges>,
+    /// The node of each VolumeAttachment, by its name.
+    attachments: HashMap<String, String>,
+}
+
+/// What a bound PersistentVolume connects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct VolumeEdges {
+    /// The claim's `namespace/name`.
+    claim: String,
+    /// Secrets that mounting it needs, as `namespace/name`.
+    secrets: HashSet<String>,
 }
 
 struct PodEdges {
@@ -58,6 +71,22 @@ impl NodeAuthorizer {
             || {},
             shutdown.clone(),
         ));
+        let index = graph.clone();
+        tasks.spawn(follow(
+            store.clone(),
+            "/registry/persistentvolumes/".to_owned(),
+            move |change| index.write().apply_volume(change),
+            || {},
+            shutdown.clone(),
+        ));
+        let index = graph.clone();
+        tasks.spawn(follow(
+            store.clone(),
+            "/registry/volumeattachments/".to_owned(),
+            move |change| index.write().apply_attachment(change),
+            || {},
+            shutdown.clone(),
+        ));
         (Arc::new(Self { graph, rules: node_rules() }), tasks)
     }
 
@@ -66,8 +95,7 @@ impl NodeAuthorizer {
             return no_opinion("No Object name found");
         }
         let key = format!("{}/{}", attributes.namespace, attributes.name);
-        let reference = Reference { node: node.to_owned(), resource, key };
-        if self.graph.read().references.contains_key(&reference) {
+        if self.graph.read().reaches(node, resource, key) {
             return Decision::Allow { reason: String::new() };
         }
         no_opinion(&format!("no relationship found between node '{node}' and this object"))
@@ -94,6 +122,17 @@ impl NodeAuthorizer {
                 }
                 _ => no_opinion("can only get individual resources of this type"),
             },
+            ("", "persistentvolumes") => match (subresource.as_str(), verb.as_str()) {
+                ("", "get") => self.related(node, "persistentvolumes", attributes),
+                ("", _) => no_opinion("can only get individual resources of this type"),
+                _ => no_opinion("cannot get subresource"),
+            },
+            ("storage.k8s.io", "volumeattachments") => match (subresource.as_str(), verb.as_str()) {
+                ("", "get") => self.related(node, "volumeattachments", attributes),
+                ("", _) => no_opinion("can only get individual resources of this type"),
+                _ => no_opinion("cannot get subresource"),
+            },
+            ("certificates.k8s.io", "podcertificaterequests") => decide_certificate_request(node, attributes),
             ("coordination.k8s.io", "leases") => match verb.as_str() {
                 "get" | "create" | "update" | "patch" | "delete" => {
                     if namespace != NAMESPACE_NODE_LEASE {
@@ -146,6 +185,20 @@ impl NodeAuthorizer {
     }
 }
 
+/// `node_authorizer.go` `authorizePodCertificateRequest`: the NodeRestriction plugin checks what is created.
+fn decide_certificate_request(node: &str, attributes: &AuthorizationAttributes) -> Decision {
+    let scoped = format!("spec.nodeName={node}");
+    match (attributes.subresource.as_str(), attributes.verb.as_str()) {
+        ("", "create") => Decision::Allow { reason: String::new() },
+        ("", "list" | "watch") if attributes.field_selector.split(',').any(|s| s == scoped) => {
+            Decision::Allow { reason: String::new() }
+        }
+        ("", "list" | "watch") => no_opinion("can only list/watch podcertificaterequests with nodeName field selector"),
+        ("", verb) => no_opinion(&format!("nodes may not {verb} podcertificaterequests")),
+        _ => no_opinion("nodes may not access the status subresource of PodCertificateRequests"),
+    }
+}
+
 fn no_opinion(reason: &str) -> Decision {
     Decision::NoOpinion { reason: reason.to_owned() }
 }
@@ -171,9 +224,59 @@ pub fn node_of(user: &UserInfo) -> Option<&str> {
 }
 
 impl Graph {
+    /// Whether a pod of the node leads to the object: by itself, or through its claim's volume. The key of what has no
+    /// namespace begins with a slash.
+    fn reaches(&self, node: &str, resource: &'static str, key: String) -> bool {
+        let refers = |resource, key: &str| {
+            let reference = Reference { node: node.to_owned(), resource, key: key.to_owned() };
+            self.references.contains_key(&reference)
+        };
+        match resource {
+            "persistentvolumes" => {
+                let volume = self.volumes.get(key.trim_start_matches('/'));
+                volume.is_some_and(|volume| refers("persistentvolumeclaims", &volume.claim))
+            }
+            "volumeattachments" => self.attachments.get(key.trim_start_matches('/')).is_some_and(|n| n == node),
+            "secrets" if !refers("secrets", &key) => {
+                let holders = self.volumes.values().filter(|volume| volume.secrets.contains(&key));
+                holders.into_iter().any(|volume| refers("persistentvolumeclaims", &volume.claim))
+            }
+            _ => refers(resource, &key),
+        }
+    }
+
+    fn apply_volume(&mut self, change: Change<'_>) {
+        match change {
+            Change::Reset => self.volumes.clear(),
+            Change::Delete { key } => drop(self.volumes.remove(key)),
+            Change::Put { key, value } => {
+                let edges = serde_json::from_slice::<Value>(value).ok().and_then(|volume| volume_edges(&volume));
+                match edges {
+                    Some(edges) => drop(self.volumes.insert(key.to_owned(), edges)),
+                    None => drop(self.volumes.remove(key)),
+                }
+            }
+        }
+    }
+
+    fn apply_attachment(&mut self, change: Change<'_>) {
+        match change {
+            Change::Reset => self.attachments.clear(),
+            Change::Delete { key } => drop(self.attachments.remove(key)),
+            Change::Put { key, value } => {
+                let node = serde_json::from_slice::<Value>(value).ok();
+                let node = node.and_then(|a| a["spec"]["nodeName"].as_str().map(str::to_owned));
+                self.attachments.insert(key.to_owned(), node.unwrap_or_default());
+            }
+        }
+    }
+
     fn apply(&mut self, change: Change<'_>) {
         match change {
-            Change::Reset => *self = Self::default(),
+            Change::Reset => {
+                self.pods.clear();
+                self.references.clear();
+            }
             Change::Delete { key } => self.remove(key),
             Change::Put { key, value } => {
                 let Ok(pod) = serde_json::from_slice::<Value>(value) else { return self.remove(key) };
@@ -207,6 +310,30 @@ impl Graph {
             }
         }
     }
+}
+
+/// The claim of a bound volume and the secrets that it names (upstream `graph.go` `AddPV`,
+/// `pkg/api/v1/persistentvolume/util.go` `VisitPVSecretNames`).
+fn volume_edges(volume: &Value) -> Option<VolumeEdges> {
+    let spec = &volume["spec"];
+    let claim = &spec["claimRef"];
+    let namespace = claim["namespace"].as_str()?;
+    let mut secrets = HashSet::new();
+    let mut add = |reference: &Value, fallback: &str| {
+        if let Some(name) = reference["name"].as_str().filter(|n| !n.is_empty()) {
+            let namespace = reference["namespace"].as_str().filter(|n| !n.is_empty()).unwrap_or(fallback);
+            secrets.insert(format!("{namespace}/{name}"));
+        }
+    };
+    for reference in ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"] {
+        add(&spec["csi"][reference], namespace);
+    }
+    for driver in ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"] {
+        add(&spec[driver]["secretRef"], namespace);
+    }
+    let azure = &spec["azureFile"];
+    add(&serde_json::json!({"name": azure["secretName"], "namespace": azure["secretNamespace"]}), namespace);
+    Some(VolumeEdges { claim: format!("{namespace}/{}", claim["name"].as_str()?), secrets })
 }
 
 /// Everything that a pod names (upstream `pkg/api/v1/pod` visitors), and the pod itself.
@@ -320,6 +447,37 @@ mod tests {
         authorizer.graph.write().apply(Change::Delete { key: "shop/web" });
         assert!(!authorizer.decide("a", &get("secrets", "cert")).allowed());
         assert!(authorizer.graph.read().references.is_empty());
+    }
+
+    #[test]
+    fn a_node_reads_the_volumes_of_its_pods_claims_and_their_secrets() {
+        let authorizer = authorizer();
+        let pod = json!({"metadata": {"name": "db"}, "spec": {"nodeName": "a", "volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+        let volume = json!({"spec": {"claimRef": {"namespace": "shop", "name": "data"},
+            "csi": {"nodePublishSecretRef": {"namespace": "vault", "name": "key"}}}});
+        let attachment = json!({"spec": {"nodeName": "a"}});
+        let bytes = |value: &Value| serde_json::to_vec(value).unwrap();
+        {
+            let mut graph = authorizer.graph.write();
+            graph.apply(Change::Put { key: "shop/db", value: &bytes(&pod) });
+            graph.apply_volume(Change::Put { key: "pv-1", value: &bytes(&volume) });
+            graph.apply_attachment(Change::Put { key: "csi-1", value: &bytes(&attachment) });
+        }
+        let cluster = |group: &str, resource: &str, name: &str| AuthorizationAttributes {
+            group: group.into(),
+            namespace: String::new(),
+            ..get(resource, name)
+        };
+        let secret = AuthorizationAttributes { namespace: "vault".into(), ..get("secrets", "key") };
+        for (node, allowed) in [("a", true), ("b", false)] {
+            assert_eq!(authorizer.decide(node, &cluster("", "persistentvolumes", "pv-1")).allowed(), allowed);
+            let attachments = cluster("storage.k8s.io", "volumeattachments", "csi-1");
+            assert_eq!(authorizer.decide(node, &attachments).allowed(), allowed);
+            assert_eq!(authorizer.decide(node, &secret).allowed(), allowed);
+        }
+        authorizer.graph.write().apply_volume(Change::Delete { key: "pv-1" });
+        assert!(!authorizer.decide("a", &secret).allowed());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::EventType;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use runtime::{ContainerId, ContainerSpec, Image, Labels, Mount, Propagation, Resources, RuntimeError};
+use runtime::{ContainerId, ContainerSpec, Device, Image, Labels, Mount, Propagation, Resources, RuntimeError};
 
 use super::{RETRY, Start, hooks, kill};
 use crate::context::Context;
@@ -98,6 +98,7 @@ async fn prepare(ctx: &Context, pod: &Pod, start: &Start<'_>, image: &Image) -> 
     };
     let (command, args) = (expanded(&container.command), expanded(&container.args));
     let mut mounts = volume_mounts(ctx, pod, container, start.mounted, &env).await?;
+    let devices = volume_devices(container, start.mounted)?;
     let termination_file = termination_log(ctx, pod, container, &mut mounts)?;
     pod_files(ctx, pod, start.ips, security.read_only_rootfs, &mut mounts).map_err(|e| text(&e))?;
     // Parents before what is mounted inside them.
@@ -120,7 +121,7 @@ async fn prepare(ctx: &Context, pod: &Pod, start: &Start<'_>, image: &Image) -> 
         env,
         working_dir: container.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
-        devices: Vec::new(),
+        devices,
         resources: limits(ctx, pod, container),
         security,
         stdin: container.stdin == Some(true),
@@ -286,6 +287,19 @@ async fn volume_mounts(
         });
     }
     Ok(out)
+}
+
+/// Block volumes as devices of the container (upstream `makeBlockVolumes`).
+fn volume_devices(container: &Container, mounted: &Mounted) -> Result<Vec<Device>, Failure> {
+    let one = |device: &k8s_openapi::api::core::v1::VolumeDevice| {
+        let host_path = mounted.devices.get(&device.name).cloned().ok_or_else(|| {
+            config_error(format!("cannot find volume {:?} to map into container {:?}", device.name, container.name))
+        })?;
+        let permissions = if mounted.read_only.contains(&device.name) { "r" } else { "mrw" };
+        let container_path = device.device_path.clone();
+        Ok(Device { host_path, container_path, permissions: permissions.to_owned() })
+    };
+    container.volume_devices.iter().flatten().map(one).collect()
 }
 
 fn absolute(path: &str) -> String {

@@ -45,6 +45,7 @@ pub async fn node(ctx: &Context, conditions: Vec<NodeCondition>) -> Node {
         }),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         images: images(ctx).await,
+        volumes_in_use: Some(ctx.csi.in_use()).filter(|list| !list.is_empty()),
         node_info: Some(NodeSystemInfo {
             architecture: machine.arch.to_owned(),
             boot_id: machine.boot_id.clone(),

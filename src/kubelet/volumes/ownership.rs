@@ -12,6 +12,22 @@ pub fn apply(root: &Path, group: i64, read_only: bool) -> Result<(), VolumeError
     walk(root, gid, read_only)
 }
 
+/// [`apply`] to a volume that pods write to. `on_mismatch` leaves a tree alone whose top folder shows the group and its
+/// rights already (`volume_linux.go` `skipPermissionChange`).
+pub fn apply_to_volume(root: &Path, group: i64, on_mismatch: bool) -> Result<(), VolumeError> {
+    if on_mismatch && shows(root, group)? {
+        return Ok(());
+    }
+    apply(root, group, false)
+}
+
+fn shows(root: &Path, group: i64) -> Result<bool, VolumeError> {
+    use std::os::unix::fs::MetadataExt;
+    const NEEDED: u32 = 0o2770 & !0o700;
+    let meta = std::fs::metadata(root).map_err(VolumeError::io("cannot read", root))?;
+    Ok(i64::from(meta.gid()) == group && meta.mode() & NEEDED == NEEDED)
+}
+
 fn walk(path: &Path, gid: u32, read_only: bool) -> Result<(), VolumeError> {
     let meta = std::fs::symlink_metadata(path).map_err(VolumeError::io("cannot read", path))?;
     lchown(path, None, Some(gid)).map_err(VolumeError::io("cannot change the group of", path))?;

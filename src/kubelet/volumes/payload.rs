@@ -21,6 +21,12 @@ pub struct Content {
     pub refresh_after: Option<Duration>,
 }
 
+impl Content {
+    fn refresh(&mut self, after: Duration) {
+        self.refresh_after = Some(self.refresh_after.map_or(after, |known| known.min(after)));
+    }
+}
+
 const DEFAULT_MODE: i32 = 0o644;
 
 fn mode(mode: Option<i32>, default: Option<i32>) -> u32 {
@@ -43,8 +49,9 @@ pub async fn collect(ctx: &Context, pod: &Pod, ips: &[IpAddr], volume: &Volume) 
     } else if let Some(source) = &volume.downward_api {
         from_downward(ctx, pod, ips, out, source.items.as_deref().unwrap_or_default(), source.default_mode)?;
     } else if let Some(source) = &volume.projected {
-        for projection in source.sources.iter().flatten() {
-            project(ctx, pod, ips, projection, source.default_mode, &mut content).await?;
+        for (index, projection) in source.sources.iter().flatten().enumerate() {
+            let place = (volume.name.as_str(), index);
+            project(ctx, pod, ips, (projection, place), source.default_mode, &mut content).await?;
         }
     }
     Ok(content)
@@ -151,7 +158,7 @@ async fn project(
     ctx: &Context,
     pod: &Pod,
     ips: &[IpAddr],
-    projection: &VolumeProjection,
+    (projection, place): (&VolumeProjection, (&str, usize)),
     default: Option<i32>,
     content: &mut Content,
 ) -> Result<(), VolumeError> {
@@ -172,6 +179,24 @@ async fn project(
     if let Some(source) = &projection.service_account_token {
         return token(ctx, pod, source, default, content).await;
     }
+    if let Some(source) = &projection.cluster_trust_bundle {
+        let data = ctx.trust.get(ctx, source).await?;
+        content.files.insert(source.path.clone(), private_file(pod, data, default));
+        return Ok(());
+    }
+    if let Some(source) = &projection.pod_certificate {
+        let bundle = ctx.certificates.get(ctx, pod, place, source).await?;
+        let mut put = |path: &Option<String>, text: String| {
+            if let Some(path) = path.as_deref().filter(|p| !p.is_empty()) {
+                content.files.insert(path.to_owned(), private_file(pod, text.into_bytes(), default));
+            }
+        };
+        put(&source.credential_bundle_path, format!("{}{}", bundle.key, bundle.chain));
+        put(&source.key_path, bundle.key);
+        put(&source.certificate_chain_path, bundle.chain);
+        content.refresh(bundle.refresh_after);
+        return Ok(());
+    }
     Err(VolumeError::Unsupported)
 }
 
@@ -183,15 +208,17 @@ async fn token(
     content: &mut Content,
 ) -> Result<(), VolumeError> {
     let token = ctx.tokens.get(ctx, pod, source).await?;
-    let user = sole_user(pod);
-    // Upstream `projected.go`: who alone may read it is known, or the group gets it later.
-    let restricted = user.is_some() || super::fs_group(pod).is_some();
-    let mode = if restricted { 0o600 } else { mode(None, default) };
-    let file = File { data: token.text.into_bytes(), mode, user };
-    content.files.insert(source.path.clone(), file);
-    let after = token.refresh_after;
-    content.refresh_after = Some(content.refresh_after.map_or(after, |known| known.min(after)));
+    content.files.insert(source.path.clone(), private_file(pod, token.text.into_bytes(), default));
+    content.refresh(token.refresh_after);
     Ok(())
+}
+
+/// A file for the pod's own user, when there is one (upstream `projected.go` `collectData`): who alone may read it is
+/// known, or the group gets it later.
+fn private_file(pod: &Pod, data: Vec<u8>, default: Option<i32>) -> File {
+    let user = sole_user(pod);
+    let restricted = user.is_some() || super::fs_group(pod).is_some();
+    File { data, mode: if restricted { 0o600 } else { mode(None, default) }, user }
 }
 
 /// The user that all containers run as, when the spec names one and the same for all (upstream `FsUserFrom`).

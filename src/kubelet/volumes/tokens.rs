@@ -21,6 +21,7 @@ const MAX_TTL: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Clone)]
 pub struct Token {
     pub text: String,
+    pub expires: Timestamp,
     pub refresh_after: Duration,
 }
 
@@ -113,5 +114,9 @@ async fn ask(ctx: &Context, namespace: &str, account: &str, request: &Value) -> 
 
 fn token(held: &Held, now: Timestamp) -> Token {
     let left = held.refresh_at().duration_since(now);
-    Token { text: held.text.clone(), refresh_after: Duration::try_from(left).unwrap_or_default() }
+    Token {
+        text: held.text.clone(),
+        expires: held.expires,
+        refresh_after: Duration::try_from(left).unwrap_or_default(),
+    }
 }

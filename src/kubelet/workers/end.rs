@@ -81,13 +81,16 @@ async fn shorter(ctx: &Context, slot: &Slot, grace: Option<i64>, memory: &Memory
 /// Gives back volumes, cgroup and watches; then waits until the pod is deleted, and removes the rest.
 pub(super) async fn clean_up(ctx: &Arc<Context>, slot: &Arc<Slot>) {
     let mut backoff = backoff();
-    while let Err(error) = volumes::tear_down(&ctx.config, &slot.uid).await {
+    while let Err(error) = volumes::tear_down(ctx, &slot.uid).await {
         tracing::warn!(uid = slot.uid, error = %base::chain(&error), "cannot tear down volumes");
         tokio::time::sleep(backoff.step()).await;
     }
     ctx.config_maps.release(&slot.uid);
     ctx.secrets.release(&slot.uid);
     ctx.tokens.release(&slot.uid);
+    ctx.certificates.release(&slot.uid);
+    ctx.claims.release(&slot.uid);
+    ctx.csi.release(&slot.uid);
     ctx.images.release(&slot.uid);
     remove_cgroup(ctx, &slot.uid).await;
     while !slot.is_gone() && !spec::is_deleted(&slot.pod()) {

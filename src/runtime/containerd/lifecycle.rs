@@ -10,12 +10,13 @@ use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots as snapshot_services;
 use containerd_client::types;
 use jiff::Timestamp;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use prost_types::Any;
 use tokio::net::unix::pipe;
 
 use super::connection::{CallError, SNAPSHOTTER, is_not_found};
+use super::image_mounts::mount_options;
 use super::record::{EXTENSION, Entry, INSTANCE_LABEL, Info, Io, SANDBOX_LABEL, State};
 use super::{ContainerdRuntime, blocking};
 use crate::contract::*;
@@ -28,7 +29,7 @@ use crate::{cgroup, files};
 /// The shim; containers of a sandbox share one by the annotation in their specification.
 const SHIM: &str = "io.containerd.runc.v2";
 /// A snapshot with this label is not collected as garbage. It is removed with its container.
-const GC_ROOT_LABEL: &str = "containerd.io/gc.root";
+pub(super) const GC_ROOT_LABEL: &str = "containerd.io/gc.root";
 /// Exit code of a container that could not be started, and of one that nobody saw end, as in containerd's CRI.
 const CODE_START_FAILED: i32 = 128;
 pub(super) const CODE_UNKNOWN: i32 = 255;
@@ -179,7 +180,7 @@ impl ContainerdRuntime {
         Ok(prepared.into_inner().mounts)
     }
 
-    fn labels(&self, sandbox: &str) -> HashMap<String, String> {
+    pub(super) fn labels(&self, sandbox: &str) -> HashMap<String, String> {
         [(INSTANCE_LABEL, self.instance.as_str()), (SANDBOX_LABEL, sandbox)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
@@ -487,16 +488,7 @@ pub(super) fn make_fifo(path: &Path) -> std::io::Result<()> {
 fn read_rootfs(rootfs: &Path, mounts: &[types::Mount], volumes: &[volumes::Volume]) -> std::io::Result<user::Accounts> {
     std::fs::create_dir_all(rootfs)?;
     let [only] = mounts else { return Err(std::io::Error::other("the snapshot is not one mount")) };
-    let mut flags = MsFlags::MS_RDONLY;
-    let mut data = Vec::new();
-    for option in &only.options {
-        match option.as_str() {
-            "ro" | "rw" => {}
-            "bind" | "rbind" => flags |= MsFlags::MS_BIND,
-            other => data.push(other),
-        }
-    }
-    let data = data.join(",");
+    let (flags, data) = mount_options(&only.options);
     mount(Some(only.source.as_str()), rootfs, Some(only.r#type.as_str()), flags, Some(data.as_str()))?;
     let filled = volumes.iter().try_for_each(|volume| volumes::fill(rootfs, volume));
     let accounts = filled.and_then(|()| user::Accounts::read(rootfs));
