@@ -2,6 +2,7 @@
 # instance.sh start|launch|stop|clean DIR: a skiff with everything below DIR, on ports and ranges of its own, beside whatever else runs here.
 # BIN names the binary. `start` waits until the node is Ready and imports the kit's images; prints the kubeconfig's path;
 # `launch` returns at once.
+# REGISTRY=URL: a mirror of registry.k8s.io, for tests that always pull.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
 DIR=$2; BIN=${BIN:-$here/../target-link/debug/skiff}; PORT=${PORT:-17443}; KUBELET_PORT=${KUBELET_PORT:-17250}; NAME=${NAME:-e2e}
@@ -9,6 +10,7 @@ NET=${NET:-60}
 K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
 launch() {
   mkdir -p "$DIR"
+  [ -z "${REGISTRY:-}" ] || printf 'mirrors:\n  registry.k8s.io:\n    endpoint: ["%s"]\n' "$REGISTRY" > "$DIR/registries.yaml"
   if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
     old=$(cat "$DIR/pid")
     for _ in $(seq 100); do

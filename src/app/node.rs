@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -34,8 +35,9 @@ pub struct Parts<'a> {
     pub clock: &'a SharedClock,
 }
 
-/// Starts everything; the tasks end with `shutdown`, pods go on running.
-pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdown) -> anyhow::Result<()> {
+/// Starts everything; the tasks end with `shutdown`, pods go on running. Returns how long pods have to end where they are
+/// ended with the node.
+pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdown) -> anyhow::Result<Duration> {
     let Parts { options, identity, layout, credentials, connect, informers, clock } = parts;
     let runtime =
         crate::containers::connect(options.containerd.as_deref(), &options.private_registry, layout, clock, shutdown)
@@ -85,6 +87,12 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     config.cgroup_root = format!("/{}", options.bridge);
     config.node_labels = labels(&options.node_label)?;
     config.eviction_hard.extend(thresholds(&options.eviction_hard)?);
+    let flags = options.kubelet_arg.iter().map(|flag| {
+        let flag = flag.trim_start_matches("--");
+        flag.split_once('=').with_context(|| format!("--kubelet-arg {flag}: must be name=value"))
+    });
+    config.apply_flags(flags.collect::<anyhow::Result<Vec<_>>>()?).context("--kubelet-arg")?;
+    let grace = config.shutdown_grace;
     config.register_with_taints = taints(&options.node_taint)?;
     let agent = Kubelet::new(
         config,
@@ -95,7 +103,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
         clock.clone(),
     );
     tasks.spawn(agent.run(shutdown.clone()));
-    Ok(())
+    Ok(grace)
 }
 
 /// Makes the DNS address one of this machine's, answers there, and gives the address up at an orderly stop.

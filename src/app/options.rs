@@ -123,6 +123,9 @@ pub struct ServerOptions {
     /// signal<quantity or percentage, such as nodefs.available<10%.
     #[arg(long, env = "SKIFF_EVICTION_HARD", value_delimiter = ',')]
     pub eviction_hard: Vec<String>,
+    /// Flags of the kubelet, as name=value: eviction-soft, system-reserved, shutdown-grace-period, …; may be repeated.
+    #[arg(long, env = "SKIFF_KUBELET_ARG", value_delimiter = ';')]
+    pub kubelet_arg: Vec<String>,
     /// Most pods on this node.
     #[arg(long, env = "SKIFF_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,

@@ -72,16 +72,18 @@ struct Stage {
     name: &'static str,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
+    /// How long its tasks may take to stop.
+    within: Duration,
 }
 
 impl Stage {
     fn new(name: &'static str) -> Self {
-        Self { name, shutdown: Shutdown::new(), tasks: JoinSet::new() }
+        Self { name, shutdown: Shutdown::new(), tasks: JoinSet::new(), within: STOP_WITHIN }
     }
 
     async fn stop(mut self) {
         self.shutdown.cancel();
-        let stopped = tokio::time::timeout(STOP_WITHIN, async {
+        let stopped = tokio::time::timeout(self.within, async {
             while let Some(ended) = self.tasks.join_next().await {
                 if let Err(error) = ended {
                     tracing::error!(part = self.name, %error, "a task panicked");
@@ -187,7 +189,8 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
             informers: &informers,
             clock: &clock,
         };
-        node::start(parts, &mut running.tasks, &running.shutdown).await?;
+        // Pods that are ended with the node get their time on top.
+        running.within += node::start(parts, &mut running.tasks, &running.shutdown).await?;
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, node = identity.node_name, "skiff is up");
 

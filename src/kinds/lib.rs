@@ -25,6 +25,7 @@ mod rbac;
 mod reviews;
 mod rules;
 mod scheduling;
+mod signers;
 mod storage;
 
 use std::sync::Arc;

@@ -41,7 +41,8 @@ pub fn admit(config: &KubeletConfig, machine: &Machine, others: &[&Pod], pod: &P
     Ok(())
 }
 
-fn resources_fit(config: &KubeletConfig, machine: &Machine, others: &[&Pod], pod: &Pod) -> Result<(), Rejection> {
+/// Whether the pod's requests fit beside those of others.
+pub fn resources_fit(config: &KubeletConfig, machine: &Machine, others: &[&Pod], pod: &Pod) -> Result<(), Rejection> {
     let insufficient = |name: &str, requested: i64, used: i64, capacity: i64| {
         let why = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"

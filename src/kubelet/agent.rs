@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use base::{Backoff, SharedClock, Shutdown};
@@ -16,18 +17,20 @@ use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::csi::Drivers;
 use crate::events::Events;
+use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
+use crate::runtime_class::RuntimeClasses;
 use crate::table::PodTable;
 use crate::volumes::certificates::Certificates;
 use crate::volumes::persistent::Claims;
 use crate::volumes::tokens::Tokens;
 use crate::volumes::trust::Trust;
-use crate::{csi, eviction, image_gc, node, rotation, server, spec, static_pods, volumes, workers};
+use crate::{csi, eviction, image_gc, node, node_shutdown, rotation, server, spec, static_pods, volumes, workers};
 
 /// Longest wait for tasks at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +65,7 @@ impl Kubelet {
             trust: Trust::default(),
             certificates: Certificates::default(),
             claims: Claims::default(),
+            runtime_classes: RuntimeClasses::default(),
             csi: Drivers::default(),
             probes: Arc::new(Probes::new(clock.now())),
             cgroups: Cgroups::detect(&config.cgroup_root),
@@ -69,6 +73,9 @@ impl Kubelet {
             services: informers.informer::<Service>(),
             pods: informers.informer_with::<Pod>(&format!("spec.nodeName={}", config.node_name)),
             informers,
+            pressures: Pressures::default(),
+            shutting_down: AtomicBool::new(false),
+            node_changed: Notify::new(),
             mirrors_changed: Notify::new(),
             tasks: TaskTracker::new(),
             config: Arc::new(config),
@@ -89,10 +96,16 @@ impl Kubelet {
         let guard = ctx.tasks.spawn({
             let shutdown = shutdown.clone();
             let stop = stop.clone();
+            let ctx = ctx.clone();
             async move {
                 tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => stop.cancel(),
+                    () = shutdown.cancelled() => {
+                        if !ctx.config.shutdown_grace.is_zero() {
+                            node_shutdown::run(&ctx).await;
+                        }
+                        stop.cancel();
+                    }
                     () = stop.cancelled() => {}
                 }
             }

@@ -1,5 +1,7 @@
 //! What the wiring tells the node agent.
 
+pub mod flags;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -43,6 +45,16 @@ pub struct KubeletConfig {
     pub reserved: BTreeMap<String, String>,
     /// Hard eviction thresholds, by signal, as a quantity or a percentage.
     pub eviction_hard: BTreeMap<String, String>,
+    /// Soft eviction thresholds, by signal; each needs a grace period.
+    pub eviction_soft: BTreeMap<String, String>,
+    /// How long a soft threshold has to be met before pods are ended, by signal.
+    pub eviction_soft_grace_period: BTreeMap<String, Duration>,
+    /// What has to be free beyond a threshold before pressure ends, by signal.
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// Most seconds that a pod ended for a soft threshold is given.
+    pub eviction_max_pod_grace_period: i64,
+    /// How long a pressure condition stays after it was last seen.
+    pub eviction_pressure_transition_period: Duration,
     /// Sysctls outside the safe set that pods may set; a trailing `*` matches by prefix.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Reported as the kubelet's version, e.g. `v1.37.0`.
@@ -61,6 +73,8 @@ pub struct KubeletConfig {
     pub seccomp_default: bool,
     /// Longest that the node waits for pods when it shuts down; zero: pods are left running.
     pub shutdown_grace: Duration,
+    /// The part of it that is kept for critical pods.
+    pub shutdown_grace_critical: Duration,
 }
 
 impl KubeletConfig {
@@ -90,6 +104,11 @@ impl KubeletConfig {
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .collect(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_max_pod_grace_period: 0,
+            eviction_pressure_transition_period: Duration::from_secs(300),
             allowed_unsafe_sysctls: Vec::new(),
             version: "v1.37.0".to_owned(),
             provider_id: None,
@@ -101,6 +120,7 @@ impl KubeletConfig {
             lease_duration: Duration::from_secs(40),
             seccomp_default: false,
             shutdown_grace: Duration::ZERO,
+            shutdown_grace_critical: Duration::ZERO,
         }
     }
 

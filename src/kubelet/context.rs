@@ -1,6 +1,7 @@
 //! What every task of the node agent shares.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use base::{SharedClock, Shutdown};
 use client::{Client, Informer, Informers};
@@ -13,12 +14,14 @@ use crate::cgroups::Cgroups;
 use crate::config::KubeletConfig;
 use crate::csi::Drivers;
 use crate::events::Events;
+use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
+use crate::runtime_class::RuntimeClasses;
 use crate::table::PodTable;
 use crate::volumes::certificates::Certificates;
 use crate::volumes::persistent::Claims;
@@ -42,6 +45,7 @@ pub struct Context {
     pub trust: Trust,
     pub certificates: Certificates,
     pub claims: Claims,
+    pub runtime_classes: RuntimeClasses,
     pub csi: Drivers,
     pub probes: Arc<Probes>,
     pub cgroups: Cgroups,
@@ -51,6 +55,12 @@ pub struct Context {
     pub services: Informer<Service>,
     /// Pods of this node in the API, mirrors of static pods among them.
     pub pods: Informer<Pod>,
+    /// What the node runs short of.
+    pub pressures: Pressures,
+    /// The node goes down: no more pods are taken.
+    pub shutting_down: AtomicBool,
+    /// The node's status is to be looked at now.
+    pub node_changed: Notify,
     /// A mirror pod was made, changed or deleted.
     pub mirrors_changed: Notify,
     /// Tasks that outlive the call that started them; waited for at the end.

@@ -199,6 +199,15 @@ async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Mem
     let names = files::names(&ctx.config, pod).map_err(|e| failed(memory, e.to_string()))?;
     let s = spec::spec(pod);
     let sysctls = s.security_context.as_ref().and_then(|c| c.sysctls.clone()).unwrap_or_default();
+    if s.host_users == Some(false) {
+        // Silence would be a promise of isolation that is not kept.
+        let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+        return Err(failed(memory, text.to_owned()));
+    }
+    let runtime_handler = match ctx.runtime_classes.handler(ctx, pod).await {
+        Ok(handler) => handler,
+        Err(text) => return Err(failed(memory, text)),
+    };
     let request = SandboxSpec {
         id: spec::uid(pod).to_owned(),
         hostname: names.uts,
@@ -207,6 +216,7 @@ async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Mem
         host_ipc: s.host_ipc == Some(true),
         share_process_namespace: s.share_process_namespace == Some(true),
         cgroup_parent: ctx.cgroups.pod_path(pod),
+        runtime_handler,
         sysctls: sysctls.into_iter().map(|s| (s.name.replace('/', "."), s.value)).collect(),
         labels: [
             (names::POD_NAME, spec::name(pod).to_owned()),
@@ -218,15 +228,17 @@ async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Mem
         .map(|(k, v)| (k.to_owned(), v))
         .collect(),
     };
+    let mut steps = container::Steps::new();
     let sandbox = match ctx.runtime.create_sandbox(&request).await {
         Ok(sandbox) => sandbox,
         Err(error) => return Err(failed(memory, base::chain(&error).to_string())),
     };
     ctx.cache.set_sandbox(pod_ref(pod), sandbox);
-    match connect(ctx, pod).await {
-        Ok(ips) => Ok(ips),
-        Err(text) => Err(failed(memory, text)),
-    }
+    steps.done("namespaces");
+    let connected = connect(ctx, pod).await;
+    steps.done("network");
+    tracing::debug!(pod = spec::full_name(pod), steps_ms = ?steps.list(), "sandbox made");
+    connected.map_err(|text| failed(memory, text))
 }
 
 pub fn pod_ref(pod: &Pod) -> PodRef {

@@ -64,6 +64,36 @@ fn candidates(seen: &HashMap<String, Seen>, images: Vec<Image>, now: Timestamp) 
     unused.into_iter().map(|(_, image)| image).collect()
 }
 
+/// Removes every image that no container uses, whatever its age: the disk is full (upstream `DeleteUnusedImages`).
+pub async fn remove_unused(ctx: &Context) {
+    let images = match ctx.runtime.images().await {
+        Ok(images) => images,
+        Err(error) => {
+            tracing::warn!(error = %base::chain(&error), "cannot list images");
+            return;
+        }
+    };
+    let used = ctx.cache.images_in_use();
+    for image in images.into_iter().filter(|image| !image.pinned && !is_used(image, &used)) {
+        remove(ctx, &image).await;
+    }
+}
+
+async fn remove(ctx: &Context, image: &Image) -> bool {
+    let names: Vec<&String> = image.tags.iter().chain(&image.digests).collect();
+    let mut removed = !names.is_empty();
+    for name in names {
+        if let Err(error) = ctx.runtime.remove_image(name).await {
+            tracing::warn!(image = name, error = %base::chain(&error), "cannot remove an image");
+            removed = false;
+        }
+    }
+    if removed {
+        tracing::info!(image = image.id, bytes = image.size, "removed an unused image");
+    }
+    removed
+}
+
 async fn collect(ctx: &Context, seen: &HashMap<String, Seen>, images: Vec<Image>) {
     let Some(space) = disk(&ctx.config.root_dir).filter(|d| d.capacity > 0) else { return };
     let percent = 100 - space.available * 100 / space.capacity;
@@ -77,16 +107,7 @@ async fn collect(ctx: &Context, seen: &HashMap<String, Seen>, images: Vec<Image>
         if freed >= wanted {
             break;
         }
-        let names: Vec<&String> = image.tags.iter().chain(&image.digests).collect();
-        let mut removed = !names.is_empty();
-        for name in names {
-            if let Err(error) = ctx.runtime.remove_image(name).await {
-                tracing::warn!(image = name, error = %base::chain(&error), "cannot remove an image");
-                removed = false;
-            }
-        }
-        if removed {
-            tracing::info!(image = image.id, bytes = image.size, "removed an unused image");
+        if remove(ctx, &image).await {
             freed += image.size;
         }
     }

@@ -112,7 +112,10 @@ async fn keep_status(ctx: &Arc<Context>, mut node: Node) {
             ctx.events.node(EventType::Normal, reason, &format!("Node {name} status is now: {reason}"));
             was_ready = Some(ready);
         }
-        tokio::time::sleep(if ready { LOOK } else { LOOK_NOT_READY }).await;
+        tokio::select! {
+            () = ctx.node_changed.notified() => {}
+            () = tokio::time::sleep(if ready { LOOK } else { LOOK_NOT_READY }) => {}
+        }
     }
 }
 

@@ -86,6 +86,21 @@ struct Task {
 struct Inner {
     results: HashMap<Key, ProbeResult>,
     tasks: HashMap<Key, Task>,
+    counts: HashMap<(String, String, ProbeKind), Count>,
+}
+
+/// How often a probe of a container was tried, by what it found (upstream `prober_probe_total`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    pub namespace: String,
+    pub pod: String,
+    pub uid: String,
+    pub container: String,
+    /// `Liveness`, `Readiness` or `Startup`.
+    pub kind: &'static str,
+    pub successful: u64,
+    pub failed: u64,
+    pub unknown: u64,
 }
 
 /// Results of probes and the tasks that bring them.
@@ -97,6 +112,37 @@ pub struct Probes {
 impl Probes {
     pub fn new(now: Timestamp) -> Self {
         Self { started_at: now, inner: Mutex::default() }
+    }
+
+    /// When this agent began to probe.
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    /// Tries of the probes of all pods that are here.
+    pub fn counts(&self) -> Vec<Count> {
+        self.inner.lock().counts.values().cloned().collect()
+    }
+
+    fn count(&self, worker: &Worker, outcome: &Outcome) {
+        let pod = &worker.pod;
+        let key = (spec::uid(pod).to_owned(), worker.container.name.clone(), worker.kind);
+        let mut inner = self.inner.lock();
+        let count = inner.counts.entry(key).or_insert_with(|| Count {
+            namespace: spec::namespace(pod).to_owned(),
+            pod: spec::name(pod).to_owned(),
+            uid: spec::uid(pod).to_owned(),
+            container: worker.container.name.clone(),
+            kind: worker.kind.as_str(),
+            successful: 0,
+            failed: 0,
+            unknown: 0,
+        });
+        match outcome {
+            Outcome::Success | Outcome::Warning(_) => count.successful += 1,
+            Outcome::Failure(_) => count.failed += 1,
+            Outcome::Error(_) => count.unknown += 1,
+        }
     }
 
     /// Starts the probes of containers that run, and stops those of containers that don't.
@@ -122,7 +168,7 @@ impl Probes {
             keep
         });
         let known: HashSet<&ContainerId> = observed.containers.iter().map(|c| &c.id).collect();
-        let Inner { results, tasks } = &mut *inner;
+        let Inner { results, tasks, .. } = &mut *inner;
         results.retain(|key, _| tasks.contains_key(key) || known.contains(&key.0));
     }
 
@@ -195,7 +241,8 @@ impl Probes {
     /// Stops all of the pod's probes and forgets their results.
     pub fn release(&self, uid: &str) {
         let mut inner = self.inner.lock();
-        let Inner { results, tasks } = &mut *inner;
+        let Inner { results, tasks, counts } = &mut *inner;
+        counts.retain(|(of, _, _), _| of != uid);
         tasks.retain(|key, task| {
             let keep = task.uid != uid;
             if !keep {
@@ -281,6 +328,7 @@ impl Worker {
                 continue;
             }
             let outcome = self.probe_with_retries(probe).await;
+            self.ctx.probes.count(self, &outcome);
             let result = self.report(&outcome);
             let Some(result) = result else { continue };
             if last == Some(result) {

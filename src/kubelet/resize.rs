@@ -1,4 +1,6 @@
-//! In-place changes of a running container's CPU and memory.
+//! In-place changes of a running container's CPU and memory: how they are told, and [`allocation`], which grants them.
+
+pub mod allocation;
 
 use std::collections::BTreeMap;
 

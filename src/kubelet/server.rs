@@ -167,6 +167,7 @@ async fn route(ctx: &Arc<Context>, request: Request) -> Response {
         ["stats", "summary"] if reads || request.method() == Method::POST => stats::summary(ctx).await,
         ["metrics"] if reads => metrics::own(ctx),
         ["metrics", "resource"] if reads => metrics::resource(ctx).await,
+        ["metrics", "probes"] if reads => metrics::probes(ctx),
         ["metrics", "cadvisor"] if reads => metrics::cadvisor(ctx).await,
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }

@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::resize::allocation::Allocation;
 use crate::spec;
 
 /// Why the node agent ends a pod by itself.
@@ -41,6 +42,8 @@ pub struct Slot {
     pub again: AtomicBool,
     wanted: Mutex<Wanted>,
     status: Mutex<Option<PodStatus>>,
+    allocation: Mutex<Option<Allocation>>,
+    ended: watch::Sender<bool>,
 }
 
 impl Slot {
@@ -52,11 +55,43 @@ impl Slot {
             again: AtomicBool::new(false),
             wanted: Mutex::new(Wanted { pod, gone: false, eviction: None }),
             status: Mutex::new(None),
+            allocation: Mutex::new(None),
+            ended: watch::Sender::new(false),
         }
     }
 
     pub fn pod(&self) -> Arc<Pod> {
         self.wanted.lock().pod.clone()
+    }
+
+    /// The pod's containers are gone, and what it had is given back.
+    pub fn set_ended(&self) {
+        self.ended.send_replace(true);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    pub async fn ended(&self) {
+        // The sender lives as long as the slot.
+        let mut ended = self.ended.subscribe();
+        let _ended = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// What the pod was granted; `None` before its first step.
+    pub fn allocation(&self) -> Option<Allocation> {
+        self.allocation.lock().clone()
+    }
+
+    pub fn set_allocation(&self, allocation: Allocation) {
+        *self.allocation.lock() = Some(allocation);
+    }
+
+    /// The pod with the resources that it was granted.
+    pub fn granted_pod(&self) -> Arc<Pod> {
+        let granted = self.allocation.lock().as_ref().and_then(Allocation::pod);
+        granted.unwrap_or_else(|| self.pod())
     }
 
     pub fn is_gone(&self) -> bool {
@@ -139,6 +174,18 @@ impl PodTable {
 
     pub fn all(&self) -> Vec<Arc<Slot>> {
         self.slots.lock().values().cloned().collect()
+    }
+
+    /// The pods that this node has taken and that have not ended.
+    pub fn taken(&self) -> Vec<Arc<Slot>> {
+        let mut slots = self.all();
+        slots.retain(|slot| {
+            let status = slot.status();
+            let taken = status.is_some() || spec::status(&slot.pod()).start_time.is_some();
+            let phase = status.and_then(|s| s.phase);
+            slot.eviction().is_none() && taken && !spec::is_terminal_phase(phase.as_deref())
+        });
+        slots
     }
 
     /// The newest pod of this name; static pods are found by their full name too.

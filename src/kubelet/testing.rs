@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,12 +24,14 @@ use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::csi::Drivers;
 use crate::events::Events;
+use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::network::{AttachRequest, NetworkError, PodNetwork};
 use crate::objects::Objects;
 use crate::observed::Cache;
 use crate::probes::Probes;
+use crate::runtime_class::RuntimeClasses;
 use crate::table::PodTable;
 use crate::volumes::certificates::Certificates;
 use crate::volumes::persistent::Claims;
@@ -139,6 +142,7 @@ impl Harness {
             trust: Trust::default(),
             certificates: Certificates::default(),
             claims: Claims::default(),
+            runtime_classes: RuntimeClasses::default(),
             csi: Drivers::default(),
             probes: Arc::new(Probes::new(clock.now())),
             cgroups: Cgroups::at(path, ""),
@@ -146,6 +150,9 @@ impl Harness {
             services: Informer::fake(Vec::new()),
             pods: Informer::fake(Vec::new()),
             informers: client::Informers::new(client.clone(), shutdown.clone()),
+            pressures: Pressures::default(),
+            shutting_down: AtomicBool::new(false),
+            node_changed: Notify::new(),
             mirrors_changed: Notify::new(),
             tasks: TaskTracker::new(),
             config: Arc::new(config),

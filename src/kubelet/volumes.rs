@@ -188,8 +188,15 @@ async fn simple(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<(Pat
         return Ok(Some((nfs::set_up(ctx, pod, &volume.name, export).await?, read_only)));
     }
     if let Some(source) = &volume.csi {
+        let uid = spec::uid(pod);
+        if let Some(known) = ctx.claims.get(uid, &volume.name) {
+            return Ok(Some((known.path, known.read_only)));
+        }
         let path = csi::set_up_inline(ctx, pod, &volume.name, source).await?;
-        return Ok(Some((path, source.read_only == Some(true))));
+        let read_only = source.read_only == Some(true);
+        let resolved = persistent::Resolved { path: path.clone(), read_only, block: false };
+        ctx.claims.set(uid, &volume.name, String::new(), resolved);
+        return Ok(Some((path, read_only)));
     }
     if let Some(source) = &volume.image {
         return Ok(Some((image::set_up(ctx, pod, &volume.name, source).await?, true)));

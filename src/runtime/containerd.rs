@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod connection;
+pub mod handlers;
 mod image_mounts;
 mod lifecycle;
 mod record;
@@ -89,7 +90,7 @@ pub struct ContainerdRuntime {
     sandboxes: Arc<SandboxStore>,
     images: ImageStore,
     registries: RegistryConfig,
-    runtime_options: Option<Any>,
+    runc: Option<PathBuf>,
     containers: RwLock<HashMap<ContainerId, Arc<Entry>>>,
     hub: EventHub,
     shutdown: Shutdown,
@@ -132,10 +133,6 @@ impl ContainerdRuntime {
         let sandboxes =
             sandboxes.map_err(|error| failed("keep sandboxes in", &state_dir.display().to_string(), error))?;
         let connection = Connection::new(&socket);
-        let runtime_options = options.runc.map(|runc| Any {
-            type_url: "containerd.runc.v1.Options".into(),
-            value: RuncOptions { binary_name: runc.to_string_lossy().into_owned() }.encode_to_vec(),
-        });
         let runtime = Arc::new(Self {
             images: ImageStore::new(connection.clone(), options.clock.clone()),
             connection,
@@ -147,7 +144,7 @@ impl ContainerdRuntime {
             clock: options.clock,
             sandboxes: Arc::new(sandboxes),
             registries: options.registries,
-            runtime_options,
+            runc: options.runc,
             containers: RwLock::default(),
             hub: EventHub::default(),
             shutdown,
@@ -171,6 +168,17 @@ impl ContainerdRuntime {
             pump.wait().await;
         }
         self.release();
+    }
+
+    /// What runs the containers of a sandbox, as containerd takes it.
+    fn runtime_of(&self, handler: &str) -> Result<services::container::Runtime, RuntimeError> {
+        let found = handlers::find(handler).ok_or_else(|| RuntimeError::NoHandler(handler.to_owned()))?;
+        let binary = found.binary.or_else(|| self.runc.clone()).filter(|_| found.shim == handlers::RUNC_SHIM);
+        let options = binary.map(|binary| Any {
+            type_url: "containerd.runc.v1.Options".into(),
+            value: RuncOptions { binary_name: binary.to_string_lossy().into_owned() }.encode_to_vec(),
+        });
+        Ok(services::container::Runtime { name: found.shim, options })
     }
 
     /// Gives up the state, so that another runtime can take it over. Only after shutdown.
@@ -246,6 +254,9 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn create_sandbox(&self, wanted: &SandboxSpec) -> Result<Sandbox, RuntimeError> {
+        if handlers::find(&wanted.runtime_handler).is_none() {
+            return Err(RuntimeError::NoHandler(wanted.runtime_handler.clone()));
+        }
         let (store, spec) = (self.sandboxes.clone(), wanted.clone());
         let made = blocking(move || Ok(store.create(&spec))).await;
         let made = made.map_err(|error| failed("create sandbox", &wanted.id, error))?;

@@ -35,6 +35,9 @@ pub struct SandboxSpec {
     pub cgroup_parent: String,
     /// Namespaced sysctls set in the new namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// Which runtime runs the containers; empty: the default one.
+    #[serde(default)]
+    pub runtime_handler: String,
     /// Kept with the sandbox and given back by [`Runtime::sandboxes`].
     pub labels: Labels,
 }
@@ -263,6 +266,8 @@ pub struct ContainerStats {
 pub enum RuntimeError {
     #[error("no such {what}: {id}")]
     NotFound { what: &'static str, id: String },
+    #[error("no runtime for {0:?} is configured")]
+    NoHandler(String),
     #[error("{what} {id} already exists")]
     AlreadyExists { what: &'static str, id: String },
     #[error("invalid image reference {reference:?}: {why}")]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::checks::{descending_path, invalid_all, label_name, no_backsteps};
 use crate::json::{Json, amount};
+use crate::signers;
 
 use super::container::field_ref;
 
@@ -262,20 +263,31 @@ fn projected(errors: &mut ErrorList, path: &Path, body: &Value) {
         }
         if source.has("clusterTrustBundle") {
             let (at, part) = (at.child("clusterTrustBundle"), source.at("clusterTrustBundle"));
-            match (part.has("name"), part.has("signerName")) {
-                (true, true) => {
-                    let text = "only one of name and signerName may be used";
-                    errors.push(Error::invalid(at.clone(), part.clone(), text));
-                }
-                (false, false) => {
-                    errors.push(Error::required(at.clone(), "either name or signerName must be specified"));
-                }
-                _ => {}
-            }
+            signers::bundle_projection(errors, &at, part);
             if part.text("path").is_empty() {
                 errors.push(Error::required(at.child("path"), ""));
             }
             non_reserved(errors, &at.child("path"), part.text("path"));
+        }
+        if source.has("podCertificate") {
+            let (at, part) = (at.child("podCertificate"), source.at("podCertificate"));
+            signers::pod_certificate(errors, &at, part);
+            let mut named = 0;
+            for field in ["credentialBundlePath", "keyPath", "certificateChainPath"] {
+                let file = part.text(field);
+                if file.is_empty() {
+                    continue;
+                }
+                named += 1;
+                non_reserved(errors, &at.child(field), file);
+                if !paths.insert(file) {
+                    errors.push(Error::invalid(path.clone(), file, "conflicting duplicate paths"));
+                }
+            }
+            if named == 0 {
+                let text = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+                errors.push(Error::required(at, text));
+            }
         }
         if seen > 1 {
             errors.push(Error::forbidden(at, "may not specify more than 1 volume type per source"));

@@ -32,11 +32,14 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start<'_>) -> Result<(), Fa
     let warn = |text: &str| {
         ctx.events.container(pod, &container.name, EventType::Warning, "Failed", &format!("Error: {text}"));
     };
+    let mut steps = Steps::new();
     let image = images::ensure(ctx, pod, container).await.map_err(|error| {
         warn(error.reason);
         Failure { reason: error.reason, message: error.message, retry_after: error.retry_after }
     })?;
+    steps.done("image");
     let spec = prepare(ctx, pod, start, &image).await.inspect_err(|failure| warn(&failure.message))?;
+    steps.done("prepare");
     let id = ctx.runtime.create_container(&spec).await.map_err(|error| {
         let message = start_text(&error);
         warn(&message);
@@ -45,6 +48,7 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start<'_>) -> Result<(), Fa
     let normal = |reason: &str, text: &str| {
         ctx.events.container(pod, &container.name, EventType::Normal, reason, text);
     };
+    steps.done("create");
     normal("Created", "Container created");
     let started = ctx.runtime.start_container(&id).await;
     refresh(ctx, &id).await;
@@ -54,6 +58,8 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start<'_>) -> Result<(), Fa
         ctx.cache.start_failed(&id, message.clone(), ctx.clock.now());
         return Err(Failure { reason: "RunContainerError", message, retry_after: Duration::ZERO });
     }
+    steps.done("start");
+    tracing::debug!(pod = spec::full_name(pod), container = container.name, steps_ms = ?steps.list(), "container started");
     normal("Started", "Container started");
     link_log(ctx, pod, container, &id, &spec.log_path);
     let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
@@ -68,6 +74,25 @@ pub async fn start(ctx: &Context, pod: &Pod, start: &Start<'_>) -> Result<(), Fa
         return Err(Failure { reason: "PostStartHookError", message: error, retry_after: Duration::ZERO });
     }
     Ok(())
+}
+
+/// How long each step of something took, for the log.
+pub(super) struct Steps(Vec<(&'static str, u128)>, tokio::time::Instant);
+
+impl Steps {
+    pub(super) fn new() -> Self {
+        Self(Vec::new(), tokio::time::Instant::now())
+    }
+
+    pub(super) fn done(&mut self, step: &'static str) {
+        let now = tokio::time::Instant::now();
+        self.0.push((step, now.duration_since(self.1).as_millis()));
+        self.1 = now;
+    }
+
+    pub(super) fn list(&self) -> &[(&'static str, u128)] {
+        &self.0
+    }
 }
 
 /// Errors that the runtime means for users are shown as they are.
@@ -214,13 +239,25 @@ pub async fn resize(ctx: &Context, pod: &Pod, id: &ContainerId) {
     if let Err(error) = ctx.cgroups.ensure_pod(pod) {
         tracing::warn!(pod = spec::full_name(pod), error = %base::chain(&error), "cannot resize the pod's cgroup");
     }
-    match ctx.runtime.update_resources(id, &limits(ctx, pod, &container)).await {
+    let limits = limits(ctx, pod, &container);
+    if let Some(why) = below_usage(ctx, id, &limits).await {
+        resize::allocation::note_error(ctx, pod, &why);
+        return;
+    }
+    match ctx.runtime.update_resources(id, &limits).await {
         Ok(()) => ctx.cache.set_actuated(id, resize::record(container.resources.as_ref())),
         Err(error) => {
-            let text = format!("Error resizing container {}: {}", container.name, base::chain(&error));
-            ctx.events.pod(pod, EventType::Warning, "ResizeError", &text);
+            let text = format!("failed to resize container {}: {}", container.name, base::chain(&error));
+            resize::allocation::note_error(ctx, pod, &text);
         }
     }
+}
+
+/// The kernel would kill a container whose limit falls below what it uses (upstream `validateMemoryResizeAction`).
+async fn below_usage(ctx: &Context, id: &ContainerId, limits: &Resources) -> Option<String> {
+    let limit = u64::try_from(limits.memory_limit_bytes?).ok()?;
+    let used = ctx.runtime.stats(id).await.ok()?.memory_usage_bytes;
+    (used > limit).then(|| format!("attempting to set container memory limit ({limit}) below current usage ({used})"))
 }
 
 fn propagation(mount: &VolumeMount) -> Propagation {

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeSpec,
-    NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::condition;
 use crate::context::Context;
-use crate::machine::{disk, meminfo, threshold};
 
 /// Conditions that the node agent decides.
 pub const OWNED: &[&str] = &["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
@@ -43,6 +42,18 @@ pub async fn node(ctx: &Context, conditions: Vec<NodeCondition>) -> Node {
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.listen.port()) }),
         }),
+        runtime_handlers: Some(
+            // The default one, under both of its names.
+            ["", "runc"]
+                .map(|name| NodeRuntimeHandler {
+                    name: Some(name.to_owned()),
+                    features: Some(NodeRuntimeHandlerFeatures {
+                        recursive_read_only_mounts: Some(true),
+                        user_namespaces: Some(false),
+                    }),
+                })
+                .to_vec(),
+        ),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         images: images(ctx).await,
         volumes_in_use: Some(ctx.csi.in_use()).filter(|list| !list.is_empty()),
@@ -125,46 +136,9 @@ async fn images(ctx: &Context) -> Option<Vec<ContainerImage>> {
     (!list.is_empty()).then_some(list)
 }
 
-/// What presses on the node, as eviction signals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pids: bool,
-}
-
-/// Looks at memory, disk and process ids against the hard eviction thresholds.
-pub fn pressure(ctx: &Context) -> Pressure {
-    let limit = |signal: &str, capacity: u64| {
-        let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
-        let text = ctx.config.eviction_hard.get(signal)?;
-        u64::try_from(threshold(text, capacity)).ok()
-    };
-    let below = |available: u64, limit: Option<u64>| limit.is_some_and(|l| available < l);
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let (total, available) = (meminfo(&text, "MemTotal"), meminfo(&text, "MemAvailable"));
-    let disk = disk(&ctx.config.root_dir);
-    let (pid_max, running) = pids();
-    Pressure {
-        memory: !text.is_empty() && below(available, limit("memory.available", total)),
-        disk: disk.is_some_and(|d| {
-            below(d.available, limit("nodefs.available", d.capacity))
-                || (d.inodes > 0 && below(d.inodes_free, limit("nodefs.inodesFree", d.inodes)))
-        }),
-        pids: below(pid_max.saturating_sub(running), limit("pid.available", pid_max)),
-    }
-}
-
-fn pids() -> (u64, u64) {
-    let max = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse().ok());
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let running = load.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1)?.parse().ok());
-    (max.unwrap_or(u64::MAX), running.unwrap_or(0))
-}
-
 /// The node's conditions now.
 pub async fn conditions(ctx: &Context, old: Option<&NodeStatus>) -> Vec<NodeCondition> {
-    let pressure = pressure(ctx);
+    let pressure = ctx.pressures.now();
     let make = |type_, status, text| condition(ctx, old, type_, status, text);
     let memory = match pressure.memory {
         true => ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -187,6 +161,9 @@ pub async fn conditions(ctx: &Context, old: Option<&NodeStatus>) -> Vec<NodeCond
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network \
              plugin returns error: {why}"
         ));
+    }
+    if ctx.shutting_down.load(std::sync::atomic::Ordering::Relaxed) {
+        problems.push("node is shutting down".to_owned());
     }
     let ready = match problems.as_slice() {
         [] => ("KubeletReady", "kubelet is posting ready status".to_owned()),

@@ -1,4 +1,4 @@
-//! Metrics in Prometheus' text format: `/metrics`, `/metrics/resource` (what metrics-server reads)
+//! Metrics in Prometheus' text format: `/metrics`, `/metrics/resource` (what metrics-server reads), `/metrics/probes`
 //! and `/metrics/cadvisor`.
 
 use std::fmt::Write as _;
@@ -44,6 +44,33 @@ pub(super) fn own(ctx: &Context) -> Response {
     line(&mut out, "kubelet_running_pods", &[], pods as f64);
     head(&mut out, "kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running");
     line(&mut out, "kubelet_running_containers", &[("container_state", "running")], running as f64);
+    answer(out)
+}
+
+/// Upstream `prober/prober_manager.go`, `ProberResults`.
+pub(super) fn probes(ctx: &Context) -> Response {
+    let mut out = String::new();
+    let name = "prober_probe_total";
+    let help = "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    head(&mut out, name, "counter", help);
+    let mut counts = ctx.probes.counts();
+    counts.sort_by(|a, b| {
+        (&a.namespace, &a.pod, &a.container, a.kind).cmp(&(&b.namespace, &b.pod, &b.container, b.kind))
+    });
+    for count in counts {
+        let results = [("successful", count.successful), ("failed", count.failed), ("unknown", count.unknown)];
+        for (result, n) in results.into_iter().filter(|(_, n)| *n > 0) {
+            let labels = [
+                ("container", count.container.as_str()),
+                ("namespace", count.namespace.as_str()),
+                ("pod", count.pod.as_str()),
+                ("pod_uid", count.uid.as_str()),
+                ("probe_type", count.kind),
+                ("result", result),
+            ];
+            line(&mut out, name, &labels, n as f64);
+        }
+    }
     answer(out)
 }
 

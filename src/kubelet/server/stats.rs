@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::json_bytes;
 use crate::context::Context;
+use crate::eviction::disk_used;
 use crate::machine::{Disk, disk, meminfo};
 use crate::observed::{PodRef, State};
 
@@ -97,7 +98,7 @@ pub(super) async fn summary(ctx: &Arc<Context>) -> Response {
     let summary = json!({
         "node": {
             "nodeName": ctx.config.node_name,
-            "startTime": now,
+            "startTime": ctx.probes.started_at().to_string(),
             "cpu": {"time": now, "usageCoreNanoSeconds": node.cpu_ns},
             "memory": {
                 "time": now, "availableBytes": node.memory_available, "usageBytes": node.memory_usage,
@@ -139,12 +140,44 @@ fn pod_value(ctx: &Context, pod: &PodRef, list: &[Usage], now: &str) -> Value {
             "workingSetBytes": sum(|s| s.memory_working_set_bytes), "rssBytes": sum(|s| s.memory_rss_bytes),
             "pageFaults": sum(|s| s.page_faults), "majorPageFaults": sum(|s| s.major_page_faults),
         },
+        "ephemeral-storage": ephemeral_storage(ctx, pod, sum(|s| s.rootfs_used_bytes), now),
+        "volume": volumes(ctx, pod, now),
         "process_stats": {"process_count": sum(|s| s.pids)},
     });
     if let Some(started) = started {
         value["startTime"] = started.0.to_string().into();
     }
     value
+}
+
+/// What the pod's containers, logs and emptyDirs take of the node's disk.
+fn ephemeral_storage(ctx: &Context, pod: &PodRef, rootfs: u64, now: &str) -> Value {
+    let space = disk(&ctx.config.root_dir).unwrap_or_default();
+    let logs = disk_used(&ctx.config.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
+    let volumes = disk_used(&ctx.config.pod_dir(&pod.uid).join("volumes/kubernetes.io~empty-dir"));
+    json!({
+        "time": now, "availableBytes": space.available, "capacityBytes": space.capacity,
+        "usedBytes": rootfs + logs + volumes, "inodesFree": space.inodes_free, "inodes": space.inodes,
+    })
+}
+
+/// The file systems of the pod's claims (upstream `server/stats/volume_stat_calculator.go`).
+fn volumes(ctx: &Context, pod: &PodRef, now: &str) -> Vec<Value> {
+    let all = ctx.claims.of(&pod.uid).into_iter();
+    let claims = all.filter(|(_, claim, resolved)| !claim.is_empty() && !resolved.block);
+    claims
+        .filter_map(|(name, claim, resolved)| {
+            let space = disk(&resolved.path)?;
+            Some(json!({
+                "time": now, "name": name,
+                "pvcRef": {"name": claim, "namespace": pod.namespace},
+                "availableBytes": space.available, "capacityBytes": space.capacity,
+                "usedBytes": space.capacity.saturating_sub(space.available),
+                "inodesFree": space.inodes_free, "inodes": space.inodes,
+                "inodesUsed": space.inodes.saturating_sub(space.inodes_free),
+            }))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -435,7 +435,11 @@ pub async fn tear_down(ctx: &Context, uid: &str) -> Result<(), VolumeError> {
                 staging_target_path: record.staging_path.clone(),
             };
             undo(call(&driver.endpoint, "/csi.v1.Node/NodeUnstageVolume", &request).await)?;
-            remove_empty(Path::new(&record.staging_path));
+            let staged = Path::new(&record.staging_path);
+            remove_empty(staged);
+            if let Some(own) = staged.parent().filter(|_| staged.ends_with("globalmount")) {
+                remove_empty(own);
+            }
         }
         remove_empty(Path::new(&record.target_path));
         let file = folder.join(DATA);

@@ -24,10 +24,30 @@ pub struct Resolved {
 /// Claims' volumes that are set up, by pod and volume: a running pod asks the API about them no more.
 #[derive(Default)]
 pub struct Claims {
-    resolved: Mutex<HashMap<(String, String), Resolved>>,
+    resolved: Mutex<HashMap<(String, String), Held>>,
 }
 
+/// A claim's name and what is behind it.
+type Held = (String, Resolved);
+
 impl Claims {
+    pub fn get(&self, pod_uid: &str, volume: &str) -> Option<Resolved> {
+        let key = (pod_uid.to_owned(), volume.to_owned());
+        self.resolved.lock().get(&key).map(|(_, resolved)| resolved.clone())
+    }
+
+    /// Takes note of what is behind a volume; `claim` is empty for one that the pod itself describes.
+    pub fn set(&self, pod_uid: &str, volume: &str, claim: String, resolved: Resolved) {
+        self.resolved.lock().insert((pod_uid.to_owned(), volume.to_owned()), (claim, resolved));
+    }
+
+    /// The pod's volumes of this kind: name, claim, place.
+    pub fn of(&self, pod_uid: &str) -> Vec<(String, String, Resolved)> {
+        let all = self.resolved.lock();
+        let own = all.iter().filter(|((uid, _), _)| uid == pod_uid);
+        own.map(|((_, name), (claim, resolved))| (name.clone(), claim.clone(), resolved.clone())).collect()
+    }
+
     /// Forgets the pod's volumes.
     pub fn release(&self, pod_uid: &str) {
         self.resolved.lock().retain(|(uid, _), _| uid != pod_uid);
@@ -56,9 +76,8 @@ fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
 
 /// Waits for nothing: a claim that is not bound yet is an error, and the pod's step is tried again.
 pub async fn set_up(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Resolved, VolumeError> {
-    let key = (spec::uid(pod).to_owned(), volume.name.clone());
-    if let Some(known) = ctx.claims.resolved.lock().get(&key) {
-        return Ok(known.clone());
+    if let Some(known) = ctx.claims.get(spec::uid(pod), &volume.name) {
+        return Ok(known);
     }
     let Some((claim, read_only)) = claim_of(pod, volume) else { return Err(VolumeError::Unsupported) };
     let bound = resolve(ctx, pod, volume, &claim, read_only).await?;
@@ -66,7 +85,7 @@ pub async fn set_up(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Resolve
     check_use(pod, &volume.name, block)?;
     let path = mount(ctx, pod, &bound, block).await?;
     let resolved = Resolved { path, read_only: bound.read_only, block };
-    ctx.claims.resolved.lock().insert(key, resolved.clone());
+    ctx.claims.set(spec::uid(pod), &volume.name, claim, resolved.clone());
     Ok(resolved)
 }
 

@@ -12,6 +12,7 @@ use super::{publish, sync};
 use crate::context::Context;
 use crate::execute::{self, Memory, kill};
 use crate::observed::State;
+use crate::resize::allocation;
 use crate::status::publish::Published;
 use crate::table::Slot;
 use crate::{spec, volumes};
@@ -93,6 +94,8 @@ pub(super) async fn clean_up(ctx: &Arc<Context>, slot: &Arc<Slot>) {
     ctx.csi.release(&slot.uid);
     ctx.images.release(&slot.uid);
     remove_cgroup(ctx, &slot.uid).await;
+    allocation::wake_deferred(ctx, &slot.uid);
+    slot.set_ended();
     while !slot.is_gone() && !spec::is_deleted(&slot.pod()) {
         slot.changed.notified().await;
         slot.status_changed.notify_one();

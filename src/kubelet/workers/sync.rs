@@ -11,9 +11,10 @@ use crate::context::Context;
 use crate::execute::{self, Memory, RETRY};
 use crate::observed::Observed;
 use crate::plan;
+use crate::resize::allocation;
 use crate::status;
 use crate::table::{Eviction, Slot};
-use crate::{admit, spec, volumes};
+use crate::{admit, eviction, spec, volumes};
 
 /// Brings the pod a step further. Returns whether it has ended by itself.
 pub(super) async fn step(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &mut Memory) -> bool {
@@ -27,7 +28,12 @@ pub(super) async fn step(ctx: &Arc<Context>, slot: &Arc<Slot>, memory: &mut Memo
         if !admitted(ctx, slot, &pod) {
             return true;
         }
+        let pod = allocation::allocate(ctx, slot, &pod);
         advance(ctx, slot, &pod, memory).await;
+        allocation::note_progress(ctx, slot, &pod);
+        if let Some(after) = slot.allocation().and_then(|a| a.retry_after()) {
+            memory.retry_after = Some(memory.retry_after.map_or(after, |known| known.min(after)));
+        }
         let observed = ctx.cache.pod(&slot.uid);
         ctx.probes.sync(ctx, &pod, &observed);
         let status = report(ctx, slot, &pod, &observed, memory, false);
@@ -53,20 +59,19 @@ fn admitted(ctx: &Context, slot: &Slot, pod: &Pod) -> bool {
     if known || spec::status(pod).start_time.is_some() {
         return true;
     }
-    let others: Vec<Arc<Pod>> = ctx
-        .table
-        .all()
-        .iter()
-        .filter(|other| other.uid != slot.uid && other.eviction().is_none())
-        .filter(|other| {
-            let phase = other.status().and_then(|s| s.phase);
-            let taken = other.status().is_some() || spec::status(&other.pod()).start_time.is_some();
-            taken && !spec::is_terminal_phase(phase.as_deref())
-        })
-        .map(|other| other.pod())
-        .collect();
+    let taken = ctx.table.taken();
+    let others: Vec<Arc<Pod>> = taken.iter().filter(|o| o.uid != slot.uid).map(|o| o.granted_pod()).collect();
     let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
-    let Err(rejection) = admit::admit(&ctx.config, &ctx.machine, &others, pod) else { return true };
+    if ctx.shutting_down.load(Ordering::Relaxed) {
+        let message = "Pod was rejected as the node is shutting down.".to_owned();
+        ctx.events.pod(pod, EventType::Warning, "NodeShutdown", &message);
+        let reason = "NodeShutdown".to_owned();
+        slot.evict(Eviction { reason, message, grace_seconds: None, disruption: None });
+        return false;
+    }
+    let admitted =
+        eviction::admit(ctx.pressures.now(), pod).and_then(|()| admit::admit(&ctx.config, &ctx.machine, &others, pod));
+    let Err(rejection) = admitted else { return true };
     ctx.events.pod(pod, EventType::Warning, &rejection.reason, &rejection.message);
     tracing::info!(pod = spec::full_name(pod), reason = rejection.reason, "pod rejected");
     let admit::Rejection { reason, message } = rejection;
@@ -186,11 +191,14 @@ pub(super) fn report(
     let probes = ctx.probes.states(pod, observed);
     let eviction = slot.eviction();
     let now = ctx.clock.now();
-    let disruption: Vec<_> = eviction
+    let mut extra_conditions: Vec<_> = eviction
         .iter()
         .filter_map(|e| e.disruption.as_ref())
         .map(|(reason, message)| status::disruption(&previous, reason, message, now))
         .collect();
+    if !terminal {
+        extra_conditions.extend(slot.allocation().iter().flat_map(|a| a.conditions()));
+    }
     let computed = status::generate(&status::Input {
         pod,
         observed,
@@ -199,7 +207,7 @@ pub(super) fn report(
         probes: &probes,
         terminal,
         overrule: eviction.as_ref().map(|e| (e.reason.as_str(), e.message.as_str())),
-        extra_conditions: &disruption,
+        extra_conditions: &extra_conditions,
         host_ips: &ctx.config.node_ips,
         now,
     });

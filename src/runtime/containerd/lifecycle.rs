@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::services::v1 as services;
-use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots as snapshot_services;
 use containerd_client::types;
 use jiff::Timestamp;
@@ -26,8 +25,6 @@ use crate::logs::{self, ContainerLog, Stream};
 use crate::spec::{self, user};
 use crate::{cgroup, files};
 
-/// The shim; containers of a sandbox share one by the annotation in their specification.
-const SHIM: &str = "io.containerd.runc.v2";
 /// A snapshot with this label is not collected as garbage. It is removed with its container.
 pub(super) const GC_ROOT_LABEL: &str = "containerd.io/gc.root";
 /// Exit code of a container that could not be started, and of one that nobody saw end, as in containerd's CRI.
@@ -104,7 +101,7 @@ impl ContainerdRuntime {
                 stop_signal,
                 cgroup: spec::cgroup_path(&sandbox.spec, &id),
             };
-            self.create_in_containerd(&info, &image, &oci).await?;
+            self.create_in_containerd(&info, &image, (&oci, &sandbox.spec.runtime_handler)).await?;
             Ok(info)
         };
         match made.await {
@@ -134,14 +131,14 @@ impl ContainerdRuntime {
         &self,
         info: &Info,
         image: &StoredImage,
-        oci: &spec::oci::Spec,
+        (oci, handler): (&spec::oci::Spec, &str),
     ) -> Result<(), RuntimeError> {
         let encode = |error: serde_json::Error| failed("encode container", &info.id, error);
         let container = services::Container {
             id: info.id.clone(),
             labels: self.labels(&info.sandbox),
             image: image.name.clone(),
-            runtime: Some(RuntimeName { name: SHIM.into(), options: self.runtime_options.clone() }),
+            runtime: Some(self.runtime_of(handler)?),
             spec: Some(Any { type_url: spec::SPEC_TYPE_URL.into(), value: serde_json::to_vec(oci).map_err(encode)? }),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: info.id.clone(),
