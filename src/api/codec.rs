@@ -166,8 +166,8 @@ pub fn decode_value(
     finish(Node::members(map), None, schema, gvk, &found, validation)
 }
 
-/// Decodes a body without a schema: custom resources, whose shape their own structural schema checks later. `strict`
-/// in the result are the duplicate fields, whatever the validation; the caller adds unknown ones and decides.
+/// Decodes a body without a schema, telling kind and version apart from the body or else from `gvk` (options of the API
+/// machinery, apply patches).
 pub fn decode_unstructured(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstructured, Status> {
     let parse_error = |error: String| Status::bad_request(format!("error decoding object: {error}"));
     let (node, mut strict) = match media {
@@ -190,6 +190,48 @@ pub fn decode_unstructured(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<U
     Ok(Unstructured { object, strict })
 }
 
+/// Decodes a custom resource, whose shape its structural schema checks later. `strict` in the result are the duplicate
+/// fields, whatever the validation; the caller adds unknown ones and decides.
+///
+/// # Errors
+/// 400 in upstream's words for what is no object with a kind; 415 for protobuf.
+pub fn decode_custom(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstructured, Status> {
+    let Gvk { kind, version, .. } = gvk;
+    let unrecognised = |error: String| {
+        let summary = summarise(body);
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {error} ({summary})"
+        ))
+    };
+    let refused = |why: String| {
+        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+    };
+    let (node, mut strict) = match media {
+        MediaType::Protobuf => return Err(Status::unsupported_media_type(&[JSON, YAML])),
+        MediaType::Json => {
+            let node = json::parse(body)
+                .map_err(|e| unrecognised(format!("couldn't get version/kind; json parse error: {e}")))?;
+            (node, Vec::new())
+        }
+        MediaType::Yaml => {
+            let text = std::str::from_utf8(body).map_err(|_| {
+                unrecognised("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())
+            })?;
+            let document =
+                yaml::parse(text).map_err(|e| unrecognised(format!("error converting YAML to JSON: {e}")))?;
+            (document.node, yaml_error(document.duplicates).into_iter().collect())
+        }
+    };
+    interpret(&node, gvk).map_err(unrecognised)?;
+    let named = |name: &str| matches!(node.member(name), Some(Node::String(text)) if !text.is_empty());
+    if !named("kind") {
+        let text = String::from_utf8_lossy(body);
+        return Err(refused(format!("Object 'Kind' is missing in '{text}'")));
+    }
+    strict.extend(conform::duplicates(&node));
+    Ok(Unstructured { object: Object::from_value(node.into_value()).unwrap_or_default(), strict })
+}
+
 /// A body decoded without a schema.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unstructured {
@@ -210,6 +252,26 @@ pub fn normalize(schema: &Schema, object: &mut Object) -> Result<(), String> {
         None => {
             object.0 = conformed.map;
             Ok(())
+        }
+    }
+}
+
+/// Conforms the members of a struct that stands alone (`ObjectMeta` of a custom resource): the members as Go prints
+/// them, and the paths of those that the schema does not know.
+///
+/// # Errors
+/// Go's text for a member of the wrong type.
+pub fn conform_members(
+    schema: &Schema,
+    members: &Map<String, Value>,
+) -> Result<(Map<String, Value>, Vec<String>), String> {
+    let conformed = conform::conform(schema, Node::members(members));
+    match conformed.error {
+        Some(error) => Err(error),
+        None => {
+            let path = |text: &String| Some(text.strip_prefix("unknown field \"")?.strip_suffix('"')?.to_owned());
+            let unknown = conformed.strict.iter().filter_map(path).collect();
+            Ok((conformed.map, unknown))
         }
     }
 }

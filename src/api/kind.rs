@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::custom::CustomKind;
 use crate::field::ErrorList;
 use crate::names::{GroupResource, Gvk, Gvr};
 use crate::object::Object;
@@ -45,9 +46,19 @@ pub struct KindDef {
     /// How long an object is kept after its last write (events).
     pub ttl: Option<Duration>,
     pub hook: Option<Arc<dyn WriteHook>>,
+    /// The kind comes from a CRD: its bodies follow another way. `schema` is then of no use, see [`KindDef::schema`].
+    pub custom: Option<CustomKind>,
 }
 
 impl KindDef {
+    /// The schema of the kind's objects.
+    pub fn schema(&self) -> &Schema {
+        match &self.custom {
+            Some(custom) => custom.schema(),
+            None => &self.schema,
+        }
+    }
+
     pub fn gvr(&self) -> Gvr {
         Gvr::new(self.gvk.group.clone(), self.gvk.version.clone(), self.resource.clone())
     }
@@ -158,6 +169,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Finalizers that a deletion puts on an object first.
+    fn deletion_finalizers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Called when a deletion is first marked on an object that stays for a while (`status.phase` of namespaces).
     fn prepare_for_delete(&self, _object: &mut Object) {}
 
@@ -228,7 +244,31 @@ pub enum ColumnValue {
 /// A field that field selectors may name.
 pub struct SelectableField {
     pub path: Str,
-    pub value: fn(&Object) -> String,
+    pub value: FieldValue,
+}
+
+/// Where the value of a selectable field comes from.
+pub enum FieldValue {
+    Compute(fn(&Object) -> String),
+    /// Member names, of a CRD's `selectableFields`.
+    Path(Vec<String>),
+}
+
+impl SelectableField {
+    /// The value in an object, empty if there is none.
+    pub fn of(&self, object: &Object) -> String {
+        match &self.value {
+            FieldValue::Compute(compute) => compute(object),
+            FieldValue::Path(path) => {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                match object.get(&path) {
+                    None | Some(Value::Null) => String::new(),
+                    Some(Value::String(text)) => text.clone(),
+                    Some(other) => other.to_string(),
+                }
+            }
+        }
+    }
 }
 
 /// What stands behind `…/NAME/SUBRESOURCE`.
@@ -256,10 +296,10 @@ pub enum SubresourceKind {
 
 /// Field paths of the `Scale` view, e.g. `["spec", "replicas"]`.
 pub struct ScalePaths {
-    pub spec_replicas: &'static [&'static str],
-    pub status_replicas: &'static [&'static str],
-    /// A `metav1.LabelSelector` or a plain map of labels.
-    pub selector: &'static [&'static str],
+    pub spec_replicas: Vec<Str>,
+    pub status_replicas: Vec<Str>,
+    /// A `metav1.LabelSelector`, a plain map of labels, or the text of a selector. Empty for none.
+    pub selector: Vec<Str>,
 }
 
 /// A request that is answered by code rather than kept. `name` and `namespace` are the parent's for a subresource.

@@ -114,6 +114,38 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// Orders versions as apimachinery's `version.CompareKubeAwareVersionStrings`: `v2` before `v1`, both before `v1beta1`
+/// and `v1alpha1`, all others after them in reverse alphabetical order. Greater is better.
+pub fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
+    fn parse(version: &str) -> Option<(u8, u64, u64)> {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number = |text: &str| (!text.starts_with('0')).then(|| text.parse::<u64>().ok()).flatten();
+        let major = number(&rest[..digits])?;
+        let rest = &rest[digits..];
+        if rest.is_empty() {
+            return Some((2, major, 0));
+        }
+        for (rank, word) in [(1, "beta"), (0, "alpha")] {
+            if let Some(minor) = rest.strip_prefix(word) {
+                return minor
+                    .bytes()
+                    .all(|b| b.is_ascii_digit())
+                    .then(|| number(minor))
+                    .flatten()
+                    .map(|m| (rank, major, m));
+            }
+        }
+        None
+    }
+    match (parse(a), parse(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => std::cmp::Ordering::Greater,
+        (None, Some(_)) => std::cmp::Ordering::Less,
+        (None, None) => b.cmp(a),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! They are made from schemas and the facts of resources when somebody asks, and kept compressed, so that a server that
 //! is never asked holds nothing. Facts are of upstream's form (kubectl reads them); descriptions are added from outside.
 
+mod custom;
 mod documents;
 mod gnostic;
 mod paths;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+pub use self::custom::Custom;
 pub use self::documents::{Document, Documents};
 pub use self::gnostic::encode as encode_v2;
 use crate::kind::KindDef;
@@ -39,11 +41,8 @@ pub struct Resource {
 #[derive(Debug, Clone)]
 pub enum Definition {
     Types(Schema),
-    /// A CRD's own schema and the name of its definition, e.g. `com.example.v1.Widget`.
-    Json {
-        name: String,
-        schema: Value,
-    },
+    /// A version of a CRD.
+    Custom(Custom),
 }
 
 #[derive(Debug, Clone)]
@@ -65,7 +64,16 @@ impl From<&KindDef> for Resource {
             resource: def.resource.clone(),
             namespaced: def.namespaced,
             verbs: owned(def.verbs),
-            definition: Definition::Types(def.schema.clone()),
+            definition: match &def.custom {
+                None => Definition::Types(def.schema.clone()),
+                Some(custom) => Definition::Custom(Custom {
+                    definition: custom.definition.clone(),
+                    gvk: def.gvk.clone(),
+                    list_kind: def.list_kind.clone(),
+                    plural: def.resource.clone(),
+                    selectable: def.selectable_fields.iter().map(|f| f.path.to_string()).collect(),
+                }),
+            },
             subresources: def
                 .subresources
                 .iter()
@@ -116,11 +124,23 @@ impl Builder<'_> {
         })
     }
 
+    /// Descriptions of what every object says of its type, from one of those that do.
+    fn type_meta(&self) -> custom::TypeMeta<'_> {
+        let texts = self.texts.get(&format!("{META}.Status")).map(|(_, properties)| properties);
+        let text = |name: &str| texts.and_then(|t| t.get(name)).map_or("", String::as_str);
+        custom::TypeMeta { api_version: text("apiVersion"), kind: text("kind") }
+    }
+
     /// The version 2 document of everything that is served.
     pub fn v2(&self, groups: &[(GroupVersion, Vec<Resource>)]) -> Value {
         let mut document = v2::Merger::default();
         for (gv, resources) in groups {
             document.add(self.v3(gv, resources));
+            for resource in resources {
+                if let Definition::Custom(custom) = &resource.definition {
+                    document.replace(custom.name(), custom.schema(&self.type_meta(), true));
+                }
+            }
         }
         document.finish()
     }
@@ -190,16 +210,16 @@ impl<'a> Definitions<'a> {
                 }
                 name
             }
-            Definition::Json { name, schema } => {
-                self.done.insert(name.clone(), schemas::custom(schema, &resource.gvk));
-                if let Some(id) = self.builder.meta.id(&format!("{META}.ObjectMeta")) {
-                    self.want(self.builder.meta, id);
+            Definition::Custom(custom) => {
+                let texts = self.builder.type_meta();
+                self.done.insert(custom.name(), custom.schema(&texts, false));
+                self.done.insert(custom.list_name(), custom.list_schema(&texts));
+                for kind in ["ObjectMeta", "ListMeta"] {
+                    if let Some(id) = self.builder.meta.id(&format!("{META}.{kind}")) {
+                        self.want(self.builder.meta, id);
+                    }
                 }
-                if has_list && let Some(id) = self.builder.meta.id(&format!("{META}.ListMeta")) {
-                    let list_meta = self.want(self.builder.meta, id);
-                    self.done.insert(format!("{name}List"), schemas::custom_list(name, &list_meta, &list_gvk));
-                }
-                name.clone()
+                custom.name()
             }
         }
     }

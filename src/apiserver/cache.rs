@@ -169,6 +169,18 @@ impl Cache {
         }
     }
 
+    /// Ends the feed and all watches: the resource is no longer served.
+    pub fn close(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Ends all watches and forgets other encodings: the resource's definition has changed.
+    pub fn begin_anew(&self) {
+        let mut state = self.state.lock();
+        state.watchers.clear();
+        state.entries.values().for_each(|entry| entry.forget_encodings());
+    }
+
     /// The object at a key, as of the last [`Cache::fresh`] or later.
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.lock().entries.get(key).cloned()

@@ -76,7 +76,7 @@ pub fn to_yaml(value: &Value) -> Result<Vec<u8>, Status> {
 
 /// Whether protobuf bodies and answers are offered for a kind: it has a message of its own.
 pub fn offers_protobuf(def: &KindDef) -> bool {
-    def.schema.def().fields.iter().any(|f| f.proto != 0)
+    def.custom.is_none() && def.schema.def().fields.iter().any(|f| f.proto != 0)
 }
 
 /// The message of an object, without envelope.

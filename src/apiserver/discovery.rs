@@ -118,7 +118,7 @@ fn resources(table: &KindTable, group: &str, version: &str) -> Option<Value> {
         let def = &served.def;
         let mut entry = json!({
             "name": def.resource, "singularName": def.singular, "namespaced": def.namespaced, "kind": def.gvk.kind,
-            "verbs": def.verbs,
+            "verbs": verbs(def),
         });
         if !def.short_names.is_empty() {
             entry["shortNames"] = json!(def.short_names);
@@ -152,6 +152,12 @@ fn resources(table: &KindTable, group: &str, version: &str) -> Option<Value> {
         value["apiVersion"] = "v1".into();
     }
     Some(value)
+}
+
+/// What discovery says may be done; a definition on its way out takes nothing new, though updates still end finalizers.
+fn verbs(def: &api::kind::KindDef) -> Vec<&'static str> {
+    let terminating = def.custom.as_ref().is_some_and(|c| c.terminating);
+    def.verbs.iter().copied().filter(|v| !terminating || !matches!(*v, "create" | "patch" | "update")).collect()
 }
 
 /// `discovery.StorageVersionHash`.
@@ -226,11 +232,7 @@ fn aggregated_value(table: &KindTable, named: bool, beta: bool) -> Value {
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             })
             .collect();
-        let metadata = if group.is_empty() {
-            json!({"creationTimestamp": null})
-        } else {
-            json!({"name": group, "creationTimestamp": null})
-        };
+        let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
         items.push(json!({"metadata": metadata, "versions": versions}));
     }
     let version = if beta { "apidiscovery.k8s.io/v2beta1" } else { "apidiscovery.k8s.io/v2" };
@@ -245,7 +247,7 @@ fn aggregated_resource(served: &Served) -> Value {
         "responseKind": kind(&def.gvk),
         "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": def.singular,
-        "verbs": def.verbs,
+        "verbs": verbs(def),
     });
     if !def.short_names.is_empty() {
         value["shortNames"] = json!(def.short_names);

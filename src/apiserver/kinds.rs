@@ -14,7 +14,7 @@ fn describe(served: &Served) -> ServedKind {
         resource: served.gvr(),
         gvk: served.def.gvk.clone(),
         namespaced: served.def.namespaced,
-        schema: served.def.schema.clone(),
+        schema: served.def.schema().clone(),
     }
 }
 
@@ -68,7 +68,11 @@ impl Kinds for ApiServer {
         let target = self.served_kind(to).ok_or_else(|| unknown(to))?;
         // What is stored has no version of its own: it is kept beside the conversion.
         let version = object.resource_version().to_owned();
-        let stored = source.stored()?.view.to_stored(object)?;
+        if let Some(custom) = &source.def.custom {
+            let converted = custom.convert_all(vec![object], &to.version).await?;
+            return converted.into_iter().next().ok_or_else(|| unknown(to));
+        }
+        let stored = source.stored()?.view.to_stored(object).await?;
         let mut converted = target.stored()?.view.from_stored(stored)?;
         converted.set_gvk(to);
         if !version.is_empty() {
@@ -83,6 +87,9 @@ impl Kinds for ApiServer {
             // Bodies of subresources have no defaults.
             return Ok(object);
         };
+        if let Some(custom) = &served.def.custom {
+            return Ok(custom.conform(object, Vec::new(), api::codec::FieldValidation::Ignore)?.object);
+        }
         let schema = &served.def.schema;
         api::codec::normalize(schema, &mut object).map_err(Status::internal)?;
         object.set_gvk(&gvk);

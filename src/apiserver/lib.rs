@@ -11,6 +11,7 @@ pub mod compress;
 pub mod connect;
 pub mod discovery;
 pub mod errors;
+pub mod extensions;
 pub mod filters;
 pub mod health;
 mod kinds;

@@ -57,6 +57,7 @@ impl Registry for ApiServer {
         stored.cache.fresh().await?;
         let selection = Selection::everything(Arc::clone(&stored.view), namespace);
         let listing = stored.cache.list(&selection, "", 0);
+        stored.view.prepare(&listing.entries).await?;
         listing.entries.iter().map(|e| stored.view.object(e)).collect()
     }
 
@@ -67,7 +68,9 @@ impl Registry for ApiServer {
         let (user, options, warnings) = (loopback(), WriteOptions::internal(), Warnings::default());
         let write = write(self, &served, &user, &options, &warnings, namespace, "")?;
         let entry = write.create(object).await?;
-        served.stored()?.view.object(&entry)
+        let view = &served.stored()?.view;
+        view.prepare(std::slice::from_ref(&entry)).await?;
+        view.object(&entry)
     }
 
     async fn update(
@@ -81,7 +84,9 @@ impl Registry for ApiServer {
         let (user, options, warnings) = (loopback(), WriteOptions::internal(), Warnings::default());
         let write = write(self, &served, &user, &options, &warnings, namespace, name)?;
         let written = write.update(&Edit(change), false).await?;
-        served.stored()?.view.object(&written.entry)
+        let view = &served.stored()?.view;
+        view.prepare(std::slice::from_ref(&written.entry)).await?;
+        view.object(&written.entry)
     }
 
     async fn delete(&self, resource: &Gvr, namespace: &str, name: &str, options: Object) -> Result<Object, Status> {
@@ -99,7 +104,11 @@ impl Registry for ApiServer {
             trusted: true,
         };
         match delete.one(name).await? {
-            Deleted::Marked(entry) | Deleted::Gone(entry) => served.stored()?.view.object(&entry),
+            Deleted::Marked(entry) | Deleted::Gone(entry) => {
+                let view = &served.stored()?.view;
+                view.prepare(std::slice::from_ref(&entry)).await?;
+                view.object(&entry)
+            }
         }
     }
 }

@@ -94,6 +94,10 @@ fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
         JSON | "*/*" | "application/*" => Format::Json,
         YAML => Format::Yaml,
         PROTOBUF if protobuf => Format::Protobuf,
+        // Metadata has that form whatever the kind has.
+        PROTOBUF if shapes && parameters(clause).any(|(k, v)| k == "as" && v.starts_with("PartialObjectMetadata")) => {
+            Format::Protobuf
+        }
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");

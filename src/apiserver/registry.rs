@@ -47,6 +47,7 @@ impl Objects {
     pub async fn load(&self, stored: &Stored, key: &str) -> Result<Option<Current>, Status> {
         stored.cache.fresh().await?;
         let Some(entry) = stored.cache.get(key) else { return Ok(None) };
+        stored.view.prepare(std::slice::from_ref(&entry)).await?;
         let object = stored.view.object(&entry)?;
         Ok(Some(Current { object, revision: entry.revision, entry }))
     }
@@ -61,7 +62,7 @@ impl Objects {
     ) -> Result<Option<Arc<Entry>>, Status> {
         // A watch from the answer's revision must find everything after it in the cache.
         stored.cache.ready().await?;
-        let bytes = encode(stored, object)?;
+        let bytes = encode(stored, object).await?;
         let lease = self.lease(served).await?;
         let full = full_key(stored, key);
         let txn = Txn {
@@ -85,7 +86,7 @@ impl Objects {
         current: &Current,
         object: Object,
     ) -> Result<Swap, Status> {
-        let object = stored.view.to_stored(object)?;
+        let object = stored.view.to_stored(object).await?;
         let unchanged = if stored.view.direct {
             same_but_version(&current.object, &object)
         } else {
@@ -142,12 +143,12 @@ fn same_but_version(shown: &Object, stored: &Object) -> bool {
 }
 
 /// The entry of an object that was not written (dry run), at a revision of the caller's choice.
-pub fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
-    entry(key, &encode(stored, object)?, Revision(revision))
+pub async fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
+    entry(key, &encode(stored, object).await?, Revision(revision))
 }
 
-fn encode(stored: &Stored, object: Object) -> Result<Bytes, Status> {
-    to_bytes(&stored.view.to_stored(object)?)
+async fn encode(stored: &Stored, object: Object) -> Result<Bytes, Status> {
+    to_bytes(&stored.view.to_stored(object).await?)
 }
 
 fn to_bytes(object: &Object) -> Result<Bytes, Status> {

@@ -70,7 +70,8 @@ pub struct KindTable {
 }
 
 impl KindTable {
-    /// Builds the table; caches of prefixes that `old` knows are kept.
+    /// Builds the table. Of what `old` knows, resources with the same definition and caches of the same prefix are kept,
+    /// so that what they have made already serves on.
     pub fn new(
         kinds: &[Arc<KindDef>],
         old: &Self,
@@ -80,23 +81,51 @@ impl KindTable {
     ) -> Self {
         let mut caches: HashMap<String, (Arc<Cache>, usize)> = HashMap::new();
         for stored in old.all.iter().filter_map(|s| s.stored.as_ref()) {
-            caches.insert(stored.cache.prefix.clone(), (Arc::clone(&stored.cache), stored.view.index + 1));
+            let after = stored.view.index + 1;
+            caches
+                .entry(stored.cache.prefix.clone())
+                .and_modify(|(_, next)| *next = after.max(*next))
+                .or_insert_with(|| (Arc::clone(&stored.cache), after));
         }
         let mut table = Self { generation: old.generation + 1, ..Self::default() };
         for def in kinds {
+            let gvr = def.gvr();
+            if let Some(same) = old.by_gvr.get(&gvr).filter(|s| Arc::ptr_eq(&s.def, def)) {
+                table.by_gvr.insert(gvr, Arc::clone(same));
+                table.all.push(Arc::clone(same));
+                continue;
+            }
             let stored = def.storage.as_ref().map(|storage| {
                 let (cache, next) = caches.entry(storage.prefix.clone()).or_insert_with(|| {
-                    (Cache::new(&storage.prefix, Arc::clone(store), tasks.clone(), shutdown.clone()), 0)
+                    (Cache::new(&storage.prefix, Arc::clone(store), tasks.clone(), shutdown.child_token()), 0)
                 });
                 let index = *next;
                 *next += 1;
                 Stored { cache: Arc::clone(cache), view: Arc::new(View::new(Arc::clone(def), index)) }
             });
             let served = Arc::new(Served { def: Arc::clone(def), resource: def.group_resource(), stored });
-            table.by_gvr.insert(def.gvr(), Arc::clone(&served));
+            table.by_gvr.insert(gvr, Arc::clone(&served));
             table.all.push(served);
         }
         table
+    }
+
+    /// Ends what nobody can ask for any more after this table gave way to `next`: caches of resources that are gone, and
+    /// watches through definitions that have changed (their clients begin again and see the new ones).
+    pub fn retire(&self, next: &Self) {
+        for served in &self.all {
+            let Some(stored) = &served.stored else { continue };
+            if next.get(&served.gvr()).is_some_and(|n| Arc::ptr_eq(n, served)) {
+                continue;
+            }
+            let prefix = &stored.cache.prefix;
+            let kept = next.all.iter().any(|n| n.stored.as_ref().is_some_and(|s| s.cache.prefix == *prefix));
+            if kept {
+                stored.cache.begin_anew();
+            } else {
+                stored.cache.close();
+            }
+        }
     }
 
     pub fn get(&self, gvr: &Gvr) -> Option<&Arc<Served>> {

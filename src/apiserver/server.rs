@@ -157,10 +157,24 @@ impl ApiServer {
         self.admission.store(Arc::new(plugins));
     }
 
-    /// Replaces the served kinds.
-    pub fn set_kinds(&self, kinds: &[Arc<KindDef>]) {
-        let table = KindTable::new(kinds, &self.table.load(), &self.objects.store, &self.tasks, &self.shutdown);
-        self.table.store(Arc::new(table));
+    /// Replaces the kinds that are served beside the built-in ones. A built-in kind is never replaced.
+    ///
+    /// One task calls this; the table is built from the one before.
+    pub(crate) fn set_custom(&self, custom: &[Arc<KindDef>]) {
+        let old = self.table.load_full();
+        let mut kinds: Vec<Arc<KindDef>> = old.all.iter().map(|s| Arc::clone(&s.def)).collect();
+        kinds.retain(|def| def.custom.is_none());
+        let own: std::collections::HashSet<Gvr> = kinds.iter().map(|def| def.gvr()).collect();
+        kinds.extend(custom.iter().filter(|def| !own.contains(&def.gvr())).cloned());
+        let table = Arc::new(KindTable::new(&kinds, &old, &self.objects.store, &self.tasks, &self.shutdown));
+        self.table.store(Arc::clone(&table));
+        old.retire(&table);
+    }
+
+    /// A cache of a prefix that no served kind has.
+    pub(crate) fn new_cache(&self, prefix: &str) -> Arc<crate::cache::Cache> {
+        let shutdown = self.shutdown.child_token();
+        crate::cache::Cache::new(prefix, Arc::clone(&self.objects.store), self.tasks.clone(), shutdown)
     }
 
     /// The tower service: behind a listener, or in memory with an [`UserInfo`] in the request's extensions.

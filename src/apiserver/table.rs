@@ -53,10 +53,12 @@ impl Table {
         } else {
             Vec::with_capacity(self.def.columns.len())
         };
+        let by_path = self.def.columns.iter().any(|c| matches!(c.value, ColumnValue::JsonPath(_)));
+        let root = if by_path { Value::Object(object.0.clone()) } else { Value::Null };
         for column in &self.def.columns {
             cells.push(match &column.value {
                 ColumnValue::Compute(value) => value(&object, self.now),
-                ColumnValue::JsonPath(path) => jsonpath::cell(path, &column.kind, &object, self.now),
+                ColumnValue::JsonPath(path) => jsonpath::cell(path, &column.kind, &root, self.now),
             });
         }
         let mut row = json!({"cells": cells});

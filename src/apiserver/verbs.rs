@@ -71,6 +71,9 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
         Ok(accept) => accept,
         Err(status) => return respond::failure(&status, Accept::JSON),
     };
+    if let Some(custom) = &served.def.custom {
+        custom.warnings.iter().for_each(|warning| call.warnings.add(warning.clone()));
+    }
     let verb = Verb { server: Arc::clone(server), served, call, accept };
     match verb.run().await {
         Ok(response) => response,
@@ -176,15 +179,16 @@ impl Verb {
         Ok(Table::new(Arc::clone(&self.served.def), version, include, self.server.clock.now()))
     }
 
-    fn entry(&self, code: u16, entry: &Entry) -> Result<Response, Status> {
+    async fn entry(&self, code: u16, entry: &Arc<Entry>) -> Result<Response, Status> {
         let table = self.table()?;
+        self.stored()?.view.prepare(std::slice::from_ref(entry)).await?;
         respond::entry(code, &self.served, self.stored()?, self.accept, entry, || table)
     }
 
     async fn get(self) -> Result<Response, Status> {
         let version = self.call.query.text("resourceVersion");
         let entry = read::get(&self.served, self.stored()?, self.namespace(), &self.call.info.name, version).await?;
-        self.entry(200, &entry)
+        self.entry(200, &entry).await
     }
 
     async fn list(self) -> Result<Response, Status> {
@@ -212,19 +216,19 @@ impl Verb {
     async fn create(mut self) -> Result<Response, Status> {
         let options = self.write_options("CreateOptions", false)?;
         let served = Arc::clone(&self.served);
-        let object = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        let object = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
         let entry = self.write(None, &options, false)?.create(object).await?;
-        self.entry(201, &entry)
+        self.entry(201, &entry).await
     }
 
     async fn update(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
         let options = self.write_options("UpdateOptions", false)?;
         let served = Arc::clone(&self.served);
-        let mut object = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        let mut object = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
         before::ensure_namespace(&served.def, self.namespace(), &mut object)?;
         self.check_name(&mut object)?;
         let written = self.write(subresource, &options, true)?.update(&Replace(object), false).await?;
-        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+        self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
 
     /// `checkName`: the object is named in the URL; the body may leave it out but not differ.
@@ -249,9 +253,9 @@ impl Verb {
         match deleted {
             Deleted::Marked(entry) => {
                 let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
-                self.entry(code, &entry)
+                self.entry(code, &entry).await
             }
-            Deleted::Gone(entry) if self.served.def.strategy.returns_deleted_object() => self.entry(200, &entry),
+            Deleted::Gone(entry) if self.served.def.strategy.returns_deleted_object() => self.entry(200, &entry).await,
             Deleted::Gone(entry) => {
                 let uid = entry.object()?.uid().to_owned();
                 respond::value(200, self.accept, &delete::success(&self.served, &name, &uid))
@@ -298,7 +302,7 @@ impl Verb {
         let served = Arc::clone(&self.served);
         let Some(action) = &served.def.action else { return Err(method_not_allowed()) };
         let options = self.write_options("CreateOptions", false)?;
-        let body = self.decode_as(&served.def.gvk, &served.def.schema, &options).await?;
+        let body = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
         self.act(action.as_ref(), &served.def.gvk, "", body, &options).await
     }
 
@@ -335,7 +339,7 @@ impl Verb {
         }
         let schema = match self.served.def.subresource(subresource) {
             Some(subresource) => &subresource.schema,
-            None => &self.served.def.schema,
+            None => self.served.def.schema(),
         };
         respond::document(201, accept, gvk, schema, answer)
     }

@@ -128,6 +128,12 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // The API server.
     let mut serving = Stage::new("API server");
     let (api, rbac) = make_api_server(&options, &identity, &shared, &credentials, &clock, &mut serving)?;
+    let (served, ready) = tokio::sync::oneshot::channel();
+    let webhooks = Some(api.services().webhooks);
+    let definitions = Arc::new(kinds::apiextensions::CustomResources { webhooks });
+    serving.tasks.spawn(apiserver::extensions::run(api.clone(), definitions, served, serving.shutdown.clone()));
+    // Clients that come back after a restart find their kinds.
+    ready.await.context("cannot read the custom resource definitions")?;
     let address = SocketAddr::new(options.bind_address, options.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another server running? (--https-listen-port, --bind-address)")

@@ -1,7 +1,7 @@
 //! Table columns and the cells that many kinds share (`pkg/printers/internalversion`).
 
 use api::Object;
-use api::kind::{Column, ColumnValue, SelectableField};
+use api::kind::{Column, ColumnValue, FieldValue, SelectableField};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -69,6 +69,12 @@ pub(crate) fn age() -> Column {
 
 pub(crate) fn age_text(object: &Object, now: Timestamp) -> String {
     since(dig(object, &["metadata", "creationTimestamp"]), now)
+}
+
+/// Time since creation as custom resources show it (`serveDefaultColumnsIfEmpty`).
+pub(crate) fn created() -> Column {
+    let value = ColumnValue::JsonPath(".metadata.creationTimestamp".to_owned());
+    Column { value, ..column("Age", "date", "", AGE_TEXT, 0, |_, _| Value::Null) }
 }
 
 /// What upstream's default table convertor shows for kinds without a printer of their own (apiserver
@@ -159,7 +165,7 @@ pub(crate) fn string_or(object: &Object, path: &[&str], otherwise: &str) -> Valu
 
 /// A field that selectors may name.
 pub(crate) fn field(path: &'static str, value: fn(&Object) -> String) -> SelectableField {
-    SelectableField { path: path.into(), value }
+    SelectableField { path: path.into(), value: FieldValue::Compute(value) }
 }
 
 #[cfg(test)]

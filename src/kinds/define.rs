@@ -67,9 +67,9 @@ impl Extra {
 
     pub fn with_scale(mut self, selector: &'static [&'static str]) -> Self {
         self.scale = Some(ScalePaths {
-            spec_replicas: &["spec", "replicas"],
-            status_replicas: &["status", "replicas"],
-            selector,
+            spec_replicas: vec!["spec".into(), "replicas".into()],
+            status_replicas: vec!["status".into(), "replicas".into()],
+            selector: selector.iter().map(|s| (*s).into()).collect(),
         });
         self
     }
@@ -119,6 +119,7 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
         has_generation: extra.generation,
         ttl: extra.ttl,
         hook: extra.hook,
+        custom: None,
         gvk,
     })
 }

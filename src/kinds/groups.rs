@@ -1,6 +1,6 @@
 //! Groups of few kinds, most of which are no more than their columns.
 
-mod webhooks;
+pub(crate) mod webhooks;
 
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
@@ -361,11 +361,9 @@ pub(crate) fn storage_migration(kind: &str) -> Option<Extra> {
     (kind == "StorageVersionMigration").then(|| Extra::new(Rules::GENERIC, columns))
 }
 
-/// `apiextensions.k8s.io` and `apiregistration.k8s.io`: what concerns their names and tables; their rules are the API
-/// server's own.
+/// `apiregistration.k8s.io`.
 pub(crate) fn extensions(kind: &str) -> Option<Extra> {
     Some(match kind {
-        "CustomResourceDefinition" => Extra::default().with_generation(),
         "APIService" => {
             let columns = vec![
                 name(),

@@ -4,6 +4,7 @@
 //! `core/pod.rs`, `apps/deployment.rs`. A kind without a file has the generic rules. Nothing here does I/O of its own;
 //! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
+pub mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -67,7 +68,8 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
     let extra = match facts.gvk.group.as_str() {
         "" => core::extra(kind, config),
         "admissionregistration.k8s.io" => groups::admission_registration(kind),
-        "apiextensions.k8s.io" | "apiregistration.k8s.io" => groups::extensions(kind),
+        "apiextensions.k8s.io" => apiextensions::extra(kind),
+        "apiregistration.k8s.io" => groups::extensions(kind),
         "apps" => apps::extra(kind),
         "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
         "autoscaling" => autoscaling::extra(kind, &facts.gvk.version),

@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     /// Changes of an object that has just got its deletionTimestamp.
     pub deletion: fn(&mut Object),
     pub keeps_status: bool,
+    /// Finalizers that a deletion puts on an object first.
+    pub deletion_finalizers: &'static [&'static str],
 }
 
 impl Rules {
@@ -44,6 +46,7 @@ impl Rules {
         finalizers: |_| Vec::new(),
         deletion: |_| {},
         keeps_status: false,
+        deletion_finalizers: &[],
     };
 }
 
@@ -109,6 +112,10 @@ impl Strategy for Rules {
 
     fn extra_finalizers<'a>(&self, object: &'a Object) -> Vec<&'a str> {
         (self.finalizers)(object)
+    }
+
+    fn deletion_finalizers(&self) -> &'static [&'static str] {
+        self.deletion_finalizers
     }
 
     fn keeps_status_on_create(&self) -> bool {

@@ -153,6 +153,9 @@ fn schema(out: &mut Forward, value: &Value) {
     out.text(2, value["format"].as_str());
     out.text(3, value["title"].as_str());
     out.text(4, value["description"].as_str());
+    if let Some(default) = value.get("default") {
+        out.message(5, |out| any(out, default));
+    }
     for (number, key) in [(6, "multipleOf"), (7, "maximum"), (9, "minimum")] {
         out.double(number, value[key].as_f64());
     }

@@ -171,8 +171,13 @@ impl<'a> Paths<'a> {
             subresource: "",
         };
         let has = |verb: &str| resource.verbs.iter().any(|v| v == verb);
+        let custom = matches!(resource.definition, super::Definition::Custom(_));
+        let before = if custom { std::mem::take(&mut self.done) } else { Map::new() };
         let collection = place(root.clone(), format!("{scope}{kind}"));
-        let list = format!("{definition}List");
+        let list = match &resource.definition {
+            super::Definition::Custom(custom) => custom.list_name(),
+            super::Definition::Types(_) => format!("{definition}List"),
+        };
         if has("list") {
             self.list(&collection, &list, &format!("list{}{}", self.id, collection.noun));
             if resource.namespaced {
@@ -194,6 +199,10 @@ impl<'a> Paths<'a> {
         }
         for sub in &resource.subresources {
             self.subresource(resource, sub, &item.path, definition, definitions);
+        }
+        if custom {
+            self.done.values_mut().for_each(super::custom::without_protobuf);
+            self.done.extend(before);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::META;
 use crate::names::Gvk;
 use crate::schema::{Field, ListType, Presence, SchemaOr, Type, TypeId, Types};
 
@@ -187,33 +186,4 @@ fn value(types: &Types, ty: &Type, field: &Field, references: &mut Vec<Reference
             json!({"type": "object", "additionalProperties": items})
         }
     }
-}
-
-/// A CRD's schema as it is published: with the members that every object has.
-pub fn custom(schema: &Value, kind: &Gvk) -> Value {
-    let mut schema = if schema.is_object() { schema.clone() } else { json!({}) };
-    schema["type"] = "object".into();
-    if !schema["properties"].is_object() {
-        schema["properties"] = json!({});
-    }
-    schema["properties"]["apiVersion"] = json!({"type": "string"});
-    schema["properties"]["kind"] = json!({"type": "string"});
-    schema["properties"]["metadata"] = json!({"allOf": [reference(&format!("{META}.ObjectMeta"))]});
-    schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
-    schema
-}
-
-/// The list of a kind from a CRD.
-pub fn custom_list(name: &str, list_meta: &str, list: &Gvk) -> Value {
-    json!({
-        "type": "object",
-        "required": ["items"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"allOf": [reference(list_meta)]},
-            "items": {"type": "array", "items": reference(name)},
-        },
-        "x-kubernetes-group-version-kind": [gvk(list)],
-    })
 }

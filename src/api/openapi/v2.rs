@@ -31,6 +31,12 @@ impl Merger {
         }
     }
 
+    /// Puts a definition that is of version 2 but for its references.
+    pub fn replace(&mut self, name: String, mut schema: Value) {
+        references(&mut schema);
+        self.definitions.insert(name, schema);
+    }
+
     pub fn finish(self) -> Value {
         json!({
             "swagger": "2.0",
@@ -43,6 +49,26 @@ impl Merger {
             }},
             "security": [{"BearerToken": []}],
         })
+    }
+}
+
+/// Rewrites references, and takes them out of the `allOf` around them.
+fn references(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(reference) =
+                map.get("allOf").and_then(|all| all.get(0)).and_then(|one| one.get("$ref")).cloned()
+            {
+                map.remove("allOf");
+                map.insert("$ref".to_owned(), reference);
+            }
+            if let Some(Value::String(reference)) = map.get_mut("$ref") {
+                *reference = reference.replace("#/components/schemas/", "#/definitions/");
+            }
+            map.values_mut().for_each(references);
+        }
+        Value::Array(items) => items.iter_mut().for_each(references),
+        _ => {}
     }
 }
 

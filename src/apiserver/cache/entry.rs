@@ -88,7 +88,7 @@ impl Entry {
         let make = || -> Box<[Box<str>]> {
             // An undecodable object has no field values; reading it reports the error.
             let object = view.object(self).unwrap_or_default();
-            view.def.selectable_fields.iter().map(|f| (f.value)(&object).into_boxed_str()).collect()
+            view.def.selectable_fields.iter().map(|f| f.of(&object).into_boxed_str()).collect()
         };
         if view.direct { then(self.fields.get_or_init(make)) } else { then(&make()) }
     }
@@ -104,6 +104,16 @@ impl Entry {
             other.push((which, bytes.clone()));
         }
         Ok(bytes)
+    }
+
+    /// Whether an encoding has been made.
+    pub fn has_encoded(&self, which: Encoding) -> bool {
+        self.other.lock().iter().any(|(e, _)| *e == which)
+    }
+
+    /// Drops the encodings that [`Entry::encoded`] keeps.
+    pub fn forget_encodings(&self) {
+        self.other.lock().clear();
     }
 
     fn parse_facts(&self) -> Facts {

@@ -20,18 +20,25 @@ pub struct View {
 
 impl View {
     pub fn new(def: Arc<KindDef>, index: usize) -> Self {
-        let direct = def.storage.as_ref().is_some_and(|s| s.gvk == def.gvk && s.conversion.is_none());
+        let direct =
+            def.custom.is_none() && def.storage.as_ref().is_some_and(|s| s.gvk == def.gvk && s.conversion.is_none());
         Self { def, index, direct }
     }
 
     /// The object in the served version, with its resourceVersion.
     pub fn object(&self, entry: &Entry) -> Result<Object, Status> {
+        if self.def.custom.as_ref().is_some_and(|c| c.has_webhook()) {
+            return serde_json::from_slice(&self.json(entry)?).map_err(Status::internal);
+        }
         self.from_stored(entry.object()?)
     }
 
     pub fn from_stored(&self, object: Object) -> Result<Object, Status> {
         if self.direct {
             return Ok(object);
+        }
+        if let Some(custom) = &self.def.custom {
+            return custom.from_stored(object);
         }
         let mut object = match self.def.storage.as_ref().and_then(|s| s.conversion.as_ref()) {
             Some(conversion) => conversion.from_stored(object)?,
@@ -41,11 +48,32 @@ impl View {
         Ok(object)
     }
 
+    /// Makes the served form of objects that a webhook converts, in one call, so that [`View::json`] and
+    /// [`View::object`] find it. Others need no preparation.
+    ///
+    /// # Errors
+    /// What the webhook did wrong.
+    pub async fn prepare(&self, entries: &[Arc<Entry>]) -> Result<(), Status> {
+        let Some(custom) = self.def.custom.as_ref().filter(|c| c.has_webhook()) else { return Ok(()) };
+        let which = ("json", self.index);
+        let wanting: Vec<&Arc<Entry>> = entries.iter().filter(|e| !e.has_encoded(which)).collect();
+        let objects = wanting.iter().map(|e| custom.read(e.object()?)).collect::<Result<Vec<_>, Status>>()?;
+        let converted = custom.convert_all(objects, &self.def.gvk.version).await?;
+        for (entry, object) in wanting.into_iter().zip(converted) {
+            let bytes = serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)?;
+            entry.encoded(which, || Ok(bytes))?;
+        }
+        Ok(())
+    }
+
     /// The object as the store keeps it, without resourceVersion.
-    pub fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
+    pub async fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
         let Some(storage) = &self.def.storage else { return Err(Status::internal("this kind is not stored")) };
         object.remove(&["metadata", "resourceVersion"]);
         object.remove(&["metadata", "selfLink"]);
+        if let Some(custom) = &self.def.custom {
+            return custom.to_stored(object).await;
+        }
         let mut object = match &storage.conversion {
             Some(conversion) => conversion.to_stored(object)?,
             None => object,
@@ -60,7 +88,12 @@ impl View {
             return Ok(entry.json().clone());
         }
         entry.encoded(("json", self.index), || {
-            let object = self.object(entry)?;
+            let stored = entry.object()?;
+            let object = self.from_stored(stored.clone())?;
+            if object == stored {
+                // Most custom resources are served as they are stored.
+                return Ok(entry.json().clone());
+            }
             serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
         })
     }

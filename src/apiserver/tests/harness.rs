@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::kind::{
-    Column, ColumnValue, KindDef, RequestContext, ScalePaths, SelectableField, StorageDef, Strategy, Subresource,
-    SubresourceKind,
+    Column, ColumnValue, FieldValue, KindDef, RequestContext, ScalePaths, SelectableField, StorageDef, Strategy,
+    Subresource, SubresourceKind,
 };
 use api::schema::{Field, Schema, StructDef, Type, TypeId, Types};
 use api::services::{AuthorizationAttributes, Authorizer, Decision, TokenRequest, Tokens};
@@ -115,9 +115,9 @@ fn widget() -> Arc<KindDef> {
         verbs: &["get", "update", "patch"],
     };
     let paths = ScalePaths {
-        spec_replicas: &["spec", "size"],
-        status_replicas: &["status", "size"],
-        selector: &["spec", "selector"],
+        spec_replicas: vec!["spec".into(), "size".into()],
+        status_replicas: vec!["status".into(), "size".into()],
+        selector: vec!["spec".into(), "selector".into()],
     };
     Arc::new(KindDef {
         list_kind: "WidgetList".to_owned(),
@@ -144,7 +144,7 @@ fn widget() -> Arc<KindDef> {
         }],
         selectable_fields: vec![SelectableField {
             path: "spec.color".into(),
-            value: |object| object.str(&["spec", "color"]).unwrap_or_default().to_owned(),
+            value: FieldValue::Path(vec!["spec".to_owned(), "color".to_owned()]),
         }],
         subresources: vec![
             view("status", SubresourceKind::Status),
@@ -153,6 +153,7 @@ fn widget() -> Arc<KindDef> {
         has_generation: true,
         ttl: None,
         hook: None,
+        custom: None,
         schema,
         gvk,
     })

@@ -109,6 +109,9 @@ pub fn before_create(def: &KindDef, ctx: &RequestContext<'_>, object: &mut Objec
 /// Brings an object into the form that Go would print, so that what strategies and plugins made of it is stored as
 /// upstream stores it (`status: {}` of kinds whose status is no pointer).
 fn canonicalise(def: &KindDef, object: &mut Object) -> Result<(), Status> {
+    if def.custom.is_some() {
+        return Ok(());
+    }
     api::codec::normalize(&def.schema, object).map_err(Status::internal)
 }
 
@@ -147,7 +150,12 @@ pub fn restrict(def: &KindDef, part: &Part<'_>, object: &mut Object, old: &Objec
                 Some(status) => whole.set(&["status"], status),
                 None => drop(whole.remove(&["status"])),
             };
-            if let Some(metadata) = object.remove(&["metadata"]) {
+            if def.custom.is_some() {
+                // Of metadata only what the server itself keeps track of.
+                for field in ["managedFields", "resourceVersion"] {
+                    copy(&mut whole, object, field);
+                }
+            } else if let Some(metadata) = object.remove(&["metadata"]) {
                 whole.set(&["metadata"], metadata);
             }
             *object = whole;
@@ -182,7 +190,7 @@ pub fn before_update(
     if object.get(&["metadata", "deletionGracePeriodSeconds"]).is_none() {
         copy(object, old, "deletionGracePeriodSeconds");
     }
-    if def.has_generation && !matches!(part, Part::Status) && differs_outside_metadata_and_status(object, old) {
+    if def.has_generation && !matches!(part, Part::Status) && differs(def, object, old) {
         object.set(&["metadata", "generation"], old.generation() + 1);
     }
     let path = Path::new("metadata");
@@ -210,8 +218,14 @@ fn copy(object: &mut Object, old: &Object, field: &str) {
     }
 }
 
-fn differs_outside_metadata_and_status(object: &Object, old: &Object) -> bool {
-    let counts = |key: &&String| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind");
+/// Whether what `metadata.generation` counts has changed: all but metadata and, of built-in kinds, status.
+fn differs(def: &KindDef, object: &Object, old: &Object) -> bool {
+    let custom = def.custom.is_some();
+    let counts = |key: &&String| match key.as_str() {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => custom,
+        _ => true,
+    };
     object.0.keys().chain(old.0.keys()).filter(counts).any(|key| object.0.get(key) != old.0.get(key))
 }
 

@@ -39,6 +39,13 @@ impl Verb {
     ) -> Result<Object, Status> {
         let format = codec::body_format(&self.call.parts.headers)?;
         let body = self.take_body().await?;
+        if let Some(custom) = &self.served.def.custom
+            && *gvk == self.served.def.gvk
+        {
+            let decoded = custom.decode(&body, format, options.validation)?;
+            self.call.warnings.extend(decoded.warnings);
+            return Ok(decoded.object);
+        }
         let mut object = codec::decode(format, &body, gvk, schema, options.validation, &self.call.warnings)?;
         if *gvk == self.served.def.gvk {
             self.served.def.strategy.default(&mut object);

@@ -118,6 +118,9 @@ impl Delete<'_> {
             return Ok(Some(Deleted::Marked(Arc::clone(&current.entry))));
         }
         self.set_propagation(&mut object);
+        if !current.object.is_deleting() {
+            add_finalizers(&mut object, strategy.deletion_finalizers());
+        }
         let held = object.finalizers().next().is_some() || !strategy.extra_finalizers(&object).is_empty();
         let marked = match grace {
             Grace::Given(_) => true,
@@ -133,7 +136,7 @@ impl Delete<'_> {
         let mut revision = current.revision;
         if marked {
             let shown = if self.options.dry_run {
-                registry::unwritten(self.stored, key, object.clone(), current.revision)?
+                registry::unwritten(self.stored, key, object.clone(), current.revision).await?
             } else {
                 match self.server.objects.swap(self.served, self.stored, key, current, object.clone()).await? {
                     Swap::Done(entry) => entry,
@@ -147,13 +150,13 @@ impl Delete<'_> {
             }
         }
         if self.options.dry_run {
-            return Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, revision)?)));
+            return Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, revision).await?)));
         }
         let Some(at) = self.server.objects.delete(self.stored, key, revision).await? else { return Ok(None) };
         if let Some(hook) = &self.served.def.hook {
             hook.deleted(&object).await;
         }
-        Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, at)?)))
+        Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, at).await?)))
     }
 
     /// `rest.BeforeDelete`.
@@ -228,6 +231,19 @@ impl Delete<'_> {
             }
         }
         (self.served.def.strategy.default_propagation() == Propagation::Orphan, false)
+    }
+}
+
+fn add_finalizers(object: &mut Object, wanted: &[&str]) {
+    let mut finalizers: Vec<String> = object.finalizers().map(ToOwned::to_owned).collect();
+    let before = finalizers.len();
+    for finalizer in wanted {
+        if !finalizers.iter().any(|f| f == finalizer) {
+            finalizers.push((*finalizer).to_owned());
+        }
+    }
+    if finalizers.len() > before {
+        object.set(&["metadata", "finalizers"], json!(finalizers));
     }
 }
 

@@ -28,7 +28,7 @@ pub enum Patch {
 
 impl Patch {
     pub fn apply(&self, served: &Served, current: &Object) -> Result<Object, Status> {
-        self.apply_to(&served.def.schema, current)
+        self.apply_to(served.def.schema(), current)
     }
 
     /// The answer to a patch whose result is no object of its kind: the patch is what is wrong, not the request
@@ -73,10 +73,20 @@ impl Change for Patched<'_> {
         let Some(current) = current else { return Err(self.served.not_found(self.name)) };
         let patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
-        let mut object =
-            crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)
-                .map_err(|status| self.patch.undecodable(&patched, status))?;
-        def.strategy.default(&mut object);
+        let object = match &def.custom {
+            Some(custom) => {
+                let decoded = custom.conform(patched, Vec::new(), self.options.validation)?;
+                self.warnings.extend(decoded.warnings);
+                decoded.object
+            }
+            None => {
+                let mut object =
+                    crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)
+                        .map_err(|status| self.patch.undecodable(&patched, status))?;
+                def.strategy.default(&mut object);
+                object
+            }
+        };
         if object.name() != self.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({}) does not match the name on the URL ({})",
@@ -102,13 +112,16 @@ impl Change for Applied<'_> {
     fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let def = &self.served.def;
         let manager = api::apply::FieldManager {
-            schema: &def.schema,
+            schema: def.schema(),
             gvk: &def.gvk,
             subresource: self.subresource,
-            reset: api::apply::reset_fields(self.subresource, def.has_status()),
+            reset: super::ownership::reset_fields(def, self.subresource),
             now: self.server.clock.now(),
         };
         let merged = manager.apply(current, &self.object, &self.options.manager, self.options.force)?;
+        if let Some(custom) = &def.custom {
+            return Ok(custom.conform(merged, Vec::new(), FieldValidation::Ignore)?.object);
+        }
         let mut object =
             crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
         def.strategy.default(&mut object);
@@ -129,9 +142,11 @@ impl Verb {
     /// Reads the patch of the body.
     pub(super) async fn read_patch(&mut self) -> Result<Patch, Status> {
         let media_type = self.patch_type();
-        let known = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH];
+        let all = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH];
+        let custom = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH];
+        let known = if self.served.def.custom.is_some() { &custom[..] } else { &all[..] };
         if !known.contains(&media_type.as_str()) {
-            return Err(Status::unsupported_media_type(&known));
+            return Err(Status::unsupported_media_type(known));
         }
         let body = self.take_body().await?;
         let json = serde_json::from_slice::<Value>(&body)
@@ -142,7 +157,7 @@ impl Verb {
             STRATEGIC_PATCH => Object::from_value(json)
                 .map(Patch::Strategic)
                 .ok_or_else(|| Status::bad_request("error decoding patch: the patch is no JSON object")),
-            _ => Err(Status::unsupported_media_type(&known)),
+            _ => Err(Status::unsupported_media_type(known)),
         }
     }
 
@@ -157,7 +172,7 @@ impl Verb {
         let change =
             Patched { served: &served, patch: &patch, name: &name, options: &options, warnings: &self.call.warnings };
         let written = self.write(subresource, &options, true)?.update(&change, false).await?;
-        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+        self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
 
     async fn apply(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
@@ -166,9 +181,25 @@ impl Verb {
         let gvk = self.served.def.gvk.clone();
         let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &gvk)?;
         let mut object = decoded.object;
-        // Unknown and duplicate fields are told by decoding once more by the schema.
-        let checked = api::codec::decode(&body, MediaType::Yaml, &self.served.def.schema, &gvk, options.validation)?;
-        self.call.warnings.extend(checked.warnings);
+        if self.served.def.custom.is_some() {
+            // What the schema does not know is refused when the patch is merged.
+            match options.validation {
+                FieldValidation::Ignore => {}
+                FieldValidation::Warn => self.call.warnings.extend(decoded.strict),
+                FieldValidation::Strict if decoded.strict.is_empty() => {}
+                FieldValidation::Strict => {
+                    return Err(Status::bad_request(format!(
+                        "error decoding patch: {}",
+                        api::codec::strict_error(&decoded.strict)
+                    )));
+                }
+            }
+        } else {
+            // Unknown and duplicate fields are told by decoding once more by the schema.
+            let checked =
+                api::codec::decode(&body, MediaType::Yaml, &self.served.def.schema, &gvk, options.validation)?;
+            self.call.warnings.extend(checked.warnings);
+        }
         self.check_name(&mut object)?;
         if self.served.def.namespaced && object.namespace().is_empty() {
             object.set(&["metadata", "namespace"], self.namespace());
@@ -183,6 +214,6 @@ impl Verb {
             warnings: &self.call.warnings,
         };
         let written = self.write(subresource, &options, true)?.update(&change, subresource.is_none()).await?;
-        self.entry(if written.created { 201 } else { 200 }, &written.entry)
+        self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
 }

@@ -182,7 +182,9 @@ pub async fn get(
         Some(0) => stored.cache.ready().await?,
         Some(version) => drop(stored.cache.not_older_than(version).await?),
     }
-    stored.cache.get(&served.key(namespace, name)).ok_or_else(|| served.not_found(name))
+    let entry = stored.cache.get(&served.key(namespace, name)).ok_or_else(|| served.not_found(name))?;
+    stored.view.prepare(std::slice::from_ref(&entry)).await?;
+    Ok(entry)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -269,6 +271,7 @@ pub async fn list(
         (true, Some(last)) => encode_continue(last.key.strip_prefix(&*prefix).unwrap_or(&last.key), listing.revision),
         _ => String::new(),
     };
+    stored.view.prepare(&listing.entries).await?;
     let meta = ListMeta { revision: listing.revision, continue_token, remaining: listing.remaining };
     Ok((meta, listing.entries))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::field::{Error, Path};
 use api::kind::{ScalePaths, Subresource};
+use api::schema::Str;
 use api::selector::LabelSelector;
 use api::{Object, Status};
 use serde_json::{Value, json};
@@ -18,7 +19,12 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
     let served = Arc::clone(&verb.served);
     if verb.call.info.verb == "get" {
         let entry = super::read::get(&served, verb.stored()?, verb.namespace(), &name, "").await?;
-        let scale = of(&verb.stored()?.view.object(&entry)?, subresource, paths)?;
+        let object = verb.stored()?.view.object(&entry)?;
+        if served.def.custom.is_some() && object.get(&names(&paths.spec_replicas)).is_none() {
+            let path = format!(".{}", names(&paths.spec_replicas).join("."));
+            return Err(Status::internal(format_args!("the spec replicas field {path:?} does not exist")));
+        }
+        let scale = of(&object, subresource, paths)?;
         return respond::document(200, verb.accept, &subresource.gvk, &subresource.schema, scale);
     }
     let kind = if verb.call.info.verb == "update" { "UpdateOptions" } else { "PatchOptions" };
@@ -33,6 +39,7 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
     };
     let change = ScaleChange { served: &served, subresource, paths, source };
     let written = verb.write(Some(subresource), &options, true)?.update(&change, false).await?;
+    verb.stored()?.view.prepare(std::slice::from_ref(&written.entry)).await?;
     let scale = of(&verb.stored()?.view.object(&written.entry)?, subresource, paths)?;
     respond::document(200, verb.accept, &subresource.gvk, &subresource.schema, scale)
 }
@@ -73,13 +80,17 @@ impl Change for ScaleChange<'_> {
             return Err(Status::invalid("autoscaling", "Scale", current.name(), &[error]));
         }
         let mut object = current.clone();
-        object.set(self.paths.spec_replicas, replicas);
+        object.set(&names(&self.paths.spec_replicas), replicas);
         match scale.resource_version() {
             "" | "0" => {}
             version => object.set(&["metadata", "resourceVersion"], version),
         }
         Ok(object)
     }
+}
+
+fn names(path: &[Str]) -> Vec<&str> {
+    path.iter().map(AsRef::as_ref).collect()
 }
 
 /// The scale of an object.
@@ -91,19 +102,24 @@ fn of(object: &Object, subresource: &Subresource, paths: &ScalePaths) -> Result<
             scale.set(&["metadata", field], value.clone());
         }
     }
-    let replicas = object.i64(paths.spec_replicas).unwrap_or_default();
+    let replicas = object.i64(&names(&paths.spec_replicas)).unwrap_or_default();
     scale.set(&["spec"], if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) });
-    scale.set(&["status", "replicas"], object.i64(paths.status_replicas).unwrap_or_default());
-    let selector = selector_text(object.get(paths.selector))?;
+    scale.set(&["status", "replicas"], object.i64(&names(&paths.status_replicas)).unwrap_or_default());
+    let selector = selector_text(object.get(&names(&paths.selector)))?;
     if !selector.is_empty() {
         scale.set(&["status", "selector"], selector);
     }
     Ok(scale)
 }
 
-/// A label selector, or a plain map of labels, as the text of a query.
+/// A label selector, a plain map of labels, or the text itself, as the text of a query.
 fn selector_text(selector: Option<&Value>) -> Result<String, Status> {
-    let Some(Value::Object(map)) = selector else { return Ok(String::new()) };
+    let map = match selector {
+        Some(Value::Object(map)) => map,
+        // Custom resources keep the text itself.
+        Some(Value::String(text)) => return Ok(text.clone()),
+        _ => return Ok(String::new()),
+    };
     let selector = if map.contains_key("matchLabels") || map.contains_key("matchExpressions") {
         LabelSelector::from_object(&Value::Object(map.clone())).map_err(Status::internal)?
     } else {

@@ -25,6 +25,8 @@ use crate::table::{IncludeObject, Table};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Watches without a timeout of their own end after this to twice this, so that they spread over servers.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Existing objects that are converted together, and so the most that are sent together.
+const PREPARED: usize = 500;
 /// Changes that wait are sent together up to this many bytes.
 const BATCH: usize = 64 << 10;
 
@@ -122,7 +124,15 @@ impl Frames {
             return None;
         }
         let mut out = BytesMut::new();
-        while out.len() < BATCH {
+        if !self.watcher.initial.is_empty() {
+            let entries: Vec<Arc<Entry>> =
+                self.watcher.initial.iter().take(PREPARED).map(|e| Arc::clone(&e.entry)).collect();
+            // What cannot be converted is told event by event.
+            let _ = self.stored.view.prepare(&entries).await;
+        }
+        let mut prepared = PREPARED;
+        while out.len() < BATCH && prepared > 0 {
+            prepared -= 1;
             let Some(event) = self.watcher.initial.pop_front() else { break };
             self.push(&mut out, event.kind.as_str(), &event.entry);
         }
@@ -142,8 +152,10 @@ impl Frames {
                         self.done = true;
                         return None;
                     };
+                    let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
                     self.push(&mut out, event.kind.as_str(), &event.entry);
                     while out.len() < BATCH && let Ok(event) = self.watcher.receiver.try_recv() {
+                        let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
                         self.push(&mut out, event.kind.as_str(), &event.entry);
                     }
                     if out.is_empty() {
@@ -210,7 +222,7 @@ impl Frames {
     }
 
     fn push_bookmark(&mut self, out: &mut BytesMut, revision: i64, initial: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

@@ -119,6 +119,10 @@ impl<'a> Write<'a> {
     }
 
     async fn create_admitted(&self, object: Object, options: &Object) -> Result<Arc<Entry>, Status> {
+        if self.served.def.custom.as_ref().is_some_and(|c| c.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(&self.served.resource, object.name(), why));
+        }
         let generated =
             object.name().is_empty() && object.str(&["metadata", "generateName"]).is_some_and(|g| !g.is_empty());
         if !generated {
@@ -157,7 +161,7 @@ impl<'a> Write<'a> {
         if self.options.dry_run {
             return match self.server.objects.load(self.stored, &key).await? {
                 Some(current) => Err(self.already_exists(&name, Some(&current), generated)),
-                None => registry::unwritten(self.stored, &key, object, 0),
+                None => registry::unwritten(self.stored, &key, object, 0).await,
             };
         }
         match self.server.objects.create(self.served, self.stored, &key, object).await? {
@@ -303,7 +307,7 @@ impl<'a> Write<'a> {
             return self.delete_finalized(key, current, object).await;
         }
         if self.options.dry_run {
-            return registry::unwritten(self.stored, key, object, current.revision).map(Some);
+            return registry::unwritten(self.stored, key, object, current.revision).await.map(Some);
         }
         match self.server.objects.swap(self.served, self.stored, key, current, object).await? {
             Swap::Done(entry) => {
@@ -357,7 +361,7 @@ impl<'a> Write<'a> {
         current: &Current,
         object: Object,
     ) -> Result<Option<Arc<Entry>>, Status> {
-        let shown = registry::unwritten(self.stored, key, object.clone(), current.revision)?;
+        let shown = registry::unwritten(self.stored, key, object.clone(), current.revision).await?;
         if self.options.dry_run {
             return Ok(Some(shown));
         }

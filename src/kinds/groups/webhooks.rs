@@ -135,7 +135,8 @@ fn client(errors: &mut ErrorList, at: &Path, client: &Value) {
     }
 }
 
-fn url(errors: &mut ErrorList, at: &Path, url: &str) {
+/// `webhook.ValidateWebhookURL`.
+pub(crate) fn url(errors: &mut ErrorList, at: &Path, url: &str) {
     const FORM: &str = "; desired format: https://host[/path]";
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     if scheme != "https" {

@@ -1,11 +1,11 @@
 //! The documents of the built-in kinds.
 
-use std::collections::BTreeMap;
-
-use api::openapi::{Builder, Definition, Documents, Resource, Subresource, Texts};
+use api::openapi::{Builder, Custom, Definition, Documents, Resource, Subresource, Texts};
 use api::{GroupVersion, Gvk};
 use kinds::facts;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn resources(group: &str, version: &str) -> Vec<Resource> {
     let owned = |verbs: &[&str]| verbs.iter().map(|v| (*v).to_owned()).collect();
@@ -103,16 +103,22 @@ fn every_reference_leads_somewhere() {
 #[test]
 fn a_kind_from_a_crd_is_described_by_its_own_schema() {
     let gv = GroupVersion::new("example.com", "v1");
+    let meta = facts::schema("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
+    let crd = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}).to_string();
     let resource = Resource {
         gvk: Gvk::new("example.com", "v1", "Widget"),
         list_kind: "WidgetList".to_owned(),
         resource: "widgets".to_owned(),
         namespaced: true,
         verbs: ["get", "list", "create", "patch"].map(str::to_owned).to_vec(),
-        definition: Definition::Json {
-            name: "com.example.v1.Widget".to_owned(),
-            schema: json!({"type": "object", "properties": {"spec": {"type": "object"}}}),
-        },
+        definition: Definition::Custom(Custom {
+            definition: Arc::new(api::custom::Definition::new("example.com", "Widget", "v1", meta, crd.into(), 1)),
+            gvk: Gvk::new("example.com", "v1", "Widget"),
+            list_kind: "WidgetList".to_owned(),
+            plural: "widgets".to_owned(),
+            selectable: Vec::new(),
+        }),
         subresources: Vec::new(),
     };
     let document = Builder { meta: facts::types(), texts: &Texts::new() }.v3(&gv, &[resource]);

@@ -1,0 +1,176 @@
+//! Regular expressions as Go's `regexp` reads them, by the `regex` crate: classes are ASCII, brackets do not nest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
+use regex::Regex;
+
+/// Compiled expressions that are kept; all are dropped when there are more.
+const KEPT_MAX: usize = 500;
+
+static KEPT: LazyLock<Mutex<HashMap<String, Arc<Regex>>>> = LazyLock::new(Mutex::default);
+
+/// Compiles an expression, or finds it compiled.
+///
+/// # Errors
+/// Why it is no good, in Go's words where it is simple.
+pub fn compile(pattern: &str) -> Result<Arc<Regex>, String> {
+    if let Some(found) = KEPT.lock().get(pattern) {
+        return Ok(Arc::clone(found));
+    }
+    let made = Regex::new(&translate(pattern)).map(Arc::new).map_err(|error| go_error(pattern, &error))?;
+    let mut kept = KEPT.lock();
+    if kept.len() >= KEPT_MAX {
+        kept.clear();
+    }
+    kept.insert(pattern.to_owned(), Arc::clone(&made));
+    Ok(made)
+}
+
+/// `regexp/syntax.Error` for the usual mistakes.
+fn go_error(pattern: &str, error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let why = if last.contains("unclosed group") {
+        format!("missing closing ): `{pattern}`")
+    } else if last.contains("unopened group") {
+        format!("unexpected ): `{pattern}`")
+    } else if last.contains("unclosed character class") {
+        let from = pattern.find('[').unwrap_or_default();
+        format!("missing closing ]: `{}`", &pattern[from..])
+    } else if last.contains("repetition operator missing expression") {
+        let operator = pattern.find(['*', '+', '?']).unwrap_or_default();
+        format!("missing argument to repetition operator: `{}`", &pattern[operator..(operator + 1).min(pattern.len())])
+    } else if last.contains("look-around") {
+        let at = pattern.find("(?").unwrap_or_default();
+        let end = pattern[at..].char_indices().nth(3).map_or(pattern.len(), |(i, _)| at + i);
+        format!("invalid or unsupported Perl syntax: `{}`", &pattern[at..end])
+    } else {
+        format!("{last}: `{pattern}`")
+    };
+    format!("error parsing regexp: {why}")
+}
+
+const DIGIT: &str = "0-9";
+const WORD: &str = "0-9A-Za-z_";
+const SPACE: &str = "\\t\\n\\f\\r ";
+
+/// The same expression in the crate's dialect.
+fn translate(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len() + 16);
+    let mut chars = pattern.chars().peekable();
+    let mut class = false;
+    let mut first = false;
+    while let Some(c) = chars.next() {
+        let at_first = std::mem::replace(&mut first, false);
+        match c {
+            '\\' => match chars.next() {
+                Some('d') if class => out.push_str(DIGIT),
+                Some('w') if class => out.push_str(WORD),
+                Some('s') if class => out.push_str(SPACE),
+                Some('d') => out.push_str(&format!("[{DIGIT}]")),
+                Some('w') => out.push_str(&format!("[{WORD}]")),
+                Some('s') => out.push_str(&format!("[{SPACE}]")),
+                Some('D') => out.push_str(&format!("[^{DIGIT}]")),
+                Some('W') => out.push_str(&format!("[^{WORD}]")),
+                Some('S') => out.push_str(&format!("[^{SPACE}]")),
+                Some('b') if !class => out.push_str("(?-u:\\b)"),
+                Some('B') if !class => out.push_str("(?:(?-u:\\B))"),
+                Some('Q') => {
+                    // Literal up to \E.
+                    let mut literal = String::new();
+                    while let Some(c) = chars.next() {
+                        if c == '\\' && chars.peek() == Some(&'E') {
+                            chars.next();
+                            break;
+                        }
+                        literal.push(c);
+                    }
+                    out.push_str(&regex::escape(&literal));
+                }
+                // Go takes an escaped punctuation character as itself, and so does the crate but for some.
+                Some(c @ ('/' | '"' | '\'' | '`' | ',' | ':' | ';' | '=' | '@' | '!' | '%' | '_' | '<' | '>')) => {
+                    out.push(c);
+                }
+                Some(c) => {
+                    out.push('\\');
+                    out.push(c);
+                }
+                None => out.push('\\'),
+            },
+            '[' if class => {
+                if chars.peek() == Some(&':') {
+                    out.push('[');
+                    // [:alpha:] goes through as it is.
+                    while let Some(c) = chars.next() {
+                        out.push(c);
+                        if c == ':' && chars.peek() == Some(&']') {
+                            out.push(']');
+                            chars.next();
+                            break;
+                        }
+                    }
+                } else {
+                    out.push_str("\\[");
+                }
+            }
+            '[' => {
+                class = true;
+                first = true;
+                out.push('[');
+                if chars.peek() == Some(&'^') {
+                    chars.next();
+                    out.push('^');
+                }
+            }
+            ']' if class && at_first => out.push_str("\\]"),
+            ']' if class => {
+                class = false;
+                out.push(']');
+            }
+            // Set operations of the crate.
+            '&' | '~' if class => {
+                out.push('\\');
+                out.push(c);
+            }
+            '-' if class && chars.peek() == Some(&'-') => out.push_str("\\-"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_those_of_go() {
+        let check = |pattern: &str, text: &str, want: bool| {
+            assert_eq!(compile(pattern).unwrap().is_match(text), want, "{pattern} {text}");
+        };
+        check(r"^\d+$", "12", true);
+        check(r"^\d+$", "١٢", false);
+        check(r"^[\w.-]+$", "a_b.c-d", true);
+        check(r"^[a[]$", "[", true);
+        check(r"^[^]]$", "]", false);
+        check(r"^[&&]$", "&", true);
+        check(r"^\Qa.b\E$", "a.b", true);
+        check(r"^\Qa.b\E$", "axb", false);
+        check(r"\bfoo\b", "a foo b", true);
+        check(r"^\/a$", "/a", true);
+        check(r"^[[:alpha:]]+$", "abc", true);
+        check("^é$", "é", true);
+    }
+
+    #[test]
+    fn errors_read_as_gos() {
+        let check = |pattern: &str, want: &str| {
+            assert_eq!(compile(pattern).unwrap_err(), format!("error parsing regexp: {want}"));
+        };
+        check("([a-z]", "missing closing ): `([a-z]`");
+        check("[a-z", "missing closing ]: `[a-z`");
+        check("+", "missing argument to repetition operator: `+`");
+    }
+}

@@ -1,0 +1,212 @@
+//! The rules of a custom resource (apiextensions-apiserver `registry/customresource`).
+
+use std::sync::Arc;
+
+use api::custom::Definition;
+use api::field::{Error, ErrorList, Path};
+use api::kind::{RequestContext, Strategy};
+use api::structural::{Structural, embedded, lists, values};
+use api::{Gvk, Object};
+use serde_json::Value;
+
+use crate::checks::qualified_name;
+
+/// Paths of the scale subresource as the CRD writes them; an empty selector path is none.
+pub(super) struct Scale {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    pub selector: String,
+}
+
+pub(super) struct CustomRules {
+    gvk: Gvk,
+    definition: Arc<Definition>,
+    has_status: bool,
+    scale: Option<Scale>,
+}
+
+impl CustomRules {
+    pub fn new(gvk: Gvk, definition: Arc<Definition>, has_status: bool, scale: Option<Scale>) -> Self {
+        Self { gvk, definition, has_status, scale }
+    }
+
+    fn schema(&self) -> Option<&Structural> {
+        self.definition.structural(&self.gvk.version)
+    }
+
+    /// `ValidateTypeMeta`.
+    fn type_meta(&self, object: &Object) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Gvk { kind, .. } = &self.gvk;
+        if object.kind() != kind {
+            errors.push(Error::invalid(Path::new("kind"), object.kind(), format!("must be {kind}")));
+        }
+        let version = self.gvk.api_version();
+        if object.api_version() != version {
+            errors.push(Error::invalid(Path::new("apiVersion"), object.api_version(), format!("must be {version}")));
+        }
+        errors
+    }
+
+    /// `ValidateScaleSpec`, `ValidateScaleStatus`.
+    fn scale(&self, object: &Object, with_spec: bool) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(scale) = &self.scale else { return errors };
+        let paths = [(with_spec, &scale.spec_replicas), (true, &scale.status_replicas)];
+        for (_, path) in paths.into_iter().filter(|(wanted, _)| *wanted) {
+            match nested(object, path) {
+                Err(text) => errors.push(Error::invalid(Path::new(path), 0, text)),
+                Ok(None) => {}
+                Ok(Some(value)) => match value.as_i64() {
+                    None => {
+                        let text =
+                            format!("{path} accessor error: {value} is of the type {}, expected int64", go_type(value));
+                        errors.push(Error::invalid(Path::new(path), 0, text));
+                    }
+                    Some(n) if n < 0 => {
+                        errors.push(Error::invalid(Path::new(path), n, "should be a non-negative integer"));
+                    }
+                    Some(n) if n > i64::from(i32::MAX) => {
+                        let text = format!("should be less than or equal to {}", i32::MAX);
+                        errors.push(Error::invalid(Path::new(path), n, text));
+                    }
+                    Some(_) => {}
+                },
+            }
+        }
+        if !scale.selector.is_empty() {
+            let path = &scale.selector;
+            match nested(object, path) {
+                Err(text) => errors.push(Error::invalid(Path::new(path), "", text)),
+                Ok(Some(value)) if !value.is_string() => {
+                    let text =
+                        format!("{path} accessor error: {value} is of the type {}, expected string", go_type(value));
+                    errors.push(Error::invalid(Path::new(path), "", text));
+                }
+                Ok(_) => {}
+            }
+        }
+        errors
+    }
+
+    fn list_types(&self, object: &Object) -> ErrorList {
+        match self.schema() {
+            Some(schema) => lists::validate(&Value::Object(object.0.clone()), schema),
+            None => ErrorList::new(),
+        }
+    }
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// `NestedFieldNoCopy`: the value at a path such as `.spec.replicas`; the text of an error for something in the way.
+fn nested<'o>(object: &'o Object, path: &str) -> Result<Option<&'o Value>, String> {
+    let names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+    let Some((first, rest)) = names.split_first() else { return Ok(None) };
+    let Some(mut value) = object.0.get(*first) else { return Ok(None) };
+    for (index, name) in rest.iter().enumerate() {
+        let Value::Object(map) = value else {
+            let so_far: Vec<String> = names.iter().take(index + 1).map(|n| format!(".{n}")).collect();
+            return Err(format!(
+                "{} accessor error: {value} is of the type {}, expected map[string]interface {{}}",
+                so_far.concat(),
+                go_type(value)
+            ));
+        };
+        match map.get(*name) {
+            Some(next) => value = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
+}
+
+impl Strategy for CustomRules {
+    fn validate(&self, _ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
+        let mut errors = self.type_meta(object);
+        if !errors.is_empty() {
+            return errors;
+        }
+        let value = Value::Object(object.0.clone());
+        if let Some(schema) = self.schema() {
+            errors.extend(values::validate(&value, schema, &Path::default()));
+        }
+        errors.extend(self.scale(object, true));
+        errors.extend(embedded::validate(&value, self.schema(), self.definition.meta()));
+        errors.extend(self.list_types(object));
+        errors
+    }
+
+    fn validate_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+        let mut errors = self.type_meta(object);
+        if !errors.is_empty() {
+            return errors;
+        }
+        let value = Value::Object(object.0.clone());
+        let before = Value::Object(old.0.clone());
+        if let Some(schema) = self.schema() {
+            errors.extend(values::validate_update(&value, Some(&before), schema, &Path::default()));
+        }
+        errors.extend(self.scale(object, true));
+        errors.extend(embedded::validate(&value, self.schema(), self.definition.meta()));
+        if self.list_types(old).is_empty() {
+            errors.extend(self.list_types(object));
+        }
+        errors
+    }
+
+    fn validate_status_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+        let mut errors = self.type_meta(object);
+        if !errors.is_empty() || !self.has_status {
+            return errors;
+        }
+        if let Some(status) = object.0.get("status")
+            && let Some(schema) = self.schema().and_then(|s| s.property("status"))
+        {
+            let at = Path::new("status");
+            errors.extend(values::validate_update(status, old.0.get("status"), schema, &at));
+        }
+        errors.extend(self.scale(object, false));
+        let lists = self.list_types(object);
+        if !lists.is_empty() && self.list_types(old).is_empty() {
+            errors.extend(lists);
+        }
+        errors
+    }
+
+    fn warnings(&self, object: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut added: Vec<&str> =
+            object.finalizers().filter(|f| !old.is_some_and(|old| old.finalizers().any(|o| o == *f))).collect();
+        added.sort_unstable();
+        added.dedup();
+        added.into_iter().flat_map(finalizer_warnings).collect()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// `validateKubeFinalizerName`.
+fn finalizer_warnings(name: &str) -> Vec<String> {
+    let mut all: Vec<String> =
+        qualified_name(name).into_iter().map(|text| format!("metadata.finalizers: {name:?}: {text}")).collect();
+    if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+        let including = if name.contains('.') { " including a path (/)" } else { "" };
+        all.push(format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name{including} to avoid accidental \
+             conflicts with other finalizer writers"
+        ));
+    }
+    all
+}

@@ -1,0 +1,358 @@
+//! Custom resource definitions against a real server and a real store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::services::{AuthorizationAttributes, Authorizer, Decision, TokenRequest, Tokens};
+use api::{Status, UserInfo};
+use apiserver::{ApiServer, Authenticate, Config};
+use async_trait::async_trait;
+use axum::body::Body;
+use base::{Shutdown, SystemClock};
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use kinds::apiextensions::CustomResources;
+use serde_json::{Value, json};
+use storage::{SqliteOptions, SqliteStore};
+use tower::ServiceExt;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/ns/widgets";
+
+struct AllowAll;
+
+#[async_trait]
+impl Authorizer for AllowAll {
+    async fn authorize(&self, _: &UserInfo, _: &AuthorizationAttributes) -> Decision {
+        Decision::Allow { reason: String::new() }
+    }
+
+    async fn rules(&self, _: &UserInfo, _: &str) -> (Vec<Value>, Vec<Value>, bool) {
+        (Vec::new(), Vec::new(), false)
+    }
+}
+
+#[async_trait]
+impl Authenticate for AllowAll {
+    async fn authenticate(&self, _: &http::request::Parts) -> Result<UserInfo, Status> {
+        Err(Status::unauthorized(""))
+    }
+}
+
+#[async_trait]
+impl Tokens for AllowAll {
+    async fn issue(&self, _: TokenRequest) -> Result<(String, jiff::Timestamp), Status> {
+        Err(Status::internal("no tokens here"))
+    }
+
+    async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        Err("no tokens here".to_owned())
+    }
+}
+
+struct Harness {
+    server: Arc<ApiServer>,
+    shutdown: Shutdown,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Harness {
+    async fn new() -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let shutdown = Shutdown::new();
+        let store =
+            SqliteStore::open(&dir.path().join("db"), SqliteOptions::default(), shutdown.clone()).await.unwrap();
+        let server = ApiServer::new(Config {
+            store,
+            types: Arc::clone(kinds::facts::types()),
+            kinds: kinds::all(&kinds::Config {
+                service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+                node_ports: (30000, 32767),
+                cluster_dns: Vec::new(),
+                kubelet_port: 10250,
+            }),
+            authenticator: Arc::new(AllowAll),
+            authorizer: Arc::new(AllowAll),
+            tokens: Arc::new(AllowAll),
+            clock: Arc::new(SystemClock),
+            shutdown: shutdown.clone(),
+            advertise: "127.0.0.1:6443".to_owned(),
+            kubelets: None,
+            documents: Vec::new(),
+            texts: Default::default,
+            reads_in_flight_max: 400,
+            writes_in_flight_max: 200,
+        });
+        let (sender, ready) = tokio::sync::oneshot::channel();
+        let definitions = Arc::new(CustomResources { webhooks: None });
+        tokio::spawn(apiserver::extensions::run(server.clone(), definitions, sender, shutdown.clone()));
+        ready.await.unwrap();
+        Self { server, shutdown, _dir: dir }
+    }
+
+    async fn call(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> (u16, Value) {
+        let mut request = Request::new(Body::from(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().unwrap();
+        if !content_type.is_empty() {
+            request.headers_mut().insert(http::header::CONTENT_TYPE, content_type.parse().unwrap());
+        }
+        request.extensions_mut().insert(UserInfo::new("tester", &[]));
+        let answer = tokio::time::timeout(Duration::from_secs(20), self.server.service().oneshot(request));
+        let (parts, body) = answer.await.expect("no answer in time").unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
+        (parts.status.as_u16(), value)
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.call(Method::GET, path, "", Vec::new()).await
+    }
+
+    #[track_caller]
+    fn expect(answer: (u16, Value), code: u16) -> Value {
+        assert_eq!(answer.0, code, "{:#}", answer.1);
+        answer.1
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call(Method::POST, path, "application/json", body.to_string().into_bytes()).await
+    }
+
+    async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call(Method::PUT, path, "application/json", body.to_string().into_bytes()).await
+    }
+
+    async fn patch(&self, path: &str, kind: &str, body: &Value) -> (u16, Value) {
+        self.call(Method::PATCH, path, kind, body.to_string().into_bytes()).await
+    }
+
+    /// Asks until the answer is as wanted.
+    async fn until(&self, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+        let asking = async {
+            loop {
+                let (code, value) = self.get(path).await;
+                if wanted(code, &value) {
+                    return value;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(30), asking).await {
+            Ok(value) => value,
+            Err(_) => panic!("{path} did not become as wanted: {:#}", self.get(path).await.1),
+        }
+    }
+
+    async fn define(&self, crd: &Value) {
+        Self::expect(self.post(CRDS, crd).await, 201);
+        self.established(crd["metadata"]["name"].as_str().unwrap()).await;
+    }
+
+    async fn established(&self, name: &str) {
+        self.until(&format!("{CRDS}/{name}"), |_, crd| {
+            condition(crd, "Established").is_some_and(|c| c["status"] == "True")
+        })
+        .await;
+    }
+}
+
+fn condition<'v>(crd: &'v Value, kind: &str) -> Option<&'v Value> {
+    crd["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+}
+
+fn crd(plural: &str, kind: &str, versions: Value) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.example.com")},
+        "spec": {"group": "example.com", "scope": "Namespaced", "versions": versions,
+            "names": {"plural": plural, "kind": kind, "shortNames": [format!("{}w", &plural[..1])]}},
+    })
+}
+
+fn version(name: &str, storage: bool, spec: Value) -> Value {
+    json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
+        "type": "object", "properties": {"spec": spec, "status": {"type": "object",
+            "x-kubernetes-preserve-unknown-fields": true}}}}})
+}
+
+fn widgets() -> Value {
+    let spec = json!({"type": "object", "required": ["size"], "properties": {
+        "size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "default": "red"},
+        "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "required": ["name"], "properties": {
+                "name": {"type": "string"}, "port": {"type": "integer"}}}},
+    }});
+    let mut version = version("v1", true, spec);
+    version["subresources"] = json!({"status": {}, "scale": {
+        "specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"}});
+    version["additionalPrinterColumns"] = json!([{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]);
+    version["selectableFields"] = json!([{"jsonPath": ".spec.color"}]);
+    crd("widgets", "Widget", json!([version]))
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_is_served_as_soon_as_it_says_so() {
+    let server = Harness::new().await;
+    assert_eq!(server.get(WIDGETS).await.0, 404);
+    server.define(&widgets()).await;
+    let made = Harness::expect(server.post(WIDGETS, &widget("a", json!({"size": 1, "unknown": 2}))).await, 201);
+    assert_eq!(made["spec"], json!({"size": 1, "color": "red"}));
+    assert_eq!(made["metadata"]["generation"], 1);
+    let list = Harness::expect(server.get(WIDGETS).await, 200);
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("WidgetList"), 1));
+    let resources = Harness::expect(server.get("/apis/example.com/v1").await, 200);
+    let names: Vec<&str> =
+        resources["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["widgets", "widgets/scale", "widgets/status"]);
+    let crd = Harness::expect(server.get(&format!("{CRDS}/widgets.example.com")).await, 200);
+    assert_eq!(crd["status"]["acceptedNames"]["listKind"], "WidgetList");
+    assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
+    let document = Harness::expect(server.get("/openapi/v3/apis/example.com/v1").await, 200);
+    let schema = &document["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["color"], json!({"type": "string", "default": "red"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_are_told_in_upstreams_words() {
+    let server = Harness::new().await;
+    server.define(&widgets()).await;
+    let bad = Harness::expect(server.post(WIDGETS, &widget("a", json!({"size": 0, "color": 1}))).await, 422);
+    let want = "Widget.example.com \"a\" is invalid: [spec.color: Invalid value: \"integer\": spec.color in body must be \
+                of type string: \"integer\", spec.size: Invalid value: 0: spec.size in body should be greater than or \
+                equal to 1]";
+    assert_eq!(bad["message"], want);
+    let strict = format!("{WIDGETS}?fieldValidation=Strict");
+    let bad = Harness::expect(server.post(&strict, &widget("a", json!({"size": 1, "x": 1}))).await, 400);
+    let want =
+        "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \"spec.x\"";
+    assert_eq!(bad["message"], want);
+    let strategic = server
+        .patch(&format!("{WIDGETS}/a"), "application/strategic-merge-patch+json", &json!({"spec": {"size": 2}}))
+        .await;
+    Harness::expect(strategic, 415);
+    let mut bad = widgets();
+    bad["metadata"]["name"] = "x.example.com".into();
+    bad["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"] =
+        json!({"minimum": 1});
+    let refused = Harness::expect(server.post(CRDS, &bad).await, 422);
+    let fields: Vec<&str> =
+        refused["details"]["causes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["metadata.name", "spec.validation.openAPIV3Schema.properties[spec].properties[size].type",]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subresources_and_apply_work_as_for_built_in_kinds() {
+    let server = Harness::new().await;
+    server.define(&widgets()).await;
+    let path = format!("{WIDGETS}/a");
+    let apply = format!("{path}?fieldManager=one");
+    let config = widget("a", json!({"size": 2, "ports": [{"name": "http", "port": 80}]}));
+    let made = Harness::expect(server.patch(&apply, "application/apply-patch+yaml", &config).await, 201);
+    let owned = &made["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]["f:ports"]["k:{\"name\":\"http\"}"];
+    assert!(owned.is_object(), "{made:#}");
+    let other = widget("a", json!({"ports": [{"name": "https", "port": 443}]}));
+    let both = Harness::expect(
+        server.patch(&format!("{path}?fieldManager=two"), "application/apply-patch+yaml", &other).await,
+        200,
+    );
+    assert_eq!(both["spec"]["ports"].as_array().unwrap().len(), 2);
+    let bigger = widget("a", json!({"size": 3}));
+    let conflict = server.patch(&format!("{path}?fieldManager=two"), "application/apply-patch+yaml", &bigger).await;
+    Harness::expect(conflict, 409);
+    let scaled =
+        server.patch(&format!("{path}/scale"), "application/merge-patch+json", &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!(Harness::expect(scaled, 200)["spec"]["replicas"], 5);
+    let mut object = Harness::expect(server.get(&path).await, 200);
+    assert_eq!((&object["spec"]["size"], &object["metadata"]["generation"]), (&json!(5), &json!(3)));
+    object["status"] = json!({"size": 5});
+    object["spec"]["size"] = 9.into();
+    let put = Harness::expect(server.put(&format!("{path}/status"), &object).await, 200);
+    assert_eq!((&put["spec"]["size"], &put["status"]["size"]), (&json!(5), &json!(5)));
+    let red = Harness::expect(server.get(&format!("{WIDGETS}?fieldSelector=spec.color=red")).await, 200);
+    assert_eq!(red["items"].as_array().unwrap().len(), 1);
+    let blue = Harness::expect(server.get(&format!("{WIDGETS}?fieldSelector=spec.color=blue")).await, 200);
+    assert_eq!(blue["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_share_their_objects_and_new_schemas_show_old_ones() {
+    let server = Harness::new().await;
+    let spec = |properties: Value| json!({"type": "object", "properties": properties});
+    let old = version("v1", true, spec(json!({"a": {"type": "string"}})));
+    let new = version("v2", false, spec(json!({"a": {"type": "string"}, "b": {"type": "string"}})));
+    let mut definition = crd("gadgets", "Gadget", json!([old, new]));
+    server.define(&definition).await;
+    let v1 = "/apis/example.com/v1/namespaces/ns/gadgets";
+    let v2 = "/apis/example.com/v2/namespaces/ns/gadgets";
+    let body = json!({"apiVersion": "example.com/v2", "kind": "Gadget", "metadata": {"name": "a"}, "spec": {"a": "x", "b": "y"}});
+    Harness::expect(server.post(v2, &body).await, 201);
+    let read = Harness::expect(server.get(&format!("{v1}/a")).await, 200);
+    assert_eq!((&read["apiVersion"], &read["spec"]), (&json!("example.com/v1"), &json!({"a": "x"})));
+    let group = Harness::expect(server.get("/apis/example.com").await, 200);
+    assert_eq!(group["preferredVersion"]["version"], "v2");
+    let name = format!("{CRDS}/gadgets.example.com");
+    let stored = Harness::expect(server.get(&name).await, 200);
+    definition["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["c"] =
+        json!({"type": "string", "default": "z"});
+    definition["spec"]["versions"][0]["storage"] = false.into();
+    definition["spec"]["versions"][1]["storage"] = true.into();
+    let put = Harness::expect(server.put(&name, &definition).await, 200);
+    assert_eq!(put["status"]["storedVersions"], json!(["v1", "v2"]));
+    server.until(&format!("{v1}/a"), |_, object| object["spec"] == json!({"a": "x", "c": "z"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_in_use_wait_until_they_are_given_back() {
+    let server = Harness::new().await;
+    server.define(&widgets()).await;
+    let mut other = crd("others", "Widget", json!([version("v1", true, json!({"type": "object"}))]));
+    other["spec"]["names"]["shortNames"] = json!([]);
+    Harness::expect(server.post(CRDS, &other).await, 201);
+    let path = format!("{CRDS}/others.example.com");
+    let refused = server.until(&path, |_, crd| condition(crd, "NamesAccepted").is_some()).await;
+    let accepted = condition(&refused, "NamesAccepted").unwrap();
+    assert_eq!(accepted["reason"], "ListKindConflict");
+    assert_eq!(accepted["message"], "\"WidgetList\" is already in use");
+    assert_eq!(server.get("/apis/example.com/v1/namespaces/ns/others").await.0, 404);
+    let gone = server.call(Method::DELETE, &format!("{CRDS}/widgets.example.com"), "", Vec::new()).await;
+    Harness::expect(gone, 200);
+    server.established("others.example.com").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_goes_after_its_objects() {
+    let server = Harness::new().await;
+    server.define(&widgets()).await;
+    Harness::expect(server.post(WIDGETS, &widget("a", json!({"size": 1}))).await, 201);
+    let mut held = widget("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    Harness::expect(server.post(WIDGETS, &held).await, 201);
+    let path = format!("{CRDS}/widgets.example.com");
+    let marked = Harness::expect(server.call(Method::DELETE, &path, "", Vec::new()).await, 200);
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
+    server.until(&format!("{WIDGETS}/a"), |code, _| code == 404).await;
+    let refused = server.post(WIDGETS, &widget("b", json!({"size": 1}))).await;
+    let text =
+        "widgets.example.com \"b\" is forbidden: create not allowed while custom resource definition is terminating";
+    assert_eq!(Harness::expect(refused, 403)["message"], text);
+    let free = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
+    Harness::expect(server.patch(&format!("{WIDGETS}/held"), "application/json-patch+json", &free).await, 200);
+    server.until(&path, |code, _| code == 404).await;
+    server.until(WIDGETS, |code, _| code == 404).await;
+    server.define(&widgets()).await;
+    let list = Harness::expect(server.get(WIDGETS).await, 200);
+    assert_eq!(list["items"], json!([]));
+}
