@@ -73,14 +73,14 @@ pub async fn run(dir: PathBuf, client: Client, shutdown: Shutdown) {
     }
 }
 
-fn watch(dir: &Path) -> std::io::Result<AsyncFd<Watcher>> {
+pub(crate) fn watch(dir: &Path) -> std::io::Result<AsyncFd<Watcher>> {
     std::fs::create_dir_all(dir)?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
     sys::register(inotify)
 }
 
-async fn changed(watch: &AsyncFd<Watcher>) -> std::io::Result<()> {
+pub(crate) async fn changed(watch: &AsyncFd<Watcher>) -> std::io::Result<()> {
     loop {
         let mut guard = watch.readable().await?;
         match guard.try_io(|inotify| inotify.get_ref().take()) {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 /// Where the API server is found.
 pub struct Addresses {
     pub service_ip: IpAddr,
-    pub advertise: IpAddr,
+    /// Of every API server.
+    pub advertise: Vec<IpAddr>,
     pub port: u16,
     pub dns_ip: Option<IpAddr>,
 }
@@ -38,7 +39,7 @@ pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<
     let ports = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.port}]);
     ensure(client, &service("default", "kubernetes", labels, addresses.service_ip, ports)).await?;
     let ports = json!([{"name": "https", "protocol": "TCP", "port": addresses.port}]);
-    publish_endpoints(client, ("default", "kubernetes"), addresses.advertise, &ports).await?;
+    publish_endpoints(client, ("default", "kubernetes"), &addresses.advertise, &ports).await?;
     if let Some(dns_ip) = addresses.dns_ip {
         let labels = json!({
             "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
@@ -53,31 +54,40 @@ pub async fn publish_services(client: &Client, addresses: &Addresses) -> Result<
             {"name": "dns", "protocol": "UDP", "port": 53},
             {"name": "dns-tcp", "protocol": "TCP", "port": 53},
         ]);
-        publish_endpoints(client, ("kube-system", "kube-dns"), dns_ip, &ports).await?;
+        publish_endpoints(client, ("kube-system", "kube-dns"), &[dns_ip], &ports).await?;
     }
     Ok(())
 }
 
-/// The Endpoints and the EndpointSlice of a Service without selector that one address serves.
+/// The endpoints of the Service `kubernetes`: the API servers at these addresses.
+pub async fn publish_api_servers(client: &Client, addresses: &[IpAddr], port: u16) -> Result<(), Error> {
+    let ports = json!([{"name": "https", "protocol": "TCP", "port": port}]);
+    publish_endpoints(client, ("default", "kubernetes"), addresses, &ports).await
+}
+
+/// The Endpoints and the EndpointSlice of a Service without selector that these addresses serve.
 async fn publish_endpoints(
     client: &Client,
     (namespace, name): (&str, &str),
-    address: IpAddr,
+    addresses: &[IpAddr],
     ports: &Value,
 ) -> Result<(), Error> {
+    let listed: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
     let endpoints = object(json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {
             "namespace": namespace, "name": name, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+        "subsets": [{"addresses": listed, "ports": ports}],
     }));
     replace(client, &endpoints, "subsets").await?;
+    let listed: Vec<Value> =
+        addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect();
     let slice = object(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": name}},
-        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "addressType": if addresses.iter().all(IpAddr::is_ipv4) { "IPv4" } else { "IPv6" },
+        "endpoints": listed,
         "ports": ports,
     }));
     replace(client, &slice, "endpoints").await

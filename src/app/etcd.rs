@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use base::{SharedClock, Shutdown};
 use pki::{CertificateAuthority, LeafSpec, ServingCertificate, Usage};
 use storage::etcd_grpc::{EtcdListen, EtcdMember, EtcdServer};
-use storage::sqlite::SqliteStore;
 use tokio::task::JoinSet;
 
+use crate::datastore::Datastore;
 use crate::layout::Layout;
 
 /// Serves on each of `places`: `unix:///path`, `http://address:port`, or `https://address:port`, where clients need the
@@ -17,7 +17,7 @@ use crate::layout::Layout;
 pub async fn serve(
     places: &[String],
     layout: &Layout,
-    store: &Arc<SqliteStore>,
+    datastore: &Datastore,
     clock: &SharedClock,
     tasks: &mut JoinSet<()>,
     shutdown: &Shutdown,
@@ -25,6 +25,9 @@ pub async fn serve(
     if places.is_empty() {
         return Ok(());
     }
+    let Datastore::Sqlite(store) = datastore else {
+        bail!("--etcd-listen serves the database in the data folder; with --datastore-endpoint, talk to etcd itself");
+    };
     let listen = places.iter().map(|place| parse(place, layout, clock)).collect::<anyhow::Result<Vec<_>>>()?;
     let member = EtcdMember { name: "skiff".to_owned(), client_urls: places.to_vec() };
     let server = EtcdServer::bind(store.clone(), listen, member, shutdown.clone()).await?;

@@ -75,6 +75,40 @@ impl Layout {
         self.root.join("db/state.db")
     }
 
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    /// Keys for the database's values, when skiff makes them itself.
+    pub fn encryption(&self) -> PathBuf {
+        self.root.join("encryption/config.json")
+    }
+
+    /// An etcd member of our own.
+    pub fn etcd(&self) -> PathBuf {
+        self.root.join("etcd")
+    }
+
+    /// Its client port, for commands.
+    pub fn etcd_port(&self) -> PathBuf {
+        self.root.join("etcd.port")
+    }
+
+    /// Client addresses of all members, as the last start saw them.
+    pub fn etcd_endpoints(&self) -> PathBuf {
+        self.root.join("etcd.endpoints")
+    }
+
+    /// Secret that servers join with.
+    pub fn token(&self) -> PathBuf {
+        self.root.join("token")
+    }
+
+    /// Where commands reach the running server.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }

@@ -4,16 +4,25 @@ mod addons;
 mod bootstrap;
 pub mod check;
 mod containers;
+mod control;
 pub mod credentials;
+mod datastore;
+mod encryption;
 mod etcd;
 mod image;
 pub mod layout;
+mod masterleases;
+mod members;
 mod memory;
 mod node;
 pub mod node_address;
 pub mod options;
 mod registries;
+mod s3;
 mod server;
+mod shared_keys;
+mod snapshots;
+mod state_commands;
 mod status;
 mod sys;
 
@@ -62,6 +71,18 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(options) => {
             log_to_stderr("warn");
             run(status::run(&options)).map(worked)
+        }
+        Command::Snapshot(options) => {
+            log_to_stderr("warn");
+            run(state_commands::snapshot(*options)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Datastore(options) => {
+            log_to_stderr("warn");
+            run(state_commands::datastore(*options)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::SecretsEncrypt(options) => {
+            log_to_stderr("warn");
+            run(state_commands::secrets_encrypt(options)).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(options) => Ok(worked(check::run(&options))),
         Command::Kubeconfig(options) => {

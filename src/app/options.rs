@@ -2,11 +2,18 @@
 //!
 //! Precedence: flag, `SKIFF_*` variable, configuration file, default. Names are k3s's where the meaning is the same.
 
+mod storage;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use storage::{
+    ClusterOptions, DatastoreCommand, DatastoreCommandOptions, DatastoreKind, DatastoreOptions, SafetyOptions,
+    SecretsEncryptCommand, SecretsEncryptOptions, SnapshotCommand, SnapshotOptions, SnapshotPlace,
+};
 
 /// A whole Kubernetes in one binary.
 #[derive(Debug, Parser)]
@@ -28,6 +35,12 @@ pub enum Command {
     Check(CheckOptions),
     /// Prints the administrator's kubeconfig.
     Kubeconfig(ClientOptions),
+    /// Saves and restores the cluster's state.
+    Snapshot(Box<SnapshotOptions>),
+    /// Works on the datastore while no server runs.
+    Datastore(Box<DatastoreCommandOptions>),
+    /// Works on the encryption of the running server's datastore.
+    SecretsEncrypt(SecretsEncryptOptions),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -101,6 +114,18 @@ pub struct ServerOptions {
     /// Socket of a running containerd; without it skiff starts one of its own.
     #[arg(long, env = "SKIFF_CONTAINERD")]
     pub containerd: Option<PathBuf>,
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+    /// Secret that the servers of one cluster share: with it they get each other's certificates and keys. Servers that run
+    /// etcd members make one if it is not given.
+    #[arg(long, short = 't', env = "SKIFF_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    #[command(flatten)]
+    pub snapshots: SnapshotPlace,
+    #[command(flatten)]
+    pub safety: SafetyOptions,
     /// Serves etcd's API on `unix:///path` or `http://address:port`; repeatable.
     #[arg(long, env = "SKIFF_ETCD_LISTEN", value_delimiter = ',')]
     pub etcd_listen: Vec<String>,
@@ -194,7 +219,7 @@ impl Cli {
     /// Reads arguments (the program's name first), environment and configuration file.
     pub fn load(arguments: &[String]) -> Result<Self, OptionsError> {
         let matches = Self::command().try_get_matches_from(arguments)?;
-        let Some(("server", server)) = matches.subcommand() else {
+        let Some((name @ ("server" | "snapshot" | "datastore"), server)) = matches.subcommand() else {
             return Ok(Self::from_arg_matches(&matches)?);
         };
         let path = server.get_one::<PathBuf>("config").cloned().unwrap_or_default();
@@ -206,14 +231,22 @@ impl Cli {
             Err(source) => return Err(OptionsError::Read { path, source }),
         };
         let mut arguments = arguments.to_vec();
-        arguments.extend(file_arguments(&path, &text, |id| given(id))?);
+        let from_file = file_arguments(name, &path, &text, |id| given(id))?;
+        // Behind the command's name, because a command of the command may follow.
+        let place = arguments.iter().position(|argument| argument == name).map_or(arguments.len(), |at| at + 1);
+        arguments.splice(place..place, from_file);
         let matches = Self::command().try_get_matches_from(&arguments)?;
         Ok(Self::from_arg_matches(&matches)?)
     }
 }
 
 /// The flags that a configuration file stands for, without those that are `given` otherwise.
-fn file_arguments(path: &Path, text: &str, given: impl Fn(&str) -> bool) -> Result<Vec<String>, OptionsError> {
+fn file_arguments(
+    command_name: &str,
+    path: &Path,
+    text: &str,
+    given: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, OptionsError> {
     use serde_json::Value;
     let invalid = |why: String| OptionsError::Invalid { path: path.to_owned(), why };
     if text.trim().is_empty() {
@@ -223,11 +256,16 @@ fn file_arguments(path: &Path, text: &str, given: impl Fn(&str) -> bool) -> Resu
         .map_err(|e| invalid(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
     let command = Cli::command();
     let Some(server) = command.find_subcommand("server") else { return Ok(Vec::new()) };
+    let Some(own) = command.find_subcommand(command_name) else { return Ok(Vec::new()) };
     let mut arguments = Vec::new();
     for (key, value) in settings {
         let Some(argument) = server.get_arguments().find(|a| a.get_long() == Some(key.as_str())) else {
             return Err(invalid(format!("unknown setting {key:?}")));
         };
+        // Another command than the server takes from the server's file what it knows.
+        if !own.get_arguments().any(|a| a.get_long() == Some(key.as_str())) {
+            continue;
+        }
         if given(argument.get_id().as_str()) {
             continue;
         }

@@ -16,20 +16,24 @@ use apiserver::connect::Kubelets;
 use apiserver::serve::Tls;
 use apiserver::{ApiServer, ApiService};
 use base::{SharedClock, Shutdown, SystemClock};
-use bytes::Bytes;
-use client::{Client, Informers};
+use client::{Client, Informers, LeaderConfig, LeaderElector};
 use nix::fcntl::Flock;
 use storage::Store;
-use storage::sqlite::{SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::bootstrap;
+use crate::control::{self, Control};
 use crate::credentials::{Credentials, Names};
+use crate::datastore::Datastore;
+use crate::encryption::{self, Encryption};
 use crate::layout::Layout;
+use crate::masterleases::MasterLease;
+use crate::members::{self, Host};
 use crate::options::ServerOptions;
-use crate::{addons, etcd, node, node_address};
+use crate::snapshots::{Place, Snapshots};
+use crate::{addons, etcd, node, node_address, shared_keys};
 
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_IN_FLIGHT_MAX: usize = 400;
@@ -108,6 +112,32 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
 
+    // Storage.
+    let mut storing = Stage::new("storage");
+    let place = Place::of(&options.snapshots, &layout)?;
+    let host = Host { layout: &layout, node_name: &identity.node_name, ip: identity.advertise, clock: clock.as_ref() };
+    let token = options.token.as_deref();
+    let opening = async {
+        let member = members::start(&options.cluster, token, &host, &mut storing.tasks, &storing.shutdown).await?;
+        if let Some(member) = &member {
+            members::take_over_file(&member.datastore, &layout, clock.as_ref()).await?;
+        }
+        let chosen = member.as_ref().map_or(&options.datastore, |member| &member.datastore);
+        let datastore = Datastore::open(chosen, &layout, &place.folder, clock.as_ref(), &storing.shutdown).await?;
+        anyhow::Ok((member, datastore))
+    };
+    // Members of a datastore may be waited for long.
+    let (member, datastore) = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        opened = opening => opened?,
+    };
+    if datastore.is_shared() {
+        let token = member.as_ref().map(|member| member.token.as_str()).or(token);
+        shared_keys::agree(&*datastore.store(), &layout.tls(), token, clock.as_ref()).await?;
+    }
+
     // Keys and certificates.
     let names = Names {
         node_name: identity.node_name.clone(),
@@ -119,11 +149,19 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     };
     let credentials = Arc::new(Credentials::load_or_create(layout.tls(), &names, clock.clone())?);
 
-    // Storage.
-    let mut storing = Stage::new("storage");
-    let store = open_store(&layout, &storing.shutdown).await?;
-    let shared: Arc<dyn Store> = store.clone();
-    etcd::serve(&options.etcd_listen, &layout, &store, &clock, &mut storing.tasks, &storing.shutdown).await?;
+    if datastore.is_shared() {
+        shared_keys::remember_authority(&*datastore.store(), credentials.ca.cert_pem()).await?;
+    }
+
+    // What stands in front of the storage, and what looks after it.
+    etcd::serve(&options.etcd_listen, &layout, &datastore, &clock, &mut storing.tasks, &storing.shutdown).await?;
+    let prefixes = || encryption::prefixes(&make_kinds(&options));
+    let encryption = Encryption::open(&options.safety, &layout, prefixes, datastore.store(), clock.as_ref())?;
+    let shared: Arc<dyn Store> = match &encryption {
+        Some(encryption) => encryption.store.clone(),
+        None => datastore.store(),
+    };
+    look_after(&options, &identity, &layout, place, &datastore, encryption, &clock, &mut storing)?;
 
     // The API server.
     let mut serving = Stage::new("API server");
@@ -150,9 +188,17 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let loopback = connect.superuser();
     rbac.synced().await;
     bootstrap::apply_all(&loopback, kinds::bootstrap::objects()).await.context("cannot create the first objects")?;
+    let mut advertise = vec![identity.advertise];
+    let mut entry = None;
+    if datastore.is_shared() {
+        let entered = MasterLease::enter(shared.clone(), identity.advertise, options.https_listen_port).await;
+        let (own, all) = entered.context("cannot enter this server in the datastore")?;
+        advertise = all;
+        entry = Some(own);
+    }
     let addresses = bootstrap::Addresses {
         service_ip: identity.service_ip,
-        advertise: identity.advertise,
+        advertise,
         port: options.https_listen_port,
         dns_ip: (!options.disable.iter().any(|d| d == "dns")).then_some(IpAddr::V4(identity.dns_ip)),
     };
@@ -164,22 +210,33 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         tracing::warn!(error = %error, "cannot publish the range of Services");
     }
     write_kubeconfigs(&options, &layout, &credentials)?;
+    if let Some(member) = &member {
+        member.publish(&loopback, &layout).await.context("cannot leave what joining servers need")?;
+    }
 
     // Clients: admission, scheduler, controllers, add-ons.
     let mut controlling = Stage::new("controllers");
     let informers = Informers::new(loopback.clone(), controlling.shutdown.clone());
     api.set_admission(admission::plugins(loopback.clone(), informers.clone(), api.services()));
+    if let Some(entry) = entry {
+        controlling.tasks.spawn(entry.run(loopback.clone(), controlling.shutdown.clone()));
+    }
+    // Of several servers one schedules, and one runs the controllers.
+    let election = Election { needed: datastore.is_shared(), node_name: &identity.node_name, clock: &clock };
     if !options.disable_scheduler {
-        let config = scheduler::SchedulerConfig {
-            client: connect.user("system:kube-scheduler"),
-            informers: informers.clone(),
-            clock: clock.clone(),
+        let client = connect.user("system:kube-scheduler");
+        let (informers, clock) = (informers.clone(), clock.clone());
+        let run = move |client: Client, term| {
+            let config = scheduler::SchedulerConfig { client, informers: informers.clone(), clock: clock.clone() };
+            scheduler::run(config, term)
         };
-        controlling.tasks.spawn(scheduler::run(config, controlling.shutdown.clone()));
+        election.spawn("kube-scheduler", client, run, &mut controlling);
     }
     if !options.disable_controller_manager {
+        let client = connect.user("system:kube-controller-manager");
         let config = controllers_config(&options, &credentials, &connect, &informers, &clock);
-        controlling.tasks.spawn(controllers::run(config, controlling.shutdown.clone()));
+        let run = move |_: Client, term| controllers::run(config(), term);
+        election.spawn("kube-controller-manager", client, run, &mut controlling);
     }
     controlling.tasks.spawn(addons::run(layout.manifests(), loopback.clone(), controlling.shutdown.clone()));
 
@@ -204,7 +261,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         biased;
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        () = store.failed() => true,
+        () = datastore.failed() => true,
     };
     tracing::info!("stopping");
     running.stop().await;
@@ -212,7 +269,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     informers.stopped().await;
     serving.stop().await;
     storing.shutdown.cancel();
-    store.closed().await;
+    datastore.closed().await;
     storing.stop().await;
     drop::<Flock<_>>(lock);
     if failed {
@@ -246,20 +303,79 @@ impl Clients {
     }
 }
 
-async fn open_store(layout: &Layout, shutdown: &Shutdown) -> anyhow::Result<Arc<SqliteStore>> {
-    let options = SqliteOptions {
-        // Heartbeats and leader election: their state is renewed within seconds of a start, and keeping it off the disk
-        // is what lets an idle node write nothing.
-        ephemeral_prefixes: vec![Bytes::from_static(b"/registry/leases/")],
-        ..SqliteOptions::default()
-    };
-    let path = layout.database();
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+/// Runs what only one of several servers may do.
+struct Election<'a> {
+    /// There may be several servers.
+    needed: bool,
+    node_name: &'a str,
+    clock: &'a SharedClock,
+}
+
+impl Election<'_> {
+    /// Runs `run` while this server holds the Lease `name`, or at once if there is nobody else.
+    fn spawn<F, Fut>(&self, name: &str, client: Client, run: F, stage: &mut Stage)
+    where
+        F: Fn(Client, Shutdown) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let shutdown = stage.shutdown.clone();
+        if !self.needed {
+            stage.tasks.spawn(run(client, shutdown));
+            return;
+        }
+        // As upstream's components name themselves: a restarted server is another candidate.
+        let identity = format!("{}_{}", self.node_name, uuid::Uuid::new_v4());
+        let config = LeaderConfig::new("kube-system", name, &identity);
+        let elector = LeaderElector::new(client.clone(), config, self.clock.clone());
+        stage.tasks.spawn(async move {
+            elector.run(shutdown, move |term| run(client.clone(), term)).await;
+        });
     }
-    SqliteStore::open(&path, options, shutdown.clone())
-        .await
-        .with_context(|| format!("cannot open the database {}", path.display()))
+}
+
+/// Starts what looks after the stored state: snapshots, the encryption's configuration, the socket of commands.
+fn look_after(
+    options: &ServerOptions,
+    identity: &Identity,
+    layout: &Layout,
+    place: Place,
+    datastore: &Datastore,
+    encryption: Option<Arc<Encryption>>,
+    clock: &SharedClock,
+    stage: &mut Stage,
+) -> anyhow::Result<()> {
+    let snapshots = Arc::new(Snapshots {
+        place,
+        // Values stay encrypted in snapshots.
+        store: datastore.store(),
+        engine: datastore.engine(),
+        node: identity.node_name.clone(),
+        clock: clock.clone(),
+    });
+    if !options.safety.snapshot_schedule_cron.is_empty() {
+        let schedule = controllers::Schedule::parse(&options.safety.snapshot_schedule_cron, None)
+            .context("--snapshot-schedule-cron is no schedule")?;
+        let keep = options.safety.snapshot_retention;
+        stage.tasks.spawn(snapshots.clone().run(schedule, keep, stage.shutdown.clone()));
+    }
+    if let Some(encryption) = &encryption {
+        stage.tasks.spawn(encryption.clone().follow(stage.shutdown.clone()));
+    }
+    let socket = layout.control_socket();
+    let listener = control::listen(&socket)?;
+    let control = Control { snapshots, encryption, clock: clock.clone() };
+    stage.tasks.spawn(control::serve(listener, socket, control, stage.shutdown.clone()));
+    Ok(())
+}
+
+/// Every built-in kind, set up for this cluster.
+fn make_kinds(options: &ServerOptions) -> Vec<Arc<api::kind::KindDef>> {
+    kinds::all(&kinds::Config {
+        service_cidrs: vec![options.service_cidr.into()],
+        node_ports: options.service_node_port_range,
+        cluster_dns: Vec::new(),
+        kubelet_port: options.kubelet_port,
+    })
 }
 
 fn make_api_server(
@@ -280,12 +396,7 @@ fn make_api_server(
         pki::serving::client_config(&[credentials.ca.cert_der().clone()], Some(&credentials.kubelet_client))?;
     let api = ApiServer::new(apiserver::Config {
         store: store.clone(),
-        kinds: kinds::all(&kinds::Config {
-            service_cidrs: vec![options.service_cidr.into()],
-            node_ports: options.service_node_port_range,
-            cluster_dns: Vec::new(),
-            kubelet_port: options.kubelet_port,
-        }),
+        kinds: make_kinds(options),
         types: kinds::facts::types().clone(),
         texts: descriptions::load,
         authenticator: Arc::new(Authenticator::new(tokens.clone(), clock.clone())),
@@ -325,7 +436,7 @@ fn controllers_config(
     connect: &Clients,
     informers: &Informers,
     clock: &SharedClock,
-) -> controllers::ControllersConfig {
+) -> impl Fn() -> controllers::ControllersConfig + Send + Sync + 'static {
     let mut settings = controllers::Settings::new(credentials.ca.cert_pem());
     settings.cluster_cidrs = vec![options.cluster_cidr.into()];
     settings.service_cidrs = vec![options.service_cidr.into()];
@@ -333,13 +444,18 @@ fn controllers_config(
     settings.authority = Some(credentials.ca.clone());
     settings.tokens = Some(credentials.tokens.clone());
     let connect = Clients { service: connect.service.clone() };
-    controllers::ControllersConfig {
-        client_for: Arc::new(move |name| {
-            if name.starts_with("system:") { connect.user(name) } else { connect.service_account(name) }
-        }),
+    let client_for: controllers::ClientFor =
+        Arc::new(
+            move |name| {
+                if name.starts_with("system:") { connect.user(name) } else { connect.service_account(name) }
+            },
+        );
+    let (informers, clock) = (informers.clone(), clock.clone());
+    move || controllers::ControllersConfig {
+        client_for: client_for.clone(),
         informers: informers.clone(),
         clock: clock.clone(),
-        settings,
+        settings: settings.clone(),
         enabled: Vec::new(),
     }
 }

@@ -5,11 +5,13 @@ use client::{Client, ListParams};
 use http::Method;
 
 use crate::layout::Layout;
+use crate::members;
 use crate::options::ClientOptions;
 
 /// Prints a few lines; `false` if the server does not answer or a node is not ready.
 pub async fn run(options: &ClientOptions) -> anyhow::Result<bool> {
-    let path = Layout::new(&options.data_dir).admin_kubeconfig();
+    let layout = Layout::new(&options.data_dir);
+    let path = layout.admin_kubeconfig();
     if !path.exists() {
         println!("server   no server has run with {}", options.data_dir.display());
         return Ok(false);
@@ -22,7 +24,14 @@ pub async fn run(options: &ClientOptions) -> anyhow::Result<bool> {
             return Ok(false);
         }
     }
-    let mut good = true;
+    let mut good = match members::cluster_of(&layout).await {
+        Ok(Some(cluster)) => members::print_health(&cluster).await?,
+        Ok(None) => true,
+        Err(error) => {
+            println!("etcd     {error:#}");
+            false
+        }
+    };
     for node in client.list::<Node>("", &ListParams::default()).await? {
         let name = node.metadata.name.unwrap_or_default();
         let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! CronJobs: a Job at every scheduled time (`pkg/controller/cronjob`).
 
-mod schedule;
+pub(crate) mod schedule;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -68,6 +68,7 @@ use pki::{CertificateAuthority, TokenSigner};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+pub use cronjob::schedule::{BadSchedule, Schedule};
 pub use error::Error;
 use harness::Context;
 pub use harness::Metrics;

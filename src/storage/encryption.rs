@@ -135,15 +135,17 @@ impl EncryptedStore {
     /// Counts which of the values under the rules are written as the rules say.
     pub async fn census(&self) -> Result<Census, StoreError> {
         let mut census = Census::default();
-        self.walk(async |kv| {
-            match self.rules.load().decode(&kv.key, &kv.value) {
-                Ok((_, false)) => census.current += 1,
-                Ok((_, true)) => census.stale += 1,
-                Err(_) => census.unreadable += 1,
+        let mut walk = Walk::new(&self.rules.load());
+        while let Some(page) = walk.next_page(&*self.inner).await? {
+            let rules = self.rules.load_full();
+            for kv in page {
+                match rules.decode(&kv.key, &kv.value) {
+                    Ok((_, false)) => census.current += 1,
+                    Ok((_, true)) => census.stale += 1,
+                    Err(_) => census.unreadable += 1,
+                }
             }
-            Ok(())
-        })
-        .await?;
+        }
         Ok(census)
     }
 
@@ -151,45 +153,64 @@ impl EncryptedStore {
     /// somebody else changes meanwhile is written as it must be by them.
     pub async fn rewrite(&self) -> Result<u64, StoreError> {
         let mut written = 0;
-        self.walk(async |kv| {
-            let rules = self.rules.load_full();
-            let (value, stale) = rules.decode(&kv.key, &kv.value).map_err(|error| failed(&kv.key, error))?;
-            if !stale {
-                return Ok(());
+        let mut walk = Walk::new(&self.rules.load());
+        while let Some(page) = walk.next_page(&*self.inner).await? {
+            for kv in page {
+                written += u64::from(self.rewrite_one(kv).await?);
             }
-            let value = rules.encode(&kv.key, &value).map_err(|error| failed(&kv.key, error))?;
-            let unchanged = Compare {
-                range: KeyRange::key(kv.key.clone()),
-                target: CompareTarget::Mod(kv.mod_revision),
-                result: CompareResult::Equal,
-            };
-            let put = Put { key: kv.key.clone(), value, lease: kv.lease, ..Put::default() };
-            let txn = Txn { compare: vec![unchanged], success: vec![Op::Put(put)], failure: Vec::new() };
-            written += u64::from(self.inner.txn(txn).await?.succeeded);
-            Ok(())
-        })
-        .await?;
+        }
         Ok(written)
     }
 
-    /// Hands every stored key under the rules to `see`.
-    async fn walk(&self, mut see: impl AsyncFnMut(&KeyValue) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let prefixes = self.rules.load().prefixes();
-        for (at, mut range) in prefixes.iter().cloned().enumerate() {
-            loop {
-                let options = RangeOptions { limit: PAGE, ..RangeOptions::default() };
-                let page = self.inner.range(range.clone(), options).await?;
-                for kv in &page.kvs {
-                    // An earlier prefix has had it.
-                    if !prefixes[..at].iter().any(|earlier| earlier.contains(&kv.key)) {
-                        see(kv).await?;
-                    }
-                }
-                let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
+    async fn rewrite_one(&self, kv: KeyValue) -> Result<bool, StoreError> {
+        let rules = self.rules.load_full();
+        let (value, stale) = rules.decode(&kv.key, &kv.value).map_err(|error| failed(&kv.key, error))?;
+        if !stale {
+            return Ok(false);
+        }
+        let value = rules.encode(&kv.key, &value).map_err(|error| failed(&kv.key, error))?;
+        let unchanged = Compare {
+            range: KeyRange::key(kv.key.clone()),
+            target: CompareTarget::Mod(kv.mod_revision),
+            result: CompareResult::Equal,
+        };
+        let put = Put { key: kv.key, value, lease: kv.lease, ..Put::default() };
+        let txn = Txn { compare: vec![unchanged], success: vec![Op::Put(put)], failure: Vec::new() };
+        Ok(self.inner.txn(txn).await?.succeeded)
+    }
+}
+
+/// A walk over every stored key under the rules, a page at a time.
+struct Walk {
+    prefixes: Vec<KeyRange>,
+    /// The prefix that is walked, and what is left of it.
+    at: usize,
+    rest: Option<KeyRange>,
+}
+
+impl Walk {
+    fn new(rules: &Rules) -> Self {
+        let prefixes = rules.prefixes();
+        Self { rest: prefixes.first().cloned(), prefixes, at: 0 }
+    }
+
+    async fn next_page(&mut self, store: &dyn Store) -> Result<Option<Vec<KeyValue>>, StoreError> {
+        let Some(mut range) = self.rest.take() else { return Ok(None) };
+        let options = RangeOptions { limit: PAGE, ..RangeOptions::default() };
+        let mut page = store.range(range.clone(), options).await?;
+        match page.kvs.last().filter(|_| page.more) {
+            Some(last) => {
                 range.start = [&last.key[..], &[0]].concat().into();
+                self.rest = Some(range);
+            }
+            None => {
+                self.rest = self.prefixes.get(self.at + 1).cloned();
             }
         }
-        Ok(())
+        // An earlier prefix has had the others.
+        page.kvs.retain(|kv| !self.prefixes[..self.at].iter().any(|earlier| earlier.contains(&kv.key)));
+        self.at += usize::from(!page.more);
+        Ok(Some(page.kvs))
     }
 }
 

@@ -20,7 +20,10 @@ const PAGES: usize = 4;
 const BATCH_KEYS: usize = 100;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Writes under way at the same time when only the revision must grow.
-const BUMPS: usize = 64;
+const BUMPS: usize = 512;
+
+/// Rounds of such writes between two words about them.
+const TOLD_EVERY: u64 = 200;
 
 /// Exists in a store while a snapshot is put back into it, so that a half-filled one is not taken for whole.
 pub const RESTORING: &str = "skiff/restoring";
@@ -171,7 +174,7 @@ pub async fn restore_into(store: &dyn Store, path: &Path, progress: impl Fn(&str
     }
     if revision.0 < header.revision {
         progress(&format!("raising the revision from {} to {}", revision.0, header.revision));
-        raise(store, header.revision).await.map_err(&write)?;
+        raise(store, header.revision, &progress).await.map_err(&write)?;
     }
     let end = Op::Delete { range: KeyRange::key(RESTORING), prev_kv: false };
     let revision = transact(store, vec![end]).await.map_err(&write)?;
@@ -217,12 +220,15 @@ async fn clear(store: &dyn Store) -> Result<(), StoreError> {
 
 /// Writes the mark until the store's revision has reached `wanted`: revisions that clients have seen must not come
 /// again with other contents.
-async fn raise(store: &dyn Store, wanted: i64) -> Result<(), StoreError> {
-    loop {
+async fn raise(store: &dyn Store, wanted: i64, progress: &impl Fn(&str)) -> Result<(), StoreError> {
+    for round in 0_u64.. {
         let newest = store.revision().await?.0;
         let missing = usize::try_from(wanted - newest).unwrap_or(0);
         if missing == 0 {
             return Ok(());
+        }
+        if round % TOLD_EVERY == TOLD_EVERY - 1 {
+            progress(&format!("{missing} revisions are left"));
         }
         // One revision each, so never beyond what is missing.
         let puts = (0..missing.min(BUMPS)).map(|_| {
@@ -231,4 +237,5 @@ async fn raise(store: &dyn Store, wanted: i64) -> Result<(), StoreError> {
         });
         futures::future::try_join_all(puts).await?;
     }
+    Ok(())
 }

@@ -7,15 +7,16 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 /// A time after which no match is sought.
 const YEARS_MAX: i16 = 5;
 
+/// When something is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Schedule {
+pub enum Schedule {
     Every(SignedDuration),
     Fields(Fields, TimeZone),
 }
 
 /// Bits of allowed values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fields {
+pub struct Fields {
     minute: u64,
     hour: u64,
     day: u64,
@@ -29,14 +30,14 @@ pub(crate) struct Fields {
 /// Why a schedule cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub(crate) struct BadSchedule(String);
+pub struct BadSchedule(String);
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 impl Schedule {
     /// Reads a schedule; `zone` is a time zone's name, UTC if there is none.
-    pub(crate) fn parse(text: &str, zone: Option<&str>) -> Result<Self, BadSchedule> {
+    pub fn parse(text: &str, zone: Option<&str>) -> Result<Self, BadSchedule> {
         let mut text = text.trim();
         let mut zone = zone.map(str::to_owned);
         for prefix in ["TZ=", "CRON_TZ="] {
@@ -79,7 +80,7 @@ impl Schedule {
     }
 
     /// The first time after `after`; `None` if there is none in the next years.
-    pub(crate) fn next(&self, after: Timestamp) -> Option<Timestamp> {
+    pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Every(period) => {
                 let whole = Timestamp::from_second(after.as_second()).ok()?;

@@ -1,0 +1,375 @@
+//! Encryption at rest: Kubernetes' EncryptionConfiguration (apiserver `server/options/encryptionconfig/config.go`), and
+//! keys that skiff makes itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base::{Clock, Shutdown};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use storage::Store;
+use storage::encryption::{Census, Cipher, EncryptedStore, ProviderSpec, Rules};
+
+use crate::addons;
+use crate::layout::Layout;
+use crate::options::SafetyOptions;
+
+/// An editor writes a file in several steps; they are taken together.
+const SETTLE: Duration = Duration::from_millis(200);
+const ROOT: &str = "/registry/";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Configuration {
+    kind: String,
+    api_version: String,
+    resources: Vec<ResourceRule>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResourceRule {
+    resources: Vec<String>,
+    providers: Vec<ProviderRule>,
+}
+
+/// Exactly one is set.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ProviderRule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aescbc: Option<Keys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aesgcm: Option<Keys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secretbox: Option<Keys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Nothing>,
+    #[serde(skip_serializing)]
+    kms: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    keys: Vec<Key>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    name: String,
+    /// Base64.
+    secret: String,
+}
+
+impl std::fmt::Debug for Key {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Storage prefixes by resource, `plural` or `plural.group`.
+pub type Prefixes = BTreeMap<String, String>;
+
+/// Where each resource of the built-in kinds is kept.
+pub fn prefixes(kinds: &[Arc<api::kind::KindDef>]) -> Prefixes {
+    let name = |kind: &api::kind::KindDef| match kind.gvk.group.as_str() {
+        "" => kind.resource.clone(),
+        group => format!("{}.{group}", kind.resource),
+    };
+    kinds.iter().filter_map(|kind| Some((name(kind), kind.storage.as_ref()?.prefix.clone()))).collect()
+}
+
+/// The encryption of a running server.
+pub struct Encryption {
+    file: PathBuf,
+    /// skiff made the file and may change it.
+    own: bool,
+    prefixes: Prefixes,
+    pub store: Arc<EncryptedStore>,
+}
+
+impl Encryption {
+    /// Puts the encryption that the options ask for in front of `store`; `None` if they ask for none.
+    pub fn open(
+        options: &SafetyOptions,
+        layout: &Layout,
+        prefixes: impl FnOnce() -> Prefixes,
+        store: Arc<dyn Store>,
+        clock: &dyn Clock,
+    ) -> anyhow::Result<Option<Arc<Self>>> {
+        let (file, own) = match (&options.encryption_provider_config, options.secrets_encryption) {
+            (Some(file), _) => (file.clone(), false),
+            // Once values are encrypted they must stay readable, also when the flag is gone.
+            (None, asked) if asked || layout.encryption().exists() => (layout.encryption(), true),
+            (None, _) => return Ok(None),
+        };
+        if own && !file.exists() {
+            write(&file, &configuration(vec![new_key(clock)]))?;
+        }
+        let prefixes = prefixes();
+        let rules = load(&file, &prefixes)?;
+        Ok(Some(Arc::new(Self { file, own, prefixes, store: EncryptedStore::new(store, rules) })))
+    }
+
+    /// Takes over changes of the file until `shutdown`. A file that cannot be used changes nothing.
+    pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
+        let folder = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let watch = match addons::watch(folder) {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), %error, "cannot watch the encryption configuration");
+                return;
+            }
+        };
+        let mut text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changed = addons::changed(&watch) => if changed.is_err() { return },
+            }
+            tokio::time::sleep(SETTLE).await;
+            let Ok(now) = std::fs::read_to_string(&self.file) else { continue };
+            if now == text {
+                continue;
+            }
+            text = now;
+            match load(&self.file, &self.prefixes) {
+                Ok(rules) => {
+                    self.store.replace(rules);
+                    tracing::info!(file = %self.file.display(), "took over the encryption configuration");
+                }
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the encryption configuration stays as it was");
+                }
+            }
+        }
+    }
+
+    /// How many values are encrypted as they should be.
+    pub async fn census(&self) -> anyhow::Result<Census> {
+        Ok(self.store.census().await?)
+    }
+
+    /// Writes values anew that are not; answers with how many.
+    pub async fn reencrypt(&self) -> anyhow::Result<u64> {
+        self.store.replace(load(&self.file, &self.prefixes)?);
+        Ok(self.store.rewrite().await?)
+    }
+
+    /// Puts a new key first, writes everything anew and drops the old keys. May be interrupted at any point and run
+    /// again: old keys go only when nothing needs them.
+    pub async fn rotate(&self, clock: &dyn Clock) -> anyhow::Result<u64> {
+        if !self.own {
+            bail!(
+                "{} is yours: put a new key first in it, run `skiff secrets-encrypt reencrypt`, then remove the old one",
+                self.file.display()
+            );
+        }
+        let mut keys = vec![new_key(clock)];
+        keys.extend(own_keys(&read(&self.file)?));
+        write(&self.file, &configuration(keys.clone()))?;
+        let written = self.reencrypt().await?;
+        keys.truncate(1);
+        write(&self.file, &configuration(keys))?;
+        self.store.replace(load(&self.file, &self.prefixes)?);
+        Ok(written)
+    }
+}
+
+fn new_key(clock: &dyn Clock) -> Key {
+    let mut secret = [0; 32];
+    rand::rng().fill_bytes(&mut secret);
+    Key { name: format!("key{}", clock.now().as_millisecond()), secret: STANDARD.encode(secret) }
+}
+
+/// Secrets by secretbox, which upstream calls strong, with `identity` behind it so that older values are read.
+fn configuration(keys: Vec<Key>) -> Configuration {
+    let provider = ProviderRule { secretbox: Some(Keys { keys }), ..ProviderRule::default() };
+    let plain = ProviderRule { identity: Some(Nothing {}), ..ProviderRule::default() };
+    Configuration {
+        kind: "EncryptionConfiguration".to_owned(),
+        api_version: "apiserver.config.k8s.io/v1".to_owned(),
+        resources: vec![ResourceRule { resources: vec!["secrets".to_owned()], providers: vec![provider, plain] }],
+    }
+}
+
+fn own_keys(configuration: &Configuration) -> Vec<Key> {
+    let providers = configuration.resources.iter().flat_map(|rule| &rule.providers);
+    providers.filter_map(|provider| provider.secretbox.as_ref()).flat_map(|keys| keys.keys.clone()).collect()
+}
+
+fn write(file: &Path, configuration: &Configuration) -> anyhow::Result<()> {
+    // JSON is YAML, and needs no other writer.
+    let text = serde_json::to_string_pretty(configuration)?;
+    Ok(pki::files::write(file, &text, pki::files::PRIVATE)?)
+}
+
+fn read(file: &Path) -> anyhow::Result<Configuration> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    parse(&text).with_context(|| format!("{} is not valid", file.display()))
+}
+
+fn load(file: &Path, prefixes: &Prefixes) -> anyhow::Result<Rules> {
+    rules(read(file)?, prefixes).with_context(|| format!("{} is not valid", file.display()))
+}
+
+fn parse(text: &str) -> anyhow::Result<Configuration> {
+    let configuration: Configuration = serde_saphyr::from_str(text)
+        .map_err(|error| anyhow::anyhow!("{}", error.to_string().lines().next().unwrap_or_default()))?;
+    let (kind, version) = (configuration.kind.as_str(), configuration.api_version.as_str());
+    if kind != "EncryptionConfiguration" || !matches!(version, "apiserver.config.k8s.io/v1" | "apiserver.k8s.io/v1") {
+        bail!("it must be an EncryptionConfiguration of apiserver.config.k8s.io/v1, and is {version} {kind}");
+    }
+    Ok(configuration)
+}
+
+fn rules(configuration: Configuration, prefixes: &Prefixes) -> anyhow::Result<Rules> {
+    let mut rules = Rules::default();
+    for (at, rule) in configuration.resources.into_iter().enumerate() {
+        let place = format!("resources[{at}]");
+        if rule.resources.is_empty() || rule.providers.is_empty() {
+            bail!("{place} needs resources and providers");
+        }
+        let mut covered = Vec::new();
+        for resource in &rule.resources {
+            covered.extend(places(resource, prefixes).with_context(|| place.clone())?);
+        }
+        let specs = rule.providers.into_iter().map(spec).collect::<anyhow::Result<Vec<_>>>();
+        rules.add(covered, specs.with_context(|| place.clone())?).with_context(|| place.clone())?;
+    }
+    Ok(rules)
+}
+
+/// Storage prefixes of `secrets`, `deployments.apps`, `things.example.com`, `*.apps`, `*.` (the core group) or `*.*`.
+fn places(resource: &str, prefixes: &Prefixes) -> anyhow::Result<Vec<Bytes>> {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    if resource != resource.to_lowercase() {
+        bail!("resource names are lower-case: {resource:?}");
+    }
+    let found: Vec<Bytes> = match resource.split_once('.') {
+        Some(("*", "*")) => vec![bytes(ROOT)],
+        Some(("*", group)) => {
+            let of_group = |name: &str| name.split_once('.').map_or("", |(_, group)| group) == group;
+            let built_in = prefixes.iter().filter(|(name, _)| of_group(name)).map(|(_, prefix)| bytes(prefix));
+            // Custom resources lie below their group.
+            let custom = (!group.is_empty()).then(|| bytes(&format!("{ROOT}{group}/")));
+            built_in.chain(custom).collect()
+        }
+        _ => match (prefixes.get(resource), resource.split_once('.')) {
+            (Some(prefix), _) => vec![bytes(prefix)],
+            (None, Some((plural, group))) => vec![bytes(&format!("{ROOT}{group}/{plural}/"))],
+            (None, None) => bail!("there is no resource {resource:?}"),
+        },
+    };
+    if found.is_empty() {
+        bail!("there is no resource {resource:?}");
+    }
+    Ok(found)
+}
+
+fn spec(rule: ProviderRule) -> anyhow::Result<ProviderSpec> {
+    let given = [rule.aescbc.is_some(), rule.aesgcm.is_some(), rule.secretbox.is_some(), rule.identity.is_some()];
+    if rule.kms.is_some() {
+        bail!("kms providers are not supported");
+    }
+    if given.iter().filter(|given| **given).count() != 1 {
+        bail!("a provider is exactly one of aescbc, aesgcm, secretbox and identity");
+    }
+    let (cipher, keys) = match rule {
+        ProviderRule { aescbc: Some(keys), .. } => (Cipher::AesCbc, keys),
+        ProviderRule { aesgcm: Some(keys), .. } => (Cipher::AesGcm, keys),
+        ProviderRule { secretbox: Some(keys), .. } => (Cipher::Secretbox, keys),
+        _ => return Ok(ProviderSpec::Identity),
+    };
+    if keys.keys.is_empty() {
+        bail!("a provider needs keys");
+    }
+    let mut decoded = Vec::new();
+    for Key { name, secret } in keys.keys {
+        if name.is_empty() || name.contains(':') {
+            bail!("a key needs a name without a colon");
+        }
+        if decoded.iter().any(|(other, _)| *other == name) {
+            bail!("two keys are named {name:?}");
+        }
+        let secret =
+            STANDARD.decode(secret.trim()).ok().with_context(|| format!("the secret of {name:?} is not base64"))?;
+        decoded.push((name, secret));
+    }
+    Ok(ProviderSpec::Keys(cipher, decoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Prefixes {
+        [
+            ("secrets", "/registry/secrets/"),
+            ("nodes", "/registry/minions/"),
+            ("deployments.apps", "/registry/deployments/"),
+            ("replicasets.apps", "/registry/replicasets/"),
+        ]
+        .map(|(name, prefix)| (name.to_owned(), prefix.to_owned()))
+        .into()
+    }
+
+    #[test]
+    fn resources_have_their_storage_prefixes() {
+        let check = |resource: &str, wanted: &[&str]| {
+            let found = places(resource, &known()).unwrap_or_default();
+            assert_eq!(found.iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect::<Vec<_>>(), wanted);
+        };
+        check("secrets", &["/registry/secrets/"]);
+        check("deployments.apps", &["/registry/deployments/"]);
+        check("*.apps", &["/registry/deployments/", "/registry/replicasets/", "/registry/apps/"]);
+        check("*.", &["/registry/minions/", "/registry/secrets/"]);
+        check("*.*", &["/registry/"]);
+        check("things.example.com", &["/registry/example.com/things/"]);
+        check("nothing", &[]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |providers: &str, wanted: &str| {
+            let text = format!(
+                "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\nresources:\n- resources: \
+                 [secrets]\n  providers: {providers}\n"
+            );
+            let found = parse(&text).and_then(|parsed| rules(parsed, &known()).map(drop));
+            let text = found.err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(text.contains(wanted) && text.is_empty() == wanted.is_empty(), "{providers}: {text}");
+        };
+        let key = STANDARD.encode([1; 32]);
+        check(&format!("[{{aesgcm: {{keys: [{{name: a, secret: {key}}}]}}}}, {{identity: {{}}}}]"), "");
+        check("[{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]", "must have 16, 24 or 32 bytes and has 5");
+        check("[{aescbc: {keys: [{name: 'a:b', secret: c2hvcnQ=}]}}]", "without a colon");
+        check("[{aescbc: {keys: []}}]", "needs keys");
+        check("[{kms: {name: x}}]", "kms providers are not supported");
+        check("[{rot13: {}}]", "rot13");
+        check("[]", "needs resources and providers");
+    }
+
+    #[test]
+    fn keys_of_our_own_are_a_valid_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("encryption.json");
+        write(&file, &configuration(vec![new_key(&base::SystemClock)])).unwrap();
+        load(&file, &known()).unwrap();
+        assert_eq!(own_keys(&read(&file).unwrap()).len(), 1);
+    }
+}
