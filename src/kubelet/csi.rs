@@ -115,3 +115,46 @@ impl Driver {
         Ok(answer.capabilities.iter().filter_map(|c| c.rpc.as_ref()).any(|rpc| rpc.kind == capability))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::post;
+
+    use super::*;
+
+    /// A message in gRPC's frame.
+    fn framed(message: &impl Message) -> Vec<u8> {
+        let bytes = message.encode_to_vec();
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&[0][..], &length, &bytes].concat()
+    }
+
+    #[tokio::test]
+    async fn plugins_are_called_over_their_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("csi.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let rpc = proto::NodeServiceCapabilityRpc { kind: proto::capability::STAGE_UNSTAGE_VOLUME };
+        let capabilities = vec![proto::NodeServiceCapability { rpc: Some(rpc) }];
+        let answer = framed(&proto::NodeGetCapabilitiesResponse { capabilities });
+        let routes = Router::new()
+            .route(
+                "/csi.v1.Node/NodeGetCapabilities",
+                post(|| async move { ([("grpc-status", "0"), ("content-type", "application/grpc")], answer) }),
+            )
+            .route(
+                "/csi.v1.Node/NodeUnpublishVolume",
+                post(|| async { ([("grpc-status", "5"), ("grpc-message", "no%20such volume")], Vec::new()) }),
+            );
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+        let driver = Driver { name: "d".into(), endpoint: socket.clone(), node_id: "n".into() };
+        assert!(driver.has(proto::capability::STAGE_UNSTAGE_VOLUME).await.unwrap());
+        assert!(!driver.has(proto::capability::VOLUME_MOUNT_GROUP).await.unwrap());
+        let error = call::<proto::Empty>(&socket, "/csi.v1.Node/NodeUnpublishVolume", &proto::Empty {}).await;
+        assert_eq!(error.unwrap_err().to_string(), "rpc error: code = NotFound desc = no such volume");
+        server.abort();
+        let gone = call::<proto::Empty>(&dir.path().join("none"), "/x/Y", &proto::Empty {}).await;
+        assert!(matches!(gone, Err(GrpcError::Transport(_))));
+    }
+}

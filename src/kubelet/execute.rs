@@ -196,19 +196,43 @@ async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Mem
         memory.retry(RETRY);
         Stopped
     };
-    let names = files::names(&ctx.config, pod).map_err(|e| failed(memory, e.to_string()))?;
+    let request = match sandbox_spec(ctx, pod, attempt).await {
+        Ok(request) => request,
+        Err(text) => return Err(failed(memory, text)),
+    };
+    let mut steps = container::Steps::new();
+    let sandbox = match ctx.runtime.create_sandbox(&request).await {
+        Ok(sandbox) => sandbox,
+        Err(error) => return Err(failed(memory, base::chain(&error).to_string())),
+    };
+    ctx.cache.set_sandbox(pod_ref(pod), sandbox);
+    steps.done("namespaces");
+    let connected = connect(ctx, pod).await;
+    steps.done("network");
+    tracing::debug!(pod = spec::full_name(pod), steps_ms = ?steps.list(), "sandbox made");
+    connected.map_err(|text| failed(memory, text))
+}
+
+/// Makes the namespaces of a new pod while its volumes are set up. They count only once the pod's sandbox is made, which
+/// finds them; what fails here fails there again, and is told then.
+pub async fn prepare_sandbox(ctx: &Context, pod: &Pod) {
+    let Ok(request) = sandbox_spec(ctx, pod, 0).await else { return };
+    if let Err(error) = ctx.runtime.create_sandbox(&request).await {
+        tracing::debug!(pod = spec::full_name(pod), error = %base::chain(&error), "cannot prepare a sandbox");
+    }
+}
+
+/// What the runtime is asked for.
+async fn sandbox_spec(ctx: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpec, String> {
+    let names = files::names(&ctx.config, pod).map_err(|e| e.to_string())?;
     let s = spec::spec(pod);
     let sysctls = s.security_context.as_ref().and_then(|c| c.sysctls.clone()).unwrap_or_default();
     if s.host_users == Some(false) {
         // Silence would be a promise of isolation that is not kept.
-        let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
-        return Err(failed(memory, text.to_owned()));
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
     }
-    let runtime_handler = match ctx.runtime_classes.handler(ctx, pod).await {
-        Ok(handler) => handler,
-        Err(text) => return Err(failed(memory, text)),
-    };
-    let request = SandboxSpec {
+    let runtime_handler = ctx.runtime_classes.handler(ctx, pod).await?;
+    Ok(SandboxSpec {
         id: spec::uid(pod).to_owned(),
         hostname: names.uts,
         host_network: spec::is_host_network(pod),
@@ -227,18 +251,7 @@ async fn create_sandbox(ctx: &Context, pod: &Pod, attempt: u32, memory: &mut Mem
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v))
         .collect(),
-    };
-    let mut steps = container::Steps::new();
-    let sandbox = match ctx.runtime.create_sandbox(&request).await {
-        Ok(sandbox) => sandbox,
-        Err(error) => return Err(failed(memory, base::chain(&error).to_string())),
-    };
-    ctx.cache.set_sandbox(pod_ref(pod), sandbox);
-    steps.done("namespaces");
-    let connected = connect(ctx, pod).await;
-    steps.done("network");
-    tracing::debug!(pod = spec::full_name(pod), steps_ms = ?steps.list(), "sandbox made");
-    connected.map_err(|text| failed(memory, text))
+    })
 }
 
 pub fn pod_ref(pod: &Pod) -> PodRef {

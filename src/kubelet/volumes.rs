@@ -71,6 +71,9 @@ impl VolumeError {
     }
 }
 
+/// How often drivers that want it are asked to publish again (about upstream's `syncFrequency`).
+const REPUBLISH: Duration = Duration::from_secs(60);
+
 /// A pod's volumes on this node.
 #[derive(Debug, Clone, Default)]
 pub struct Mounted {
@@ -100,6 +103,9 @@ pub async fn set_up(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Result<Mounted,
         set_up_one(ctx, pod, ips, volume, &mut mounted)
             .await
             .map_err(|source| SetupError { volume: volume.name.clone(), source })?;
+    }
+    if ctx.claims.of(spec::uid(pod)).iter().any(|(_, _, resolved)| resolved.republish) {
+        mounted.refresh_after = Some(mounted.refresh_after.map_or(REPUBLISH, |known| known.min(REPUBLISH)));
     }
     Ok(mounted)
 }
@@ -189,12 +195,12 @@ async fn simple(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<(Pat
     }
     if let Some(source) = &volume.csi {
         let uid = spec::uid(pod);
-        if let Some(known) = ctx.claims.get(uid, &volume.name) {
+        if let Some(known) = ctx.claims.get(uid, &volume.name).filter(|known| !known.republish) {
             return Ok(Some((known.path, known.read_only)));
         }
-        let path = csi::set_up_inline(ctx, pod, &volume.name, source).await?;
+        let csi::Published { path, again } = csi::set_up_inline(ctx, pod, &volume.name, source).await?;
         let read_only = source.read_only == Some(true);
-        let resolved = persistent::Resolved { path: path.clone(), read_only, block: false };
+        let resolved = persistent::Resolved { path: path.clone(), read_only, block: false, republish: again };
         ctx.claims.set(uid, &volume.name, String::new(), resolved);
         return Ok(Some((path, read_only)));
     }

@@ -54,6 +54,13 @@ struct Record {
     target_path: String,
 }
 
+/// Where a volume is published.
+pub struct Published {
+    pub path: PathBuf,
+    /// The driver wants to be called now and then, to bring the content up to date (`requiresRepublish`).
+    pub again: bool,
+}
+
 /// A volume to publish, from either kind of source.
 struct Wanted<'a> {
     driver: &'a str,
@@ -88,7 +95,7 @@ fn plugin_dir(ctx: &Context) -> PathBuf {
 }
 
 /// Publishes the volume of a claim.
-pub async fn set_up_bound(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<PathBuf, VolumeError> {
+pub async fn set_up_bound(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<Published, VolumeError> {
     let PersistentVolumeSpec { csi: Some(source), access_modes, mount_options, .. } = &bound.spec else {
         return Err(VolumeError::Unsupported);
     };
@@ -120,7 +127,7 @@ pub async fn set_up_inline(
     pod: &Pod,
     name: &str,
     source: &CSIVolumeSource,
-) -> Result<PathBuf, VolumeError> {
+) -> Result<Published, VolumeError> {
     let secret = source.node_publish_secret_ref.as_ref();
     let read_write_once = ["ReadWriteOnce".to_owned()];
     let wanted = Wanted {
@@ -140,7 +147,7 @@ pub async fn set_up_inline(
     publish(ctx, pod, &wanted).await
 }
 
-async fn publish(ctx: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result<PathBuf, VolumeError> {
+async fn publish(ctx: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result<Published, VolumeError> {
     let driver = ctx.csi.get(wanted.driver).ok_or_else(|| {
         failed(format!(
             "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {} not found in the list of \
@@ -213,7 +220,7 @@ async fn publish(ctx: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result<PathBu
         let (path, lazily) = (target.clone(), fs_group_on_mismatch(pod));
         blocking(move || ownership::apply_to_volume(&path, group, lazily)).await?;
     }
-    Ok(target)
+    Ok(Published { path: target, again: rules.requires_republish == Some(true) && !wanted.block })
 }
 
 /// Whether the driver serves volumes of this life cycle (`csi_plugin.go` `getVolumeLifecycleMode`, `supportsVolumeMode`).

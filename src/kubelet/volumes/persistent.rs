@@ -19,6 +19,8 @@ pub struct Resolved {
     pub path: PathBuf,
     pub read_only: bool,
     pub block: bool,
+    /// Asked for again once in a while.
+    pub republish: bool,
 }
 
 /// Claims' volumes that are set up, by pod and volume: a running pod asks the API about them no more.
@@ -76,15 +78,15 @@ fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
 
 /// Waits for nothing: a claim that is not bound yet is an error, and the pod's step is tried again.
 pub async fn set_up(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Resolved, VolumeError> {
-    if let Some(known) = ctx.claims.get(spec::uid(pod), &volume.name) {
+    if let Some(known) = ctx.claims.get(spec::uid(pod), &volume.name).filter(|known| !known.republish) {
         return Ok(known);
     }
     let Some((claim, read_only)) = claim_of(pod, volume) else { return Err(VolumeError::Unsupported) };
     let bound = resolve(ctx, pod, volume, &claim, read_only).await?;
     let block = bound.spec.volume_mode.as_deref() == Some("Block");
     check_use(pod, &volume.name, block)?;
-    let path = mount(ctx, pod, &bound, block).await?;
-    let resolved = Resolved { path, read_only: bound.read_only, block };
+    let csi::Published { path, again } = mount(ctx, pod, &bound, block).await?;
+    let resolved = Resolved { path, read_only: bound.read_only, block, republish: again };
     ctx.claims.set(spec::uid(pod), &volume.name, claim, resolved.clone());
     Ok(resolved)
 }
@@ -150,7 +152,15 @@ fn check_use(pod: &Pod, volume: &str, block: bool) -> Result<(), VolumeError> {
     }
 }
 
-async fn mount(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<PathBuf, VolumeError> {
+async fn mount(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<csi::Published, VolumeError> {
+    if bound.spec.csi.is_some() {
+        return csi::set_up_bound(ctx, pod, bound, block).await;
+    }
+    let path = mount_plain(ctx, pod, bound, block).await?;
+    Ok(csi::Published { path, again: false })
+}
+
+async fn mount_plain(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<PathBuf, VolumeError> {
     let spec = &bound.spec;
     if let Some(source) = &spec.host_path {
         return if block { device(Path::new(&source.path)) } else { host_path::set_up(source) };
@@ -167,9 +177,6 @@ async fn mount(ctx: &Context, pod: &Pod, bound: &Bound, block: bool) -> Result<P
             options: spec.mount_options.as_deref().unwrap_or_default(),
         };
         return nfs::set_up(ctx, pod, &bound.name, export).await;
-    }
-    if spec.csi.is_some() {
-        return csi::set_up_bound(ctx, pod, bound, block).await;
     }
     Err(VolumeError::Unsupported)
 }

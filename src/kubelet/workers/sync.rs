@@ -126,7 +126,14 @@ async fn advance(ctx: &Arc<Context>, slot: &Slot, pod: &Arc<Pod>, memory: &mut M
     if let Err(text) = found {
         ctx.events.pod(pod, EventType::Warning, "FailedCreatePodSandBox", &text);
     }
-    let mounted = match volumes::set_up(ctx, pod, &observed.ips).await {
+    let is_new = observed.sandbox.is_none() && observed.containers.is_empty() && memory.volume_failures == 0;
+    let prepare = async {
+        if is_new {
+            execute::prepare_sandbox(ctx, pod).await;
+        }
+    };
+    let (mounted, ()) = tokio::join!(volumes::set_up(ctx, pod, &observed.ips), prepare);
+    let mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
             let text = format!("{error} : {}", base::chain(&error.source));
