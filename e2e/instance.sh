@@ -56,9 +56,7 @@ clean() { # removes the pods of the instance, the containerd that it started, an
     for t in $($C tasks ls -q 2>/dev/null); do $C tasks rm -f "$t" >/dev/null 2>&1 || true; done
     for c in $($C containers ls -q 2>/dev/null); do $C containers rm "$c" >/dev/null 2>&1 || true; done
   fi
-  for p in /proc/[0-9]*; do # containerd and its shims name the folder on their command line
-    tr '\0' ' ' < "$p/cmdline" 2>/dev/null | grep -q "containerd.* $run/" && kill "${p#/proc/}" 2>/dev/null || true
-  done
+  for p in $(pgrep -f "containerd.* $run/"); do kill "$p" 2>/dev/null || true; done # it and its shims name the folder on their command line
   for m in $(awk -v r="$run/" -v d="$DIR/" 'index($2, r) == 1 || index($2, d) == 1 {print $2}' /proc/mounts | sort -r); do
     umount -l "$m" 2>/dev/null || true
   done
