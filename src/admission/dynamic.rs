@@ -4,7 +4,10 @@
 //! ever asked about the configurations themselves, nor about reviews of tokens and access: a mistake can always be
 //! mended.
 
+pub(crate) mod expressions;
 pub(crate) mod metrics;
+pub(crate) mod patches;
+pub(crate) mod policy;
 pub(crate) mod review;
 pub(crate) mod rules;
 pub(crate) mod source;

@@ -10,6 +10,7 @@ mod limits;
 mod plugins;
 mod quota;
 mod signers;
+mod type_checking;
 
 use std::sync::Arc;
 
@@ -19,7 +20,10 @@ use client::{Client, Informers};
 
 use crate::cluster::Cluster;
 use crate::dynamic::metrics::Metrics;
+use crate::dynamic::policy::Evaluator;
 use crate::dynamic::webhook::Caller;
+
+pub use type_checking::run as run_type_checking;
 
 /// What an object counts against a quota, by the quota's resource names; `None` if it does not fall under it. Reads the
 /// quota's `status.hard`. The controller that counts quotas anew measures by this too.
@@ -42,9 +46,16 @@ pub fn plugins(client: Client, informers: Informers, services: Services) -> Vec<
     let authorizer = &services.authorizer;
     let caller = Caller {
         cluster: cluster.clone(),
-        kinds: services.kinds,
+        kinds: Arc::clone(&services.kinds),
         webhooks: services.webhooks,
+        authorizer: Arc::clone(authorizer),
         metrics: Metrics::default(),
+    };
+    let evaluator = Evaluator {
+        cluster: cluster.clone(),
+        kinds: services.kinds,
+        registry: services.registry,
+        authorizer: Arc::clone(authorizer),
     };
     vec![
         Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),
@@ -64,7 +75,9 @@ pub fn plugins(client: Client, informers: Informers, services: Services) -> Vec<
         Arc::new(plugins::CertificateSubjectRestriction),
         Arc::new(plugins::DefaultIngressClass::new(cluster.clone())),
         Arc::new(plugins::PodTopologyLabels::new(cluster.clone())),
+        Arc::new(plugins::MutatingAdmissionPolicy::new(evaluator.clone())),
         Arc::new(plugins::MutatingAdmissionWebhook::new(caller.clone())),
+        Arc::new(plugins::ValidatingAdmissionPolicy::new(evaluator)),
         Arc::new(plugins::ValidatingAdmissionWebhook::new(caller)),
         // Last, so that nothing is charged that another plugin refuses.
         Arc::new(plugins::ResourceQuota::new(cluster)),

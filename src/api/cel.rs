@@ -33,6 +33,7 @@ mod lexer;
 mod library;
 mod macros;
 mod parser;
+pub mod policy;
 mod types;
 mod value;
 
@@ -95,8 +96,8 @@ impl Env {
         if !wanted.is_empty() && !matches!(ty, Type::Dyn) && !wanted.contains(&ty) {
             let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
             let message = match names.as_slice() {
-                [one] => format!("must evaluate to {one}"),
-                many => format!("must evaluate to one of [{}]", many.join(" ")),
+                [one] => format!("must evaluate to {one} but got {ty}"),
+                many => format!("must evaluate to one of [{}] but got {ty}", many.join(" ")),
             };
             let mut error = CompileError::new(source, vec![Issue { at: 0, message }]);
             error.wrong_type = true;
@@ -187,6 +188,21 @@ impl Program {
             macros::children(expr, &mut |child| open.push(child));
         }
         false
+    }
+
+    /// The fields of a variable that the expression mentions: `a` of `variables.a`.
+    pub fn fields_of(&self, variable: &str) -> Vec<String> {
+        let mut fields = Vec::new();
+        let mut open = vec![&self.expr];
+        while let Some(expr) = open.pop() {
+            if let ast::Kind::Select(select) = &expr.kind
+                && matches!(&select.operand.kind, ast::Kind::Ident(name) if **name == *variable)
+            {
+                fields.push(select.field.to_string());
+            }
+            macros::children(expr, &mut |child| open.push(child));
+        }
+        fields
     }
 
     /// Runs the expression.

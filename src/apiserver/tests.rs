@@ -6,3 +6,4 @@ mod harness;
 mod lists;
 mod objects;
 mod watches;
+mod webhooks;

@@ -237,6 +237,10 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         let config = controllers_config(&options, &credentials, &connect, &informers, &clock);
         let run = move |_: Client, term| controllers::run(config(), term);
         election.spawn("kube-controller-manager", client, run, &mut controlling);
+        let kinds = api.services().kinds;
+        let checking =
+            admission::run_type_checking(loopback.clone(), informers.clone(), kinds, controlling.shutdown.clone());
+        controlling.tasks.spawn(checking);
     }
     controlling.tasks.spawn(addons::run(layout.manifests(), loopback.clone(), controlling.shutdown.clone()));
 

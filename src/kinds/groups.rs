@@ -1,5 +1,6 @@
 //! Groups of few kinds, most of which are no more than their columns.
 
+mod policies;
 pub(crate) mod webhooks;
 
 use api::field::{Error, ErrorList, Path};
@@ -175,9 +176,14 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                 };
                 Extra::new(rules, vec![name(), count(), age()])
             }
-            "ValidatingAdmissionPolicy" => policy("Validations", |o, _| o.at("spec").count("validations").into()),
-            "MutatingAdmissionPolicy" => policy("Mutations", |o, _| o.at("spec").count("mutations").into()),
-            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => binding(),
+            "ValidatingAdmissionPolicy" => {
+                policy("Validations", policies::validating_policy, |o, _| o.at("spec").count("validations").into())
+            }
+            "MutatingAdmissionPolicy" => {
+                policy("Mutations", policies::mutating_policy, |o, _| o.at("spec").count("mutations").into())
+            }
+            "ValidatingAdmissionPolicyBinding" => binding(policies::validating_binding),
+            "MutatingAdmissionPolicyBinding" => binding(policies::mutating_binding),
             _ => return None,
         }
         .with_generation(),
@@ -190,7 +196,11 @@ fn match_defaults(target: &mut crate::json::Members) {
     fill(target, "objectSelector", serde_json::json!({}));
 }
 
-fn policy(noun: &'static str, count: fn(&api::Object, jiff::Timestamp) -> Value) -> Extra {
+fn policy(
+    noun: &'static str,
+    validate: fn(&api::Object) -> ErrorList,
+    count: fn(&api::Object, jiff::Timestamp) -> Value,
+) -> Extra {
     let rules = Rules {
         default: |object| {
             let Some(spec) = existing(&mut object.0, "spec") else { return };
@@ -204,6 +214,7 @@ fn policy(noun: &'static str, count: fn(&api::Object, jiff::Timestamp) -> Value)
                 }
             }
         },
+        validate,
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -221,7 +232,7 @@ fn policy(noun: &'static str, count: fn(&api::Object, jiff::Timestamp) -> Value)
     Extra::new(rules, columns)
 }
 
-fn binding() -> Extra {
+fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
     let rules = Rules {
         default: |object| {
             if let Some(resources) = crate::json::existing_at(&mut object.0, &["spec", "matchResources"]) {
@@ -233,6 +244,7 @@ fn binding() -> Extra {
                 }
             }
         },
+        validate,
         ..Rules::GENERIC
     };
     let columns = vec![

@@ -43,6 +43,8 @@ struct Counts {
     requests: BTreeMap<String, u64>,
     rejections: BTreeMap<String, u64>,
     fail_open: BTreeMap<String, u64>,
+    exclusions: BTreeMap<String, u64>,
+    condition_errors: BTreeMap<String, u64>,
 }
 
 /// Shared by the plugins that call webhooks; one of them prints it.
@@ -95,6 +97,16 @@ impl Metrics {
         bump(&mut self.0.lock().fail_open, format!("name={:?},type=\"{}\"", labels.name, labels.step));
     }
 
+    /// A match condition was false. `kind` is `webhook` or `policy`.
+    pub(crate) fn excluded(&self, labels: &Labels<'_>, kind: &str) {
+        bump(&mut self.0.lock().exclusions, format!("kind=\"{kind}\",{}", labels.text()));
+    }
+
+    /// A match condition failed.
+    pub(crate) fn condition_failed(&self, labels: &Labels<'_>, kind: &str) {
+        bump(&mut self.0.lock().condition_errors, format!("kind=\"{kind}\",{}", labels.text()));
+    }
+
     /// The text format.
     pub(crate) fn write(&self, out: &mut String) {
         // Writing to a string cannot fail.
@@ -135,6 +147,16 @@ impl Metrics {
                 "webhook_fail_open_count",
                 "Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit).",
                 &counts.fail_open,
+            ),
+            (
+                "match_condition_exclusions_total",
+                "Admission match condition evaluation exclusions count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).",
+                &counts.exclusions,
+            ),
+            (
+                "match_condition_evaluation_errors_total",
+                "Admission match condition evaluation errors count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).",
+                &counts.condition_errors,
             ),
         ];
         for (name, help, series) in counters {

@@ -92,6 +92,9 @@ pub(crate) struct Matched {
 #[derive(Debug, Clone)]
 pub(crate) struct Criteria {
     rules: Vec<Rule>,
+    excluded: Vec<Rule>,
+    /// No rules at all match everything (bindings of policies).
+    empty_matches_all: bool,
     equivalent: bool,
     /// An error text for a selector that cannot be read.
     namespaces: Result<LabelSelector, String>,
@@ -110,9 +113,23 @@ impl Criteria {
     pub(crate) fn of_webhook(webhook: &Value) -> Self {
         Self {
             rules: Rule::list(webhook, "rules"),
+            excluded: Vec::new(),
+            empty_matches_all: false,
             equivalent: webhook.get("matchPolicy").and_then(Value::as_str) == Some("Equivalent"),
             namespaces: selector(webhook, "namespaceSelector"),
             objects: selector(webhook, "objectSelector"),
+        }
+    }
+
+    /// Of a policy or binding (`MatchResources`).
+    pub(crate) fn of_resources(resources: &Value) -> Self {
+        Self {
+            rules: Rule::list(resources, "resourceRules"),
+            excluded: Rule::list(resources, "excludeResourceRules"),
+            empty_matches_all: true,
+            equivalent: resources.get("matchPolicy").and_then(Value::as_str) == Some("Equivalent"),
+            namespaces: selector(resources, "namespaceSelector"),
+            objects: selector(resources, "objectSelector"),
         }
     }
 
@@ -125,7 +142,18 @@ impl Criteria {
         attributes: &Attributes,
     ) -> Result<Option<Matched>, Status> {
         // The rules first: they are cheap, and the order makes no difference to the answer.
-        let Some(matched) = self.find(&self.rules, kinds, attributes) else { return Ok(None) };
+        let own = Matched { resource: attributes.resource.clone(), kind: attributes.gvk.clone() };
+        if self.find(&self.excluded, kinds, attributes).is_some() {
+            return Ok(None);
+        }
+        let matched = if self.rules.is_empty() && self.empty_matches_all {
+            own
+        } else {
+            match self.find(&self.rules, kinds, attributes) {
+                Some(matched) => matched,
+                None => return Ok(None),
+            }
+        };
         let objects = match &self.objects {
             Err(why) => Err(Status::internal(why)),
             Ok(selector) if selector.is_empty() => Ok(true),

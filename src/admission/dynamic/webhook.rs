@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::admission::Attributes;
-use api::services::Kinds;
+use api::services::{Authorizer, Kinds};
 use api::webhook::{Target, WebhookError, Webhooks};
 use api::{Object, Status};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::expressions::{Answers, Condition, Inputs, Match, Variables, matches};
 use super::metrics::{Labels, Metrics};
 use super::review::{self, Answer};
-use super::rules::{Criteria, Matched};
+use super::rules::{Criteria, Matched, in_version};
 use crate::cluster::Cluster;
 
 /// What `timeoutSeconds` is by default.
@@ -27,6 +28,7 @@ pub(crate) struct Hook {
     pub configuration: String,
     pub name: String,
     criteria: Criteria,
+    conditions: Vec<Condition>,
     target: Result<Target, WebhookError>,
     /// Failures to call it are ignored.
     pub fails_open: bool,
@@ -54,6 +56,7 @@ pub(crate) fn compile(configuration: &str, object: &Value) -> Vec<Arc<Hook>> {
                 id,
                 configuration: configuration.to_owned(),
                 criteria: Criteria::of_webhook(hook),
+                conditions: Condition::list(hook, false, &[]),
                 target: Target::from_client_config(hook.get("clientConfig").unwrap_or(&Value::Null)),
                 fails_open: text("failurePolicy") == "Ignore",
                 dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
@@ -83,13 +86,44 @@ pub(crate) struct Caller {
     pub cluster: Cluster,
     pub kinds: Arc<dyn Kinds>,
     pub webhooks: Arc<dyn Webhooks>,
+    pub authorizer: Arc<dyn Authorizer>,
     pub metrics: Metrics,
 }
 
 impl Caller {
     /// `ShouldCallHook`: the version in which the webhook wants to see the request; `None` if it does not.
-    pub(crate) async fn matches(&self, hook: &Hook, attributes: &Attributes) -> Result<Option<Matched>, Status> {
-        hook.criteria.matches(&self.cluster, &*self.kinds, attributes).await
+    pub(crate) async fn matches(
+        &self,
+        hook: &Hook,
+        attributes: &Attributes,
+        step: &'static str,
+    ) -> Result<Option<Matched>, Status> {
+        let kinds = &*self.kinds;
+        let Some(matched) = hook.criteria.matches(&self.cluster, kinds, attributes).await? else { return Ok(None) };
+        if hook.conditions.is_empty() {
+            return Ok(Some(matched));
+        }
+        let object = in_version(kinds, attributes.object.as_ref(), attributes, &matched).await?;
+        let old = in_version(kinds, attributes.old_object.as_ref(), attributes, &matched).await?;
+        let inputs = Inputs::new(attributes, &matched, object.as_ref(), old.as_ref());
+        let labels = Labels { name: &hook.name, step, operation: attributes.operation.as_str() };
+        let none = Variables::default();
+        let mut answers = Answers::default();
+        let outcome = answers
+            .complete(&*self.authorizer, |asked| matches(&hook.conditions, &inputs, &none, asked, hook.fails_open))
+            .await;
+        match outcome {
+            Match::Yes => Ok(Some(matched)),
+            Match::No => {
+                self.metrics.excluded(&labels, "webhook");
+                Ok(None)
+            }
+            Match::Failed(why) => {
+                self.metrics.condition_failed(&labels, "webhook");
+                tracing::warn!(webhook = hook.name, error = why, "match conditions failed, failing closed");
+                Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why))
+            }
+        }
     }
 
     /// Asks the webhook; an answer means consent.

@@ -38,7 +38,7 @@ impl MutatingAdmissionWebhook {
     ) -> Result<(), Status> {
         let is_reinvoke = attributes.reinvocation.is_reinvoke;
         for (index, hook) in hooks.iter().enumerate() {
-            let Some(matched) = self.caller.matches(hook, attributes).await? else { continue };
+            let Some(matched) = self.caller.matches(hook, attributes, "admit").await? else { continue };
             // A webhook that was not called in the first round is not called in the second.
             if is_reinvoke && !invocations.should_reinvoke(&hook.id) {
                 continue;

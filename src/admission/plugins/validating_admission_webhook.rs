@@ -70,7 +70,7 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
         let kinds = &*self.caller.kinds;
         let mut calls = Vec::new();
         for hook in self.source.all().await?.iter().flat_map(|hooks| hooks.iter()) {
-            let Some(matched) = self.caller.matches(hook, attributes).await? else { continue };
+            let Some(matched) = self.caller.matches(hook, attributes, "validating").await? else { continue };
             let object = in_version(kinds, attributes.object.as_ref(), attributes, &matched).await?;
             let old = in_version(kinds, attributes.old_object.as_ref(), attributes, &matched).await?;
             calls.push(Call { hook: Arc::clone(hook), matched, object, old });

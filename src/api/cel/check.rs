@@ -195,6 +195,13 @@ impl Checker<'_> {
             expr.kind = Kind::Literal(Value::Type(known.into()));
             return Type::Type;
         }
+        // So may a variable's, such as `authorizer.requestResource`.
+        if let Some(name) = dotted(expr)
+            && let Some(decl) = self.variables.get(&name)
+        {
+            expr.kind = Kind::Ident(name.into());
+            return decl.ty.clone();
+        }
         let at = expr.at;
         let Kind::Select(select) = &mut expr.kind else { return Type::Dyn };
         let Select { operand, field, test, optional } = &mut **select;

@@ -212,7 +212,7 @@ fn problems_read_as_cel_go_has_them() {
         ("9223372036854775807 + 1", "integer overflow"),
     ]);
     let error = Env::new().compile("1", &[Type::Bool]).expect_err("not a bool");
-    assert_eq!(error.text(), "must evaluate to bool");
+    assert_eq!(error.text(), "must evaluate to bool but got int");
 }
 
 fn typed_env() -> (Env, Decl) {

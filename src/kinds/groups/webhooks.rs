@@ -52,9 +52,10 @@ fn webhook(errors: &mut ErrorList, at: &Path, hook: &Value) {
     }
     one_of_if_set(errors, at.child("reinvocationPolicy"), hook.at("reinvocationPolicy"), &["IfNeeded", "Never"]);
     client(errors, &at.child("clientConfig"), hook.at("clientConfig"));
+    super::policies::match_conditions(errors, &at.child("matchConditions"), hook.at("matchConditions"), false);
 }
 
-fn rule(errors: &mut ErrorList, at: &Path, rule: &Value) {
+pub(super) fn rule(errors: &mut ErrorList, at: &Path, rule: &Value) {
     let operations = rule.list("operations");
     required(errors, &at.child("operations"), rule.at("operations"), "operations");
     for (i, operation) in operations.iter().enumerate() {
