@@ -33,8 +33,14 @@ impl Authorizer for Nobody {
 
 #[async_trait]
 impl Registry for Nobody {
-    async fn get(&self, _: &Gvr, _: &str, _: &str) -> Result<Object, Status> {
-        Err(Status::page_not_found())
+    async fn get(&self, resource: &Gvr, _: &str, name: &str) -> Result<Object, Status> {
+        match resource.resource.as_str() {
+            "namespaces" => {
+                let namespace = json!({"metadata": {"name": name, "labels": {"env": "test"}}});
+                Ok(Object::from_value(namespace).expect("an object"))
+            }
+            _ => Err(Status::not_found(&resource.group_resource(), name)),
+        }
     }
 
     async fn list(&self, _: &Gvr, _: &str) -> Result<Vec<Object>, Status> {
@@ -520,4 +526,114 @@ async fn mutating_webhooks_see_each_others_changes_and_run_again_if_they_ask() {
     world.run(plugin, &mut attributes).await.expect("consent");
     let object = attributes.object.expect("an object");
     assert_eq!(object.get(&["data"]), Some(&json!({"one": "xx", "two": "x"})));
+}
+
+/// A policy of configmaps and its binding, by the paths of their lists.
+fn policy(kind: &str, spec: Value, binding: Value) -> Vec<(String, Value)> {
+    let list = |kind: &str, resource: &str, name: &str, spec: Value| {
+        let one = json!({"metadata": {"name": name, "uid": name}, "spec": spec});
+        let list = json!({"kind": format!("{kind}List"), "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {}, "items": [one]});
+        (format!("{HOOKS}/{resource}"), list)
+    };
+    let mut whole = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {},
+            "resourceRules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let mut bound = json!({"policyName": "p", "validationActions": ["Deny"]});
+    for (key, value) in binding.as_object().into_iter().flatten() {
+        bound[key] = value.clone();
+    }
+    let resource = kind.to_lowercase().replace("policy", "");
+    vec![
+        list(kind, &format!("{resource}policies"), "p", whole),
+        list(&format!("{kind}Binding"), &format!("{resource}policybindings"), "b", bound),
+    ]
+}
+
+fn policy_world(objects: &[(String, Value)]) -> World {
+    let objects: Vec<(&str, Value)> = objects.iter().map(|(path, o)| (path.as_str(), o.clone())).collect();
+    world(&objects)
+}
+
+#[tokio::test]
+async fn validating_policies_refuse_by_their_expressions() {
+    let plugin = "ValidatingAdmissionPolicy";
+    let with = |spec: Value, binding: Value| policy_world(&policy("ValidatingAdmissionPolicy", spec, binding));
+    let refusal = async |spec: Value, binding: Value| {
+        let mut attributes = config_map();
+        let status = with(spec, binding).run(plugin, &mut attributes).await.err();
+        (status.map(|s| (s.code, s.reason, s.message)), attributes.notes.take())
+    };
+    let good = json!({"validations": [{"expression": "object.metadata.name == 'c' && namespaceObject.metadata.labels.env == 'test'"}]});
+    assert_eq!(refusal(good, json!({})).await.0, None);
+    let bad = json!({
+        "variables": [{"name": "n", "expression": "object.metadata.name"}, {"name": "m", "expression": "variables.n + '!'"}],
+        "validations": [{"expression": "variables.m == 'x'", "messageExpression": "'it is ' + variables.m", "reason": "Forbidden"}],
+        "auditAnnotations": [{"key": "k", "valueExpression": "'v' + request.operation"}],
+    });
+    let (status, notes) = refusal(bad.clone(), json!({})).await;
+    let text = "configmaps \"c\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: it is c!";
+    assert_eq!(status, Some((403, "Forbidden", text.to_owned())));
+    assert_eq!(notes.annotations, [("p/k".to_owned(), "vCREATE".to_owned())]);
+    let (status, notes) = refusal(bad, json!({"validationActions": ["Warn", "Audit"]})).await;
+    assert_eq!(status, None);
+    assert_eq!(notes.warnings, ["Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': it is c!"]);
+    assert_eq!(notes.annotations.len(), 2);
+    let unmatched = json!({"matchConditions": [{"name": "no", "expression": "request.operation == 'DELETE'"}],
+        "validations": [{"expression": "false"}]});
+    assert_eq!(refusal(unmatched, json!({})).await.0, None);
+    let plain = json!({"validations": [{"expression": "1 == 2"}]});
+    let (status, _) = refusal(plain, json!({})).await;
+    let (code, reason, message) = status.expect("a refusal");
+    assert_eq!((code, reason), (422, "Invalid"));
+    assert!(message.ends_with("denied request: failed expression: 1 == 2"), "{message}");
+    let broken = json!({"validations": [{"expression": "object.missing == 1"}]});
+    let (status, _) = refusal(broken.clone(), json!({})).await;
+    let message = status.expect("a refusal").2;
+    assert!(message.ends_with("expression 'object.missing == 1' resulted in error: no such key: missing"), "{message}");
+    let mut lenient = broken;
+    lenient["failurePolicy"] = "Ignore".into();
+    assert_eq!(refusal(lenient, json!({})).await.0, None);
+    let asked =
+        json!({"validations": [{"expression": "authorizer.group('').resource('pods').check('list').allowed()"}]});
+    assert!(refusal(asked, json!({})).await.0.is_some());
+    let asked = json!({"validations": [{"expression": "!authorizer.requestResource.check('delete').allowed()"}]});
+    assert_eq!(refusal(asked, json!({})).await.0, None);
+}
+
+#[tokio::test]
+async fn mutating_policies_patch_objects() {
+    let plugin = "MutatingAdmissionPolicy";
+    let spec = |expression: &str| {
+        json!({"reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}]})
+    };
+    let with = |spec: Value| policy_world(&policy("MutatingAdmissionPolicy", spec, json!({})));
+    let mut attributes = config_map();
+    let add = spec("[JSONPatch{op: 'add', path: '/data/by', value: 'policy of ' + object.metadata.name}]");
+    with(add).run(plugin, &mut attributes).await.expect("consent");
+    assert!(attributes.reinvocation.should_reinvoke);
+    assert_eq!(attributes.object.expect("an object").get(&["data"]), Some(&json!({"by": "policy of c"})));
+    let world = with(spec("[JSONPatch{op: 'remove', path: '/no/such'}]"));
+    let message = world.refusal(plugin, config_map()).await;
+    assert!(message.starts_with("policy 'p' with binding 'b' denied request: JSON Patch: "), "{message}");
+}
+
+#[tokio::test]
+async fn webhooks_are_called_only_where_their_conditions_hold() {
+    let plugin = "ValidatingAdmissionWebhook";
+    let path = format!("{HOOKS}/validatingwebhookconfigurations");
+    let answer: Answer = |_, _| json!({"allowed": false});
+    let with = |expression: &str| {
+        let conditions = json!({"matchConditions": [{"name": "c", "expression": expression}]});
+        world_with(&[(&path, hooks("ValidatingWebhookConfiguration", &[("deny", conditions)]))], answer)
+    };
+    with("object.metadata.name == 'other'").run(plugin, &mut config_map()).await.expect("not called");
+    with("object.metadata.name == 'c'").run(plugin, &mut config_map()).await.expect_err("called");
+    let message = with("object.x.y == 1").refusal(plugin, config_map()).await;
+    assert!(message.contains("expression 'object.x.y == 1' resulted in error: no such key: x"), "{message}");
 }

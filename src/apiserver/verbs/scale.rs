@@ -94,7 +94,7 @@ fn names(path: &[Str]) -> Vec<&str> {
 }
 
 /// The scale of an object.
-fn of(object: &Object, subresource: &Subresource, paths: &ScalePaths) -> Result<Object, Status> {
+pub(super) fn of(object: &Object, subresource: &Subresource, paths: &ScalePaths) -> Result<Object, Status> {
     let mut scale = Object::default();
     scale.set_gvk(&subresource.gvk);
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {

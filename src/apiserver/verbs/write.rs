@@ -73,14 +73,7 @@ impl<'a> Write<'a> {
         Admission {
             server: self.server,
             user: self.user,
-            gvk: self.subresource.map_or_else(
-                || self.served.def.gvk.clone(),
-                |s| match s.kind {
-                    // Scale bodies are admitted as what they are; views as their parent.
-                    api::kind::SubresourceKind::Scale(_) => self.served.def.gvk.clone(),
-                    _ => s.gvk.clone(),
-                },
-            ),
+            gvk: self.subresource.map_or_else(|| self.served.def.gvk.clone(), |s| s.gvk.clone()),
             resource: self.served.gvr(),
             subresource: self.subresource_name(),
             namespace: self.namespace,
@@ -280,7 +273,7 @@ impl<'a> Write<'a> {
             if !change.owns_fields() {
                 super::ownership::on_update(self, &mut object, old);
             }
-            object = self.admission().mutate(Operation::Update, object, Some(old), &self.options.document).await?;
+            object = self.mutate_update(object, old).await?;
             self.dedup_owners(&mut object);
         }
         let stated = self.check_version(&mut object, old)?;
@@ -301,7 +294,7 @@ impl<'a> Write<'a> {
             let warnings = before::before_update(def, part, &self.context(), &mut object, old)?;
             self.warnings.extend(warnings);
             api::apply::keep_times_of_unchanged(old, &mut object);
-            self.admission().validate(Operation::Update, Some(&object), Some(old), &self.options.document).await?;
+            self.validate_update(&object, old).await?;
         }
         if should_delete(&*def.strategy, &object, old) {
             return self.delete_finalized(key, current, object).await;
@@ -324,6 +317,36 @@ impl<'a> Write<'a> {
             }
             Swap::Conflict if stated => Err(Status::conflict(&self.served.resource, self.name, Status::MODIFIED)),
             Swap::Conflict => Ok(None),
+        }
+    }
+
+    /// The mutating phase of an update. A scale is admitted as what it is, not as its parent.
+    async fn mutate_update(&self, mut object: Object, old: &Object) -> Result<Object, Status> {
+        let options = &self.options.document;
+        let Some((subresource, paths)) = self.scale() else {
+            return self.admission().mutate(Operation::Update, object, Some(old), options).await;
+        };
+        let (new, before) =
+            (super::scale::of(&object, subresource, paths)?, super::scale::of(old, subresource, paths)?);
+        let admitted = self.admission().mutate(Operation::Update, new, Some(&before), options).await?;
+        object.set(paths.spec_replicas, admitted.i64(&["spec", "replicas"]).unwrap_or_default());
+        Ok(object)
+    }
+
+    async fn validate_update(&self, object: &Object, old: &Object) -> Result<(), Status> {
+        let options = &self.options.document;
+        let Some((subresource, paths)) = self.scale() else {
+            return self.admission().validate(Operation::Update, Some(object), Some(old), options).await;
+        };
+        let (new, before) = (super::scale::of(object, subresource, paths)?, super::scale::of(old, subresource, paths)?);
+        self.admission().validate(Operation::Update, Some(&new), Some(&before), options).await
+    }
+
+    fn scale(&self) -> Option<(&'a Subresource, &'a api::kind::ScalePaths)> {
+        let subresource = self.subresource?;
+        match &subresource.kind {
+            api::kind::SubresourceKind::Scale(paths) => Some((subresource, paths)),
+            _ => None,
         }
     }
 
