@@ -119,8 +119,8 @@ impl<'a> Machine<'a> {
         let found = match &operand {
             Value::Map(entries) => entries.get(&Key::String(Arc::clone(&select.field))).cloned(),
             Value::Struct(made) => made.fields.get(&select.field).cloned(),
-            Value::Null if select.test || select.optional => None,
-            _ => return Err(EvalError::no_such_overload()),
+            // Nothing else has fields, and may be asked whether it has.
+            _ => None,
         };
         if select.test {
             return Ok(Value::Bool(found.is_some()));

@@ -96,7 +96,7 @@ fn optionals() {
         "!optional.ofNonZeroValue('').hasValue() && optional.ofNonZeroValue('a').hasValue()",
         "{?'a': optional.of(1), ?'b': optional.none()} == {'a': 1}",
         "[?optional.of(1), ?optional.none()] == [1]",
-        "has({'a': {'b': 1}}.?a.b)",
+        "has({'a': {'b': 1}}.?a.b) && !has({'a': dyn(null)}.a.b)",
         "optional.unwrap([optional.of(1), optional.none()]) == [1]",
         "[1, 2].first().value() == 1 && [1, 2].last() == optional.of(2)",
     ]);
@@ -208,6 +208,7 @@ fn problems_read_as_cel_go_has_them() {
         ("Object{}", "undeclared reference to 'Object' (in container '')"),
         ("1 / 0", "division by zero"),
         ("{'a': 1}.b", "no such key: b"),
+        ("{'a': dyn(null)}.a.b", "no such key: b"),
         ("[1][3]", "index out of bounds: 3"),
         ("9223372036854775807 + 1", "integer overflow"),
     ]);
