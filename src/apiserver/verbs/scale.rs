@@ -89,7 +89,7 @@ impl Change for ScaleChange<'_> {
     }
 }
 
-fn names(path: &[Str]) -> Vec<&str> {
+pub(super) fn names(path: &[Str]) -> Vec<&str> {
     path.iter().map(AsRef::as_ref).collect()
 }
 

@@ -329,7 +329,7 @@ impl<'a> Write<'a> {
         let (new, before) =
             (super::scale::of(&object, subresource, paths)?, super::scale::of(old, subresource, paths)?);
         let admitted = self.admission().mutate(Operation::Update, new, Some(&before), options).await?;
-        object.set(paths.spec_replicas, admitted.i64(&["spec", "replicas"]).unwrap_or_default());
+        object.set(&super::scale::names(&paths.spec_replicas), admitted.i64(&["spec", "replicas"]).unwrap_or_default());
         Ok(object)
     }
 
