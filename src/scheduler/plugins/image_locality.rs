@@ -1,9 +1,13 @@
 //! `ImageLocality`: prefers nodes that hold the pod's images already.
 
+use std::sync::Arc;
+
 use client::k8s_openapi::api::core::v1::Pod;
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, MAX_SCORE, Plugin, Snapshot};
+use crate::framework::{ClusterEvent, MAX_SCORE, Plugin, Scorer, World};
+use crate::listers::Listers;
+use crate::pod_info::PodInfo;
 
 pub(super) struct ImageLocality;
 
@@ -11,45 +15,64 @@ pub(super) struct ImageLocality;
 const LEAST: i64 = 23 * 1024 * 1024;
 const MOST_PER_CONTAINER: i64 = 1000 * 1024 * 1024;
 
+struct Images {
+    /// Images that some node holds, with how many nodes do.
+    held: Vec<(String, i64)>,
+    nodes: i64,
+    containers: i64,
+}
+
 impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
     }
 
-    fn score(&self, pod: &Pod, node: &NodeInfo, snapshot: &Snapshot) -> i64 {
-        let Some(spec) = &pod.spec else { return 0 };
+    fn scorer(&self, pod: &Arc<PodInfo>, _: &[Arc<NodeInfo>], world: World<'_>) -> Option<Box<dyn Scorer>> {
+        let spec = pod.pod.spec.as_ref()?;
         let containers: Vec<_> = spec.init_containers.iter().flatten().chain(&spec.containers).collect();
-        let nodes = i64::try_from(snapshot.len()).unwrap_or(1).max(1);
-        let sum: i64 = containers
-            .iter()
-            .filter_map(|container| {
-                let image = container.image.as_deref()?;
-                let size = size_on(node, image)?;
-                // An image that is everywhere says more than one that a single node happens to hold.
-                let holders = snapshot.iter().filter(|other| size_on(other, image).is_some()).count();
-                Some(size.saturating_mul(i64::try_from(holders).unwrap_or(1)) / nodes)
-            })
-            .sum();
-        let most = MOST_PER_CONTAINER * i64::try_from(containers.len()).unwrap_or(1).max(1);
-        MAX_SCORE * (sum.clamp(LEAST, most) - LEAST) / (most - LEAST)
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let images = containers.iter().filter_map(|c| c.image.as_deref()).map(normalized);
+        let held: Vec<(String, i64)> = images
+            .map(|image| (count(world.snapshot.nodes_with_image(&image)), image))
+            .filter(|(nodes, _)| *nodes > 0)
+            .map(|(nodes, image)| (image, nodes))
+            .collect();
+        if held.is_empty() {
+            return None;
+        }
+        Some(Box::new(Images {
+            held,
+            nodes: count(world.snapshot.len()).max(1),
+            containers: count(containers.len()).max(1),
+        }))
     }
 
     fn weight(&self) -> i64 {
         1
     }
 
-    fn wakes_on(&self, _: ClusterEvent) -> bool {
+    fn wakes(&self, _: &Pod, _: &ClusterEvent, _: &Listers) -> bool {
         false
     }
 }
 
-fn size_on(node: &NodeInfo, image: &str) -> Option<i64> {
-    let images = node.node.as_ref()?.status.as_ref()?.images.as_ref()?;
-    let tagged = if image.rsplit('/').next().is_some_and(|last| last.contains(':') || last.contains('@')) {
+impl Scorer for Images {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        // An image that is everywhere says more than one that a single node happens to hold.
+        let scaled = |(image, holders): &(String, i64)| {
+            node.images.get(image).map_or(0, |size| size.saturating_mul(*holders) / self.nodes)
+        };
+        let sum: i64 = self.held.iter().map(scaled).sum();
+        let most = MOST_PER_CONTAINER * self.containers;
+        MAX_SCORE * (sum.clamp(LEAST, most) - LEAST) / (most - LEAST)
+    }
+}
+
+/// With the tag that is meant when none is given (`normalizedImageName`).
+fn normalized(image: &str) -> String {
+    if image.rsplit('/').next().is_some_and(|last| last.contains(':') || last.contains('@')) {
         image.to_owned()
     } else {
         format!("{image}:latest")
-    };
-    let held = images.iter().find(|held| held.names.iter().flatten().any(|name| *name == tagged))?;
-    Some(held.size_bytes.unwrap_or_default())
+    }
 }

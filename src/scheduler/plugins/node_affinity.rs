@@ -1,64 +1,125 @@
 //! `NodeAffinity`: `spec.nodeSelector` and `spec.affinity.nodeAffinity`.
 
-use client::k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use client::k8s_openapi::api::core::v1::{
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PreferredSchedulingTerm,
+};
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, Plugin, Rejection, Snapshot, scale};
+use crate::framework::{Check, ClusterEvent, Plugin, Prepared, Rejection, Scorer, World, scale};
+use crate::listers::Listers;
+use crate::pod_info::PodInfo;
 
 pub(super) struct NodeAffinity;
+
+#[derive(Clone)]
+struct Required(Arc<PodInfo>);
+
+struct Preferred(Arc<PodInfo>);
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
 
-    fn filter(&self, pod: &Pod, info: &NodeInfo, _: &Snapshot) -> Result<(), Rejection> {
-        let Some(node) = &info.node else { return Ok(()) };
-        if matches_required(pod, node) {
-            Ok(())
-        } else {
-            Err(Rejection::unresolvable("node(s) didn't match Pod's node affinity/selector"))
+    fn prepare(&self, pod: &Arc<PodInfo>, _: World<'_>) -> Prepared {
+        let required = required(&pod.pod);
+        let selects = pod.pod.spec.as_ref().and_then(|s| s.node_selector.as_ref()).is_some_and(|s| !s.is_empty());
+        if required.is_none() && !selects {
+            return Prepared::Skip;
+        }
+        let check = Box::new(Required(pod.clone()));
+        match required.and_then(named_nodes) {
+            Some(names) if names.is_empty() => {
+                Prepared::Rejected(Rejection::unresolvable("pod affinity terms conflict"))
+            }
+            Some(names) => Prepared::Only(names, check),
+            None => Prepared::Check(check),
         }
     }
 
-    fn score(&self, pod: &Pod, info: &NodeInfo, _: &Snapshot) -> i64 {
-        let Some(node) = &info.node else { return 0 };
-        let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
-        affinity
-            .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
-            .into_iter()
-            .flatten()
-            .filter(|preferred| matches_preference(&preferred.preference, node))
-            .map(|preferred| i64::from(preferred.weight))
-            .sum()
-    }
-
-    fn normalize(&self, scores: &mut [i64]) {
-        scale(scores, false);
+    fn scorer(&self, pod: &Arc<PodInfo>, _: &[Arc<NodeInfo>], _: World<'_>) -> Option<Box<dyn Scorer>> {
+        if preferred(&pod.pod).is_empty() { None } else { Some(Box::new(Preferred(pod.clone()))) }
     }
 
     fn weight(&self) -> i64 {
         2
     }
 
-    fn wakes_on(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeChanged)
+    fn wakes(&self, pod: &Pod, event: &ClusterEvent, _: &Listers) -> bool {
+        let ClusterEvent::Node(change) = event else { return false };
+        change.now().is_some_and(|new| matches_required(pod, new))
+            && change.old().is_none_or(|old| !matches_required(pod, old))
     }
+}
+
+impl Check for Required {
+    fn check(&self, info: &NodeInfo) -> Result<(), Rejection> {
+        if info.node.as_ref().is_none_or(|node| matches_required(&self.0.pod, node)) {
+            return Ok(());
+        }
+        Err(Rejection::unresolvable("node(s) didn't match Pod's node affinity/selector"))
+    }
+
+    fn boxed(&self) -> Box<dyn Check> {
+        Box::new(self.clone())
+    }
+}
+
+impl Scorer for Preferred {
+    fn score(&self, info: &NodeInfo) -> i64 {
+        let Some(node) = &info.node else { return 0 };
+        preferred(&self.0.pod)
+            .iter()
+            .filter(|preferred| matches_preference(&preferred.preference, node))
+            .map(|preferred| i64::from(preferred.weight))
+            .sum()
+    }
+
+    fn normalize(&self, _: &[Arc<NodeInfo>], scores: &mut [i64]) {
+        scale(scores, false);
+    }
+}
+
+fn required(pod: &Pod) -> Option<&NodeSelector> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    affinity.required_during_scheduling_ignored_during_execution.as_ref()
+}
+
+fn preferred(pod: &Pod) -> &[PreferredSchedulingTerm] {
+    let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
+    affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+}
+
+/// The nodes that every term names; `None` if one term leaves it open (`NodeAffinity.PreFilter`).
+fn named_nodes(selector: &NodeSelector) -> Option<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for term in &selector.node_selector_terms {
+        let mut named: Option<BTreeSet<String>> = None;
+        for field in term.match_fields.iter().flatten().filter(|f| f.key == "metadata.name" && f.operator == "In") {
+            let values: BTreeSet<String> = field.values.iter().flatten().cloned().collect();
+            named = Some(named.map_or(values.clone(), |held| held.intersection(&values).cloned().collect()));
+        }
+        all.append(&mut named?);
+    }
+    if selector.node_selector_terms.is_empty() { None } else { Some(all) }
 }
 
 /// Whether the node has what the pod must have (upstream `nodeaffinity.GetRequiredNodeAffinity`).
 pub(crate) fn matches_required(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
-    let labels = node.metadata.labels.clone().unwrap_or_default();
-    if spec.node_selector.iter().flatten().any(|(key, value)| labels.get(key) != Some(value)) {
+    let label = |key: &String| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+    if spec.node_selector.iter().flatten().any(|(key, value)| label(key) != Some(value)) {
         return false;
     }
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches_term(term, node)))
+    required(pod).is_none_or(|selector| matches_selector(selector, node))
+}
+
+/// Whether one of the terms matches.
+pub(crate) fn matches_selector(selector: &NodeSelector, node: &Node) -> bool {
+    selector.node_selector_terms.iter().any(|term| matches_term(term, node))
 }
 
 /// An empty term matches nothing as a requirement (`nodeaffinity.isEmptyNodeSelectorTerm`).

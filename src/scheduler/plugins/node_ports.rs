@@ -1,83 +1,53 @@
 //! `NodePorts`: two pods of a node cannot have the same host port on the same address.
 
+use std::sync::Arc;
+
 use client::k8s_openapi::api::core::v1::Pod;
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, Plugin, Rejection, Snapshot};
+use crate::framework::{Change, Check, ClusterEvent, Plugin, Prepared, Rejection, World};
+use crate::listers::Listers;
+use crate::pod_info::PodInfo;
 
 pub(super) struct NodePorts;
+
+#[derive(Clone)]
+struct Wanted(Arc<PodInfo>);
 
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &Pod, node: &NodeInfo, _: &Snapshot) -> Result<(), Rejection> {
-        let wanted = host_ports(pod);
-        if wanted.is_empty() {
-            return Ok(());
+    fn prepare(&self, pod: &Arc<PodInfo>, _: World<'_>) -> Prepared {
+        if pod.ports.is_empty() { Prepared::Skip } else { Prepared::Check(Box::new(Wanted(pod.clone()))) }
+    }
+
+    fn wakes(&self, pod: &Pod, event: &ClusterEvent, _: &Listers) -> bool {
+        match event {
+            ClusterEvent::AssignedPod(Change::Deleted(gone)) => {
+                let (waiting, gone) = (PodInfo::new(Arc::new(pod.clone())), PodInfo::new(gone.clone()));
+                conflict(&waiting, &gone)
+            }
+            ClusterEvent::Node(Change::Added(_)) => true,
+            _ => false,
         }
-        let taken = node
-            .pods
-            .values()
-            .flat_map(|other| host_ports(other))
-            .any(|held| wanted.iter().any(|want| want.conflicts(&held)));
-        if taken { Err(Rejection::new("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }
-    }
-
-    fn wakes_on(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::PodRemoved | ClusterEvent::NodeAdded)
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct HostPort {
-    address: String,
-    protocol: String,
-    port: i32,
-}
+impl Check for Wanted {
+    fn check(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        if node.pods.iter().any(|other| conflict(&self.0, other)) {
+            return Err(Rejection::new("node(s) didn't have free ports for the requested pod ports"));
+        }
+        Ok(())
+    }
 
-impl HostPort {
-    fn conflicts(&self, other: &Self) -> bool {
-        const EVERY: &str = "0.0.0.0";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.address == other.address || self.address == EVERY || other.address == EVERY)
+    fn boxed(&self) -> Box<dyn Check> {
+        Box::new(self.clone())
     }
 }
 
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let or = |text: &Option<String>, default: &str| match text.as_deref() {
-        None | Some("") => default.to_owned(),
-        Some(text) => text.to_owned(),
-    };
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            Some(HostPort {
-                port: port.host_port.filter(|p| *p > 0)?,
-                protocol: or(&port.protocol, "TCP"),
-                address: or(&port.host_ip, "0.0.0.0"),
-            })
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_conflict_on_the_same_or_every_address() {
-        let port =
-            |address: &str, protocol: &str| HostPort { address: address.into(), protocol: protocol.into(), port: 80 };
-        assert!(port("0.0.0.0", "TCP").conflicts(&port("10.0.0.1", "TCP")));
-        assert!(port("10.0.0.1", "TCP").conflicts(&port("10.0.0.1", "TCP")));
-        assert!(!port("10.0.0.1", "TCP").conflicts(&port("10.0.0.2", "TCP")));
-        assert!(!port("0.0.0.0", "TCP").conflicts(&port("0.0.0.0", "UDP")));
-    }
+fn conflict(a: &PodInfo, b: &PodInfo) -> bool {
+    b.ports.iter().any(|held| a.ports.iter().any(|wanted| wanted.conflicts(held)))
 }

@@ -1,53 +1,90 @@
 //! `TaintToleration`: nodes repel pods that do not tolerate their taints.
 
-use client::k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use std::sync::Arc;
+
+use client::k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, Plugin, Rejection, Snapshot, scale};
+use crate::framework::{Check, ClusterEvent, Plugin, Prepared, Rejection, Scorer, World, scale};
+use crate::listers::Listers;
+use crate::pod_info::PodInfo;
 
 pub(super) struct TaintToleration;
+
+#[derive(Clone)]
+struct Tolerant(Arc<PodInfo>);
 
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
     }
 
-    fn filter(&self, pod: &Pod, node: &NodeInfo, _: &Snapshot) -> Result<(), Rejection> {
-        let repelled = taints(node)
-            .iter()
-            .find(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(pod, taint));
-        match repelled {
-            None => Ok(()),
-            Some(_) => Err(Rejection::unresolvable("node(s) had untolerated taint(s)")),
-        }
+    fn prepare(&self, pod: &Arc<PodInfo>, _: World<'_>) -> Prepared {
+        Prepared::Check(Box::new(Tolerant(pod.clone())))
     }
 
-    fn score(&self, pod: &Pod, node: &NodeInfo, _: &Snapshot) -> i64 {
-        let soft = taints(node).iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(pod, t)).count();
-        i64::try_from(soft).unwrap_or(i64::MAX)
-    }
-
-    fn normalize(&self, scores: &mut [i64]) {
-        scale(scores, true);
+    fn scorer(&self, pod: &Arc<PodInfo>, _: &[Arc<NodeInfo>], _: World<'_>) -> Option<Box<dyn Scorer>> {
+        Some(Box::new(Tolerant(pod.clone())))
     }
 
     fn weight(&self) -> i64 {
         3
     }
 
-    fn wakes_on(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdded | ClusterEvent::NodeChanged)
+    fn wakes(&self, pod: &Pod, event: &ClusterEvent, _: &Listers) -> bool {
+        match event {
+            ClusterEvent::Node(change) => {
+                change.now().is_some_and(|new| !repels(new, pod)) && change.old().is_none_or(|old| repels(old, pod))
+            }
+            ClusterEvent::TargetPod { old, new } => tolerations(old).len() != tolerations(new).len(),
+            _ => false,
+        }
     }
 }
 
-fn taints(node: &NodeInfo) -> &[Taint] {
-    node.node.as_ref().and_then(|n| n.spec.as_ref()).and_then(|s| s.taints.as_deref()).unwrap_or_default()
+impl Check for Tolerant {
+    fn check(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        match node.node.as_deref().is_some_and(|node| repels(node, &self.0.pod)) {
+            false => Ok(()),
+            true => Err(Rejection::unresolvable("node(s) had untolerated taint(s)")),
+        }
+    }
+
+    fn boxed(&self) -> Box<dyn Check> {
+        Box::new(self.clone())
+    }
+}
+
+impl Scorer for Tolerant {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let Some(node) = &node.node else { return 0 };
+        let soft = taints(node).iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(&self.0.pod, t)).count();
+        i64::try_from(soft).unwrap_or(i64::MAX)
+    }
+
+    fn normalize(&self, _: &[Arc<NodeInfo>], scores: &mut [i64]) {
+        scale(scores, true);
+    }
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+/// Whether a taint keeps the pod away (`v1helper.FindMatchingUntoleratedTaint` over `DoNotScheduleTaintsFilterFunc`).
+pub(super) fn repels(node: &Node, pod: &Pod) -> bool {
+    taints(node)
+        .iter()
+        .any(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(pod, taint))
+}
+
+pub(super) fn tolerations(pod: &Pod) -> &[Toleration] {
+    pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
 }
 
 /// Whether one of the pod's tolerations covers the taint (`v1.Toleration.ToleratesTaint`).
 pub(super) fn tolerates(pod: &Pod, taint: &Taint) -> bool {
-    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    tolerations.iter().any(|toleration| covers(toleration, taint))
+    tolerations(pod).iter().any(|toleration| covers(toleration, taint))
 }
 
 fn covers(toleration: &Toleration, taint: &Taint) -> bool {
