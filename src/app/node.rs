@@ -13,6 +13,7 @@ use client::{Event, Informer, Informers};
 use dns::DnsConfig;
 use kubelet::network::{AttachRequest, NetworkError, PodNetwork as Contract};
 use kubelet::{Kubelet, KubeletConfig};
+use net::gate::Gate;
 use net::nft::TableConfig;
 use net::pods::{PodNetwork, PodNetworkConfig};
 use net::proxy::ProxyConfig;
@@ -64,6 +65,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
         tasks.spawn(serve_dns(config, Informers::clone(informers), shutdown.clone()));
     }
 
+    let mut gate = None;
     if !options.disable_kube_proxy {
         let table = TableConfig {
             table: options.bridge.clone(),
@@ -71,7 +73,8 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
             service_cidr: options.service_cidr,
         };
         let local = if serves_dns { vec![identity.dns_ip] } else { Vec::new() };
-        let config = ProxyConfig { node_name: identity.node_name.clone(), table, local };
+        let opened = gate.insert(Gate::default()).clone();
+        let config = ProxyConfig { node_name: identity.node_name.clone(), table, local, gate: opened };
         tasks.spawn(net::proxy::run(config, Informers::clone(informers), shutdown.clone()));
     }
 
@@ -99,7 +102,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
         connect.user_in(&format!("system:node:{}", identity.node_name), &[api::user::NODES]),
         informers.clone(),
         runtime,
-        Arc::new(Network(pods)),
+        Arc::new(Network { pods, gate }),
         clock.clone(),
     );
     tasks.spawn(agent.run(shutdown.clone()));
@@ -170,25 +173,36 @@ async fn configure_network(pods: Arc<PodNetwork>, nodes: Informer<Node>, shutdow
 }
 
 /// The node agent's view of the pods' network.
-struct Network(Arc<PodNetwork>);
+struct Network {
+    pods: Arc<PodNetwork>,
+    /// If this process is the one that enforces NetworkPolicies.
+    gate: Option<Gate>,
+}
 
 #[async_trait]
 impl Contract for Network {
     async fn attach(&self, request: &AttachRequest) -> Result<Vec<IpAddr>, NetworkError> {
-        let address = self.0.attach(&request.uid, &request.netns).await.map_err(|e| network_error(&e))?;
+        let address = self.pods.attach(&request.uid, &request.netns).await.map_err(|e| network_error(&e))?;
+        if let Some(gate) = &self.gate {
+            gate.admit(&request.uid, address).await.map_err(|e| NetworkError(e.to_string()))?;
+        }
         Ok(vec![IpAddr::V4(address)])
     }
 
     async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
-        self.0.detach(uid).await.map_err(|e| network_error(&e))
+        self.pods.detach(uid).await.map_err(|e| network_error(&e))?;
+        if let Some(gate) = &self.gate {
+            gate.forget(uid);
+        }
+        Ok(())
     }
 
     async fn ready(&self) -> Result<(), String> {
-        self.0.ready().map_err(|error| error.to_string())
+        self.pods.ready().map_err(|error| error.to_string())
     }
 
     async fn attached(&self) -> Result<Vec<String>, NetworkError> {
-        Ok(self.0.attachments().into_iter().map(|a| a.uid).collect())
+        Ok(self.pods.attachments().into_iter().map(|a| a.uid).collect())
     }
 }
 

@@ -4,6 +4,7 @@
 //! the instance and removable; nothing runs `ip`, `nft` or `iptables`.
 
 pub mod conntrack;
+pub mod gate;
 mod health;
 pub mod local_address;
 pub mod netns;

@@ -27,6 +27,8 @@ pub struct Input<'a> {
     pub node_name: &'a str,
     pub policies: &'a [Arc<NetworkPolicy>],
     pub pods: &'a [Arc<Pod>],
+    /// Addresses that pods of this node have been given, by uid: their status may not say so yet.
+    pub given: &'a BTreeMap<String, Ipv4Addr>,
     pub namespaces: &'a [Arc<Namespace>],
 }
 
@@ -41,7 +43,7 @@ struct Place<'a> {
 /// Computes the rules.
 pub fn plan_policies(input: &Input<'_>) -> PolicyRules {
     let mut planner = Planner {
-        places: input.pods.iter().filter_map(|pod| place(input.node_name, pod)).collect(),
+        places: input.pods.iter().filter_map(|pod| place(input, pod)).collect(),
         namespaces: input.namespaces,
         rules: PolicyRules::default(),
     };
@@ -62,17 +64,17 @@ pub fn plan_policies(input: &Input<'_>) -> PolicyRules {
 }
 
 /// `None` for pods that share their node's address, have none yet, or have given it back.
-fn place<'a>(node_name: &str, pod: &'a Pod) -> Option<Place<'a>> {
-    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-    if spec.host_network == Some(true) || matches!(text(&status.phase), "Succeeded" | "Failed") {
+fn place<'a>(input: &Input<'_>, pod: &'a Pod) -> Option<Place<'a>> {
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.as_ref();
+    let ended = status.is_some_and(|status| matches!(text(&status.phase), "Succeeded" | "Failed"));
+    if spec.host_network == Some(true) || ended {
         return None;
     }
-    Some(Place {
-        address: text(&status.pod_ip).parse().ok()?,
-        namespace: text(&pod.metadata.namespace),
-        local: spec.node_name.as_deref() == Some(node_name),
-        pod,
-    })
+    let given = input.given.get(text(&pod.metadata.uid)).copied();
+    let address = given.or_else(|| status?.pod_ip.as_deref()?.parse().ok())?;
+    let local = spec.node_name.as_deref() == Some(input.node_name);
+    Some(Place { address, namespace: text(&pod.metadata.namespace), local, pod })
 }
 
 struct Planner<'a> {

@@ -14,6 +14,7 @@ use futures::{FutureExt, TryStreamExt};
 use netlink_packet_route::address::AddressAttribute;
 
 use crate::conntrack;
+use crate::gate::Gate;
 use crate::health::HealthServers;
 use crate::nft::{self, Change, NftError, Socket, TableConfig};
 use crate::policy::{self, PolicyRules, plan_policies};
@@ -24,12 +25,14 @@ const SETTLE: Duration = Duration::from_millis(10);
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What routing needs to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ProxyConfig {
     pub node_name: String,
     pub table: TableConfig,
     /// Service addresses that this machine answers itself, such as the cluster's DNS.
     pub local: Vec<Ipv4Addr>,
+    /// Where pods wait until they are guarded.
+    pub gate: Gate,
 }
 
 /// Routes until `shutdown`. The table stays, so that a restart interrupts nothing.
@@ -58,15 +61,17 @@ pub async fn run(config: ProxyConfig, informers: Informers, shutdown: Shutdown) 
             peers = Some(all);
         }
         let rules = sources.rules(&config.node_name, &config.local);
+        let (version, given) = config.gate.addresses();
         let policies = peers.as_ref().map_or_else(PolicyRules::default, |peers| {
-            let (pods, namespaces) = (peers.pods.list(), peers.namespaces.list());
-            let node_name = &config.node_name;
-            plan_policies(&policy::Input { node_name, policies: &policies, pods: &pods, namespaces: &namespaces })
+            let (pods, namespaces) = (peers.all_pods(&sources, &config.node_name), peers.namespaces.list());
+            let (node_name, pods, namespaces) = (&config.node_name, &pods, &namespaces);
+            plan_policies(&policy::Input { node_name, policies: &policies, pods, given: &given, namespaces })
         });
         health.set(&rules.health, &shutdown);
         let wait = match table.apply(rules, policies).await {
             Ok(()) => {
                 backoff.reset();
+                config.gate.open(version);
                 None
             }
             Err(error) => {
@@ -76,14 +81,26 @@ pub async fn run(config: ProxyConfig, informers: Informers, shutdown: Shutdown) 
                 Some(backoff.step())
             }
         };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = follow.changed(peers.as_mut()) => {
-                tokio::time::sleep(SETTLE).await;
-                while follow.changed(peers.as_mut()).now_or_never().is_some() {}
+        let mut version = version;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = config.gate.changed(version) => {
+                    if peers.is_some() {
+                        break;
+                    }
+                    // Without policies there is nothing to wait for.
+                    version = config.gate.addresses().0;
+                    config.gate.open(version);
+                }
+                () = follow.changed(peers.as_mut()) => {
+                    tokio::time::sleep(SETTLE).await;
+                    while follow.changed(peers.as_mut()).now_or_never().is_some() {}
+                    break;
+                }
+                () = async { match wait { Some(delay) => tokio::time::sleep(delay).await, None => std::future::pending().await } } => break,
             }
-            () = async { match wait { Some(delay) => tokio::time::sleep(delay).await, None => std::future::pending().await } } => {}
         }
     }
 }
@@ -177,6 +194,15 @@ impl Peers {
     async fn synced(&self) {
         self.pods.synced().await;
         self.namespaces.synced().await;
+    }
+
+    /// The pods of this node are taken from where the node agent sees them, so that none is missing that it starts.
+    fn all_pods(&self, sources: &Sources, node_name: &str) -> Vec<Arc<Pod>> {
+        let elsewhere = |pod: &Arc<Pod>| pod.spec.as_ref().is_none_or(|s| s.node_name.as_deref() != Some(node_name));
+        let mut pods = self.pods.list();
+        pods.retain(elsewhere);
+        pods.extend(sources.pods.list());
+        pods
     }
 
     async fn changed(&mut self) {

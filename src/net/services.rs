@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use client::k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
 use client::k8s_openapi::api::discovery::v1::EndpointSlice;
+use client::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use ipnet::Ipv4Net;
 
 pub use rules::{Backend, Frontend, Health, Key, Masquerade, Place, Policy, Protocol, Rules};
@@ -18,6 +19,9 @@ mod rules;
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Labels of Services and slices that kube-proxy leaves alone (`cmd/kube-proxy/app/server.go`): another proxy's, and those
+/// of headless Services.
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 
 /// What the rules are made from.
 pub struct Input<'a> {
@@ -35,7 +39,7 @@ pub struct Input<'a> {
 /// Computes the rules.
 pub fn plan_rules(input: &Input<'_>) -> Rules {
     let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in input.slices {
+    for slice in input.slices.iter().filter(|slice| is_ours(&slice.metadata)) {
         let metadata = &slice.metadata;
         let service = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         if let Some(service) = service
@@ -45,7 +49,7 @@ pub fn plan_rules(input: &Input<'_>) -> Rules {
         }
     }
     let mut rules = Rules::default();
-    for service in input.services {
+    for service in input.services.iter().filter(|service| is_ours(&service.metadata)) {
         let key = (text(&service.metadata.namespace), text(&service.metadata.name));
         let slices = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
         add_service(&mut rules, input, service, key, slices);
@@ -54,6 +58,10 @@ pub fn plan_rules(input: &Input<'_>) -> Rules {
         add_host_ports(&mut rules, pod);
     }
     rules
+}
+
+fn is_ours(metadata: &ObjectMeta) -> bool {
+    metadata.labels.as_ref().is_none_or(|labels| NOT_OURS.iter().all(|label| !labels.contains_key(*label)))
 }
 
 fn add_service(rules: &mut Rules, input: &Input<'_>, service: &Service, key: (&str, &str), slices: &[&EndpointSlice]) {

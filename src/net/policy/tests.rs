@@ -33,6 +33,7 @@ fn plan(policies: &[Value]) -> PolicyRules {
             pod("y", "a", Y_A, "a", 80),
             pod("y", "far", Y_FAR, "b", 80),
         ],
+        given: &BTreeMap::new(),
         namespaces: &[namespace("x"), namespace("y")],
     })
 }
@@ -203,9 +204,18 @@ fn a_name_in_egress_is_a_port_of_the_other_end() {
 fn pods_of_other_nodes_are_peers_and_not_isolated_here() {
     let deny = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
     let policy: Arc<NetworkPolicy> = parse_as(json!({"metadata": {"namespace": "y", "name": "p"}, "spec": deny}));
-    let pod: Arc<Pod> = parse_as(json!({
+    let plan = |pod: Value, given: &[(&str, &str)]| {
+        let given = given.iter().map(|(uid, address)| ((*uid).to_owned(), address.parse().unwrap())).collect();
+        let (policies, pods) = ([Arc::clone(&policy)], [parse_as(pod)]);
+        plan_policies(&Input { node_name: "a", policies: &policies, pods: &pods, given: &given, namespaces: &[] })
+    };
+    let far = json!({
         "metadata": {"namespace": "y", "name": "far"}, "spec": {"nodeName": "b", "containers": []},
-        "status": {"podIP": Y_FAR}}));
-    let rules = plan_policies(&Input { node_name: "a", policies: &[policy], pods: &[pod], namespaces: &[] });
-    assert_eq!(rules, PolicyRules::default());
+        "status": {"podIP": Y_FAR}});
+    assert_eq!(plan(far, &[]), PolicyRules::default());
+    let new =
+        json!({"metadata": {"namespace": "y", "name": "new", "uid": "u"}, "spec": {"nodeName": "a", "containers": []}});
+    assert!(plan(new.clone(), &[]).ingress.is_empty());
+    let rules = plan(new, &[("u", Y_A)]);
+    assert!(!passes(&rules, tcp(X_A, Y_A, 80)), "before its status tells the address");
 }

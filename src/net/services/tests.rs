@@ -200,3 +200,20 @@ fn connections_by_udp_may_go_on_with_every_endpoint_that_serves() {
     let expected = [[10, 42, 0, 2], [10, 42, 0, 3]].map(|address| (Ipv4Addr::from(address), 5353));
     assert_eq!(*serving, BTreeSet::from(expected));
 }
+
+#[test]
+fn services_and_slices_of_another_proxy_are_left_alone() {
+    let labelled = |object: &str, label: &str| -> Rules {
+        let mut service = serde_json::to_value(&*service(spec(json!({})))).unwrap();
+        let mut slice = serde_json::to_value(&*slice(json!([endpoint("10.42.0.2", "a", json!({}))]))).unwrap();
+        let chosen = if object == "service" { &mut service } else { &mut slice };
+        chosen["metadata"]["labels"][label] = json!("");
+        let (services, slices) = ([parse(service)], [parse(slice)]);
+        plan_rules(&Input { node_name: "a", zone: "", services: &services, slices: &slices, pods: &[], local: &[] })
+    };
+    for label in NOT_OURS {
+        assert_eq!(labelled("service", label), Rules::default());
+        assert_eq!(lead(&labelled("slice", label), CLUSTER_IP, 80).unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(lead(&labelled("slice", "other"), CLUSTER_IP, 80).unwrap().len(), 1);
+}
