@@ -448,12 +448,11 @@ fn controllers_config(
     settings.authority = Some(credentials.ca.clone());
     settings.tokens = Some(credentials.tokens.clone());
     let connect = Clients { service: connect.service.clone() };
-    let client_for: controllers::ClientFor =
-        Arc::new(
-            move |name| {
-                if name.starts_with("system:") { connect.user(name) } else { connect.service_account(name) }
-            },
-        );
+    let client_for: controllers::ClientFor = Arc::new(move |name| match name {
+        "" => connect.superuser(),
+        name if name.starts_with("system:") => connect.user(name),
+        name => connect.service_account(name),
+    });
     let (informers, clock) = (informers.clone(), clock.clone());
     move || controllers::ControllersConfig {
         client_for: client_for.clone(),

@@ -39,6 +39,7 @@ mod replicaset;
 mod resource_quota;
 mod root_ca;
 mod selector;
+mod service_addresses;
 mod service_cidr;
 mod service_pods;
 mod serviceaccount;
@@ -76,7 +77,7 @@ pub use harness::Metrics;
 /// Makes the client of a service account in `kube-system`, by its name: user
 /// `system:serviceaccount:kube-system:<name>`, groups `system:serviceaccounts`,
 /// `system:serviceaccounts:kube-system` and `system:authenticated`. A name that begins with `system:` is a user's: the
-/// token controller has no account of its own.
+/// token controller has no account of its own. The empty name stands for the API server itself.
 pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
 /// What the controllers need to know.
@@ -121,7 +122,8 @@ impl Settings {
     }
 }
 
-/// A controller: its name (kube-controller-manager's), its service account, and what starts it.
+/// A controller: its name (kube-controller-manager's), its service account, and what starts it. Without an account it
+/// acts as the API server itself: upstream has it in there.
 struct Entry {
     name: &'static str,
     account: &'static str,
@@ -142,6 +144,7 @@ const TABLE: &[Entry] = &[
         account: "endpointslicemirroring-controller",
         start: endpointslicemirroring::start,
     },
+    Entry { name: "service-cluster-ip-repair-controller", account: "", start: service_addresses::start },
     Entry { name: "endpoints-controller", account: "endpoint-controller", start: endpoints::start },
     Entry { name: "namespace-controller", account: "namespace-controller", start: namespace::start },
     Entry { name: "garbage-collector-controller", account: "generic-garbage-collector", start: gc::start },
@@ -275,9 +278,10 @@ pub async fn run(config: ControllersConfig, shutdown: Shutdown) {
     }
     for entry in TABLE.iter().filter(|entry| is_enabled(entry.name, &config.enabled)) {
         let client = (config.client_for)(entry.account);
+        let component = if entry.account.is_empty() { entry.name } else { entry.account };
         let context = Context {
             name: entry.name,
-            recorder: Recorder::new(client.clone(), entry.account, "", Arc::clone(&config.clock)),
+            recorder: Recorder::new(client.clone(), component, "", Arc::clone(&config.clock)),
             client,
             informers: config.informers.clone(),
             clock: Arc::clone(&config.clock),
