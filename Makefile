@@ -39,6 +39,7 @@ unit: setup
 	cargo test --workspace --exclude e2e
 
 e2e: setup-test build
+	e2e/kit/build-tools.sh stock
 	cargo test -p e2e -- --nocapture --test-threads=1
 
 sample: setup-test build ## Conformance tests of every area, listed in e2e/conformance-sample.txt.

@@ -1,5 +1,6 @@
 //! The binary, with stock clients and real containers. Run one at a time: `--test-threads=1`.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -100,4 +101,24 @@ fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
         acknowledged.len()
     );
     assert!(!acknowledged.is_empty());
+}
+
+/// The program that serves a database as etcd does, with nothing else around it.
+fn shim() -> PathBuf {
+    let root = here().parent().unwrap();
+    output(Command::new("cargo").current_dir(root).args(["build", "-q", "-p", "storage", "--example", "etcd"]))
+        .unwrap();
+    root.join("target/debug/examples/etcd")
+}
+
+#[test]
+fn etcdctl_finds_no_difference_to_etcd() {
+    tool("etcd").unwrap();
+    println!("{}", output(Command::new(here().join("etcdctl.sh")).env("SHIM", shim())).unwrap());
+}
+
+#[test]
+fn a_stock_api_server_works_on_the_store() {
+    tool("kube-apiserver").unwrap();
+    println!("{}", output(Command::new(here().join("stock-apiserver-on-shim.sh")).env("SHIM", shim())).unwrap());
 }

@@ -17,9 +17,14 @@ use storage::{EtcdOptions, EtcdStore, Store, StoreError};
 use crate::layout::Layout;
 use crate::options::DatastoreOptions;
 
-/// Heartbeats and leader election: their state is renewed within seconds of a start, and keeping it off the disk is what
-/// lets an idle node write nothing.
-pub const IN_MEMORY: &[u8] = b"/registry/leases/";
+/// Heartbeats, leader election and which servers there are: their state is renewed within seconds of a start, and keeping
+/// it off the disk is what lets an idle node write nothing.
+const IN_MEMORY: [&str; 3] = ["/registry/leases/", "/registry/masterleases/", "/registry/peerserverleases/"];
+
+/// The prefixes of keys that an engine in the data folder keeps in memory.
+pub fn in_memory() -> Vec<Bytes> {
+    IN_MEMORY.iter().map(|prefix| Bytes::from_static(prefix.as_bytes())).collect()
+}
 
 /// The engine of a server.
 pub enum Datastore {
@@ -117,7 +122,7 @@ pub fn client_tls(options: &DatastoreOptions) -> anyhow::Result<Option<EtcdTls>>
 
 /// Settings of the engine in the data folder.
 pub fn file_options() -> SqliteOptions {
-    SqliteOptions { ephemeral_prefixes: vec![Bytes::from_static(IN_MEMORY)], ..SqliteOptions::default() }
+    SqliteOptions { ephemeral_prefixes: in_memory(), ..SqliteOptions::default() }
 }
 
 async fn open_file(
@@ -155,7 +160,7 @@ async fn open_file(
     );
     let tag = format!("damaged-{}", clock.now().as_second());
     let (target, source) = (path.clone(), snapshot.clone());
-    let work = move || restore(&target, &source, &[Bytes::from_static(IN_MEMORY)], None, &tag);
+    let work = move || restore(&target, &source, &in_memory(), None, &tag);
     let done = tokio::task::spawn_blocking(work).await.context("the restore died")?.with_context(|| {
         format!("cannot put the snapshot {} in the place of the damaged database", snapshot.display())
     })?;

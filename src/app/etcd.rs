@@ -62,7 +62,7 @@ fn parse(place: &str, layout: &Layout, clock: &SharedClock) -> anyhow::Result<Et
     let spec = LeafSpec { usage: Usage::Both, ..LeafSpec::server("etcd", names) };
     let server = ca.load_or_issue(&dir, "server", &spec, clock.as_ref())?;
     ca.load_or_issue(&dir, "client", &LeafSpec::client("etcd-client", &[]), clock.as_ref())?;
-    let config = ServingCertificate::new(&server)?.mutual_config(&[ca.cert_der().clone()], &[b"h2"])?;
+    let config = ServingCertificate::new(&server)?.mutual_config(&[ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
     Ok(EtcdListen::Tcp { address, tls: Some(Arc::new(config)) })
 }
 

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use base::{Clock, SharedClock, Shutdown, SystemClock};
-use bytes::Bytes;
 use storage::etcd::EtcdCluster;
 use storage::snapshot::{self, SnapshotReader};
 use storage::sqlite::{self, SqliteStore};
 use storage::{Revision, Store};
 
 use crate::control::{self, Request};
-use crate::datastore::{self, IN_MEMORY};
+use crate::datastore::{self, in_memory};
 use crate::layout::Layout;
 use crate::members;
 use crate::node_address;
@@ -80,7 +79,7 @@ async fn restore(options: &DatastoreOptions, layout: &Layout, path: &Path) -> an
     let seen = newest_revision(layout).await;
     let tag = format!("replaced-{}", SystemClock.now().as_second());
     let (database, source) = (layout.database(), path.to_owned());
-    let work = move || sqlite::restore(&database, &source, &[Bytes::from_static(IN_MEMORY)], seen, &tag);
+    let work = move || sqlite::restore(&database, &source, &in_memory(), seen, &tag);
     let done = tokio::task::spawn_blocking(work).await.context("the restore died")??;
     println!("restored {} keys; the database goes on from revision {}", done.keys, done.revision.0);
     if let Some(replaced) = done.replaced {
@@ -193,7 +192,7 @@ pub async fn datastore(options: DatastoreCommandOptions) -> anyhow::Result<()> {
             let seen = newest_revision(&layout).await.unwrap_or_default().max(copied.revision);
             let tag = format!("replaced-{now}");
             let (database, source) = (layout.database(), path.clone());
-            let work = move || sqlite::restore(&database, &source, &[Bytes::from_static(IN_MEMORY)], Some(seen), &tag);
+            let work = move || sqlite::restore(&database, &source, &in_memory(), Some(seen), &tag);
             let done = tokio::task::spawn_blocking(work).await.context("the restore died")??;
             println!("wrote {} keys; the database goes on from revision {}", done.keys, done.revision.0);
         }

@@ -2,19 +2,27 @@
 //! kube-apiserver work on it.
 //!
 //! It answers as etcd 3.6 does: the same fields, codes and error texts. There is one member, no authentication of
-//! etcd's own (a TLS listener may ask for client certificates) and no downgrade.
+//! etcd's own (a TLS listener may ask for client certificates) and no downgrade. `/health`, `/version` and `/metrics`
+//! are served over HTTP on the same listeners.
 
+mod alarms;
 mod auth;
 mod cluster;
 mod compact;
 mod delete_range;
+mod election;
 mod errors;
 mod hash;
+mod health;
+mod http;
 mod kv;
 mod lease;
 mod lease_keep_alive;
 mod listen;
+mod lock;
 mod maintenance;
+mod ownership;
+mod pb;
 mod put;
 mod range;
 mod snapshot;
@@ -24,12 +32,11 @@ mod watch;
 
 use std::sync::Arc;
 
-use etcd_client::proto::{
-    PbClusterServer, PbKeyValue, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbResponseHeader, PbWatchServer,
-};
+use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use base::Shutdown;
@@ -68,6 +75,7 @@ pub struct EtcdMember {
 struct Service {
     store: Arc<SqliteStore>,
     member: Arc<EtcdMember>,
+    alarms: Arc<alarms::Alarms>,
     shutdown: Shutdown,
 }
 
@@ -83,7 +91,8 @@ impl EtcdServer {
         for place in listen {
             listeners.push(Listener::bind(place).await?);
         }
-        Ok(Self { service: Service { store, member: Arc::new(member), shutdown }, listeners })
+        let service = Service { store, member: Arc::new(member), alarms: Arc::default(), shutdown };
+        Ok(Self { service, listeners })
     }
 
     /// The TCP addresses that were bound.
@@ -99,18 +108,13 @@ impl EtcdServer {
 }
 
 async fn serve(service: Service, listener: Listener) {
-    let limit = service.store.options().request_bytes_max + OVERHEAD_BYTES;
     let (connections, incoming) = mpsc::channel(ACCEPT_QUEUE);
     let shutdown = service.shutdown.clone();
     let server = Server::builder()
+        .accept_http1(true)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
-        .add_service(PbKvServer::new(service.clone()).max_decoding_message_size(limit))
-        .add_service(PbWatchServer::new(service.clone()).max_decoding_message_size(limit))
-        .add_service(PbLeaseServer::new(service.clone()))
-        .add_service(PbMaintenanceServer::new(service.clone()))
-        .add_service(PbClusterServer::new(service))
-        .add_service(auth::AuthDisabled)
+        .add_routes(routes(service))
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
     let (served, ()) = tokio::join!(server, accept(listener, connections, shutdown));
     if let Err(error) = served {
@@ -118,41 +122,56 @@ async fn serve(service: Service, listener: Listener) {
     }
 }
 
+fn routes(service: Service) -> Routes {
+    let limit = service.store.options().request_bytes_max + OVERHEAD_BYTES;
+    let grpc = Routes::new(pb::kv_server::KvServer::new(service.clone()).max_decoding_message_size(limit))
+        .add_service(pb::watch_server::WatchServer::new(service.clone()).max_decoding_message_size(limit))
+        .add_service(pb::lease_server::LeaseServer::new(service.clone()))
+        .add_service(pb::maintenance_server::MaintenanceServer::new(service.clone()))
+        .add_service(pb::cluster_server::ClusterServer::new(service.clone()))
+        .add_service(pb::v3lockpb::lock_server::LockServer::new(service.clone()))
+        .add_service(pb::v3electionpb::election_server::ElectionServer::new(service.clone()))
+        .add_service(pb::health::health_server::HealthServer::new(service.clone()))
+        .add_service(auth::AuthDisabled(service.clone()));
+    http::routes(service, grpc.into_axum_router()).into()
+}
+
 impl Service {
     /// The header of an answer at `revision`.
-    fn header(&self, revision: Revision) -> Option<PbResponseHeader> {
+    fn header(&self, revision: Revision) -> Option<pb::ResponseHeader> {
         let Identity { cluster, member } = self.store.identity();
-        Some(PbResponseHeader { cluster_id: cluster, member_id: member, revision: revision.0, raft_term: RAFT_TERM })
+        Some(pb::ResponseHeader { cluster_id: cluster, member_id: member, revision: revision.0, raft_term: RAFT_TERM })
     }
 
     /// The header of an answer that has no revision of its own.
-    async fn header_now(&self) -> Result<Option<PbResponseHeader>, tonic::Status> {
+    async fn header_now(&self) -> Result<Option<pb::ResponseHeader>, tonic::Status> {
         Ok(self.header(self.store.revision().await.map_err(errors::status)?))
     }
 }
 
-/// etcd's pair of keys: no end is one key, an end of one zero byte is the end of the key space.
-fn key_range(key: Vec<u8>, range_end: Vec<u8>) -> KeyRange {
+/// etcd's pair of keys: no end is one key, an end of one zero byte is the end of the key space. Copied, because a range
+/// may be kept for long and the bytes of a request share one buffer.
+fn key_range(key: &Bytes, range_end: &Bytes) -> KeyRange {
     let end = match &range_end[..] {
         [] => None,
-        [0] => Some(bytes::Bytes::new()),
-        _ => Some(range_end.into()),
+        [0] => Some(Bytes::new()),
+        end => Some(Bytes::copy_from_slice(end)),
     };
-    KeyRange { start: key.into(), end }
+    KeyRange { start: Bytes::copy_from_slice(key), end }
 }
 
-fn key_value(kv: KeyValue) -> PbKeyValue {
-    PbKeyValue {
-        key: kv.key.into(),
+fn key_value(kv: KeyValue) -> pb::KeyValue {
+    pb::KeyValue {
+        key: kv.key,
         create_revision: kv.create_revision.0,
         mod_revision: kv.mod_revision.0,
         version: kv.version,
-        value: kv.value.into(),
+        value: kv.value,
         lease: kv.lease.0,
     }
 }
 
 /// The header of an answer within a transaction, which in etcd has nothing but the revision.
-fn inner_header(revision: Revision) -> Option<PbResponseHeader> {
-    Some(PbResponseHeader { revision: revision.0, ..PbResponseHeader::default() })
+fn inner_header(revision: Revision) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader { revision: revision.0, ..pb::ResponseHeader::default() })
 }

@@ -16,6 +16,7 @@ mod checkpoint;
 mod compact;
 mod ephemeral;
 mod expiry;
+mod hash;
 mod history;
 mod lease;
 mod options;
@@ -37,6 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use base::Shutdown;
 
+pub use hash::KvHash;
 pub use lease::TTL_MAX;
 pub use options::SqliteOptions;
 pub use recover::Identity;
@@ -133,6 +135,11 @@ impl SqliteStore {
     /// History before this revision is gone.
     pub fn compacted(&self) -> Revision {
         Revision(self.shared.compacted())
+    }
+
+    /// Watches that are up to date.
+    pub fn watchers(&self) -> usize {
+        self.shared.hub.watchers()
     }
 
     /// As [`Store::compact`], and returns when the rows are gone from the database.

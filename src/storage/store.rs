@@ -170,10 +170,11 @@ pub enum EventKind {
     Delete,
 }
 
-/// What a watch delivers. Events of one revision are never split over two batches.
+/// What a watch delivers. Events of one revision are never split over two batches; a batch of history may hold several
+/// revisions, in order.
 #[derive(Debug, Clone)]
 pub enum WatchMessage {
-    /// Shared by all watchers that got the same events.
+    /// Everything up to `revision` has then been delivered. Shared by all watchers that got the same events.
     Events { revision: Revision, events: Arc<[Event]> },
     /// Everything up to this revision has been delivered.
     Progress(Revision),

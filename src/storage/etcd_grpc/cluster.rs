@@ -1,50 +1,39 @@
 //! The Cluster service: one member, for ever.
 
-use etcd_client::proto::{
-    PbClusterService, PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
-    PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest, PbMemberRemoveResponse,
-    PbMemberUpdateRequest, PbMemberUpdateResponse,
-};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Service;
 use super::errors::one_member;
+use super::pb::cluster_server::Cluster;
+use super::pb::{Member, MemberAddRequest, MemberChangeResponse, MemberListRequest, MemberListResponse, MemberRequest};
+use crate::store::Revision;
 
 #[async_trait]
-impl PbClusterService for Service {
-    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Result<Response<PbMemberAddResponse>, Status> {
+impl Cluster for Service {
+    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberChangeResponse>, Status> {
         Err(one_member())
     }
 
-    async fn member_remove(
-        &self,
-        _: Request<PbMemberRemoveRequest>,
-    ) -> Result<Response<PbMemberRemoveResponse>, Status> {
+    async fn member_remove(&self, _: Request<MemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
         Err(one_member())
     }
 
-    async fn member_update(
-        &self,
-        _: Request<PbMemberUpdateRequest>,
-    ) -> Result<Response<PbMemberUpdateResponse>, Status> {
+    async fn member_update(&self, _: Request<MemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
         Err(one_member())
     }
 
-    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Result<Response<PbMemberListResponse>, Status> {
-        let member = PbMember {
+    async fn member_list(&self, _: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
+        let member = Member {
             id: self.store.identity().member,
             name: self.member.name.clone(),
-            peer_ur_ls: Vec::new(),
-            client_ur_ls: self.member.client_urls.clone(),
+            peer_urls: Vec::new(),
+            client_urls: self.member.client_urls.clone(),
             is_learner: false,
         };
-        Ok(Response::new(PbMemberListResponse { header: self.header_now().await?, members: vec![member] }))
+        Ok(Response::new(MemberListResponse { header: self.header(Revision(0)), members: vec![member] }))
     }
 
-    async fn member_promote(
-        &self,
-        _: Request<PbMemberPromoteRequest>,
-    ) -> Result<Response<PbMemberPromoteResponse>, Status> {
+    async fn member_promote(&self, _: Request<MemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
         Err(one_member())
     }
 }

@@ -1,7 +1,9 @@
 //! The store's errors in etcd's codes and words (api/v3rpc/rpctypes/error.go).
 
+use prost::Message;
 use tonic::{Code, Status};
 
+use super::Service;
 use crate::store::StoreError;
 
 pub(super) fn status(error: StoreError) -> Status {
@@ -31,4 +33,15 @@ pub(super) fn status(error: StoreError) -> Status {
 /// What only a cluster of several members has.
 pub(super) fn one_member() -> Status {
     Status::unimplemented("etcdserver: this store has one member")
+}
+
+/// Bytes that etcd's proposal to raft has beyond the request (`InternalRaftRequest` with its header).
+const PROPOSAL_BYTES: usize = 18;
+
+/// etcd measures the request as it travels (server/etcdserver/v3_server.go `processInternalRaftRequestOnce`).
+pub(super) fn check_size(service: &Service, request: &impl Message) -> Result<(), Status> {
+    if request.encoded_len() + PROPOSAL_BYTES > service.store.options().request_bytes_max {
+        return Err(status(StoreError::TooLarge));
+    }
+    Ok(())
 }

@@ -1,22 +1,41 @@
 //! KV.Range (etcd server/etcdserver/txn/txn.go `executeRange`).
 
-use etcd_client::proto::{PbRangeRequest, PbRangeResponse, PbResponseHeader};
-use etcd_client::{SortOrder, SortTarget};
+use bytes::Bytes;
 use tonic::Status;
 
 use super::errors::status;
+use super::pb::{RangeRequest, RangeResponse, ResponseHeader};
 use super::{Service, key_range, key_value};
 use crate::store::{KeyRange, KeyValue, RangeOptions, RangeResult, Revision, Store, StoreError};
 
-pub(super) async fn range(service: &Service, request: PbRangeRequest) -> Result<PbRangeResponse, Status> {
+pub(super) async fn range(service: &Service, request: RangeRequest) -> Result<RangeResponse, Status> {
     let wanted = Wanted::new(&request)?;
     if request.key.is_empty() {
         return Err(status(StoreError::EmptyKey));
     }
-    let (keys, options) = wanted.read(request.key, request.range_end);
+    service.alarms.check(false)?;
+    let (keys, options) = wanted.read(&request);
     let result = service.store.range(keys, options).await.map_err(status)?;
     let header = service.header(result.revision);
     Ok(wanted.answer(result, header))
+}
+
+/// etcd `RangeRequest.SortOrder`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SortOrder {
+    None,
+    Ascend,
+    Descend,
+}
+
+/// etcd `RangeRequest.SortTarget`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SortTarget {
+    Key,
+    Version,
+    Create,
+    Mod,
+    Value,
 }
 
 /// What a request asks for beyond the read itself.
@@ -24,6 +43,8 @@ pub(super) async fn range(service: &Service, request: PbRangeRequest) -> Result<
 pub(super) struct Wanted {
     order: SortOrder,
     target: SortTarget,
+    /// The whole range must be read before the limit applies.
+    whole: bool,
     limit: usize,
     revision: Revision,
     count_only: bool,
@@ -34,7 +55,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn new(request: &PbRangeRequest) -> Result<Self, Status> {
+    pub(super) fn new(request: &RangeRequest) -> Result<Self, Status> {
         let invalid = || Status::invalid_argument("etcdserver: invalid sort option");
         let target = match request.sort_target {
             0 => SortTarget::Key,
@@ -52,9 +73,16 @@ impl Wanted {
             2 => SortOrder::Descend,
             _ => return Err(invalid()),
         };
+        let filtered = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
         Ok(Self {
             order,
             target,
+            whole: request.sort_order != 0 || filtered != [0; 4],
             limit: usize::try_from(request.limit).unwrap_or(0),
             revision: Revision(request.revision.max(0)),
             count_only: request.count_only,
@@ -64,51 +92,55 @@ impl Wanted {
         })
     }
 
-    /// The read whose result [`Self::answer`] needs.
-    pub(super) fn read(&self, key: Vec<u8>, range_end: Vec<u8>) -> (KeyRange, RangeOptions) {
+    /// The read whose result [`Self::answer`] needs. An order by something else than the key that is not asked for
+    /// expressly is one of the first keys only, one more than the limit, as in etcd.
+    pub(super) fn read(&self, request: &RangeRequest) -> (KeyRange, RangeOptions) {
         let options = RangeOptions {
             revision: self.revision,
-            limit: if self.whole() { 0 } else { self.limit },
+            limit: match self.limit {
+                _ if self.whole => 0,
+                0 => 0,
+                limit if self.order == SortOrder::None => limit,
+                limit => limit + 1,
+            },
             count_only: self.count_only,
             keys_only: self.keys_only && !matches!(self.target, SortTarget::Value),
         };
-        (key_range(key, range_end), options)
+        (key_range(&request.key, &request.range_end), options)
     }
 
-    pub(super) fn answer(&self, result: RangeResult, header: Option<PbResponseHeader>) -> PbRangeResponse {
+    pub(super) fn answer(&self, result: RangeResult, header: Option<ResponseHeader>) -> RangeResponse {
         let RangeResult { mut kvs, count, mut more, .. } = result;
-        if self.whole() {
+        if self.whole || self.order != SortOrder::None {
             kvs.retain(|kv| {
                 within(kv.mod_revision, self.mod_revision) && within(kv.create_revision, self.create_revision)
             });
             self.sort(&mut kvs);
-            if self.limit > 0 && kvs.len() > self.limit {
+            more = self.limit > 0 && kvs.len() > self.limit;
+            if more {
                 kvs.truncate(self.limit);
-                more = true;
             }
         }
         let mut kvs: Vec<_> = kvs.into_iter().map(key_value).collect();
         if self.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value = Vec::new());
+            kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
         }
-        PbRangeResponse { header, kvs, more, count: count as i64 }
+        RangeResponse { header, kvs, more, count: count as i64 }
     }
 
-    /// The whole range must be read before the limit applies.
-    fn whole(&self) -> bool {
-        !matches!(self.order, SortOrder::None) || self.mod_revision != (0, 0) || self.create_revision != (0, 0)
-    }
-
+    /// Equal keys keep their order, also in descending order.
     fn sort(&self, kvs: &mut [KeyValue]) {
-        match self.target {
-            SortTarget::Key => kvs.sort_by(|a, b| a.key.cmp(&b.key)),
-            SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
-            SortTarget::Create => kvs.sort_by_key(|kv| kv.create_revision),
-            SortTarget::Mod => kvs.sort_by_key(|kv| kv.mod_revision),
-            SortTarget::Value => kvs.sort_by(|a, b| a.value.cmp(&b.value)),
-        }
-        if matches!(self.order, SortOrder::Descend) {
-            kvs.reverse();
+        let compare = |a: &KeyValue, b: &KeyValue| match self.target {
+            SortTarget::Key => a.key.cmp(&b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(&b.value),
+        };
+        match self.order {
+            SortOrder::None => {}
+            SortOrder::Ascend => kvs.sort_by(compare),
+            SortOrder::Descend => kvs.sort_by(|a, b| compare(b, a)),
         }
     }
 }

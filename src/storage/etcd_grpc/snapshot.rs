@@ -5,7 +5,6 @@
 
 use std::pin::Pin;
 
-use etcd_client::proto::PbSnapshotResponse;
 use futures::{Stream, StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
@@ -14,8 +13,9 @@ use tonic::Status;
 
 use super::Service;
 use super::errors::status;
+use super::pb::SnapshotResponse;
 
-pub(super) type Blobs = Pin<Box<dyn Stream<Item = Result<PbSnapshotResponse, Status>> + Send>>;
+pub(super) type Blobs = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
 /// Bytes in one message (etcd `snapshotSendBufferSize`).
 const BLOB_BYTES: usize = 32 * 1024;
@@ -43,7 +43,7 @@ pub(super) async fn snapshot(service: &Service) -> Result<Blobs, Status> {
 }
 
 impl Rest {
-    async fn next(&mut self) -> Result<Option<PbSnapshotResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<SnapshotResponse>, Status> {
         let blob = if self.left > 0 {
             let mut blob = vec![0; BLOB_BYTES.min(usize::try_from(self.left).unwrap_or(BLOB_BYTES))];
             self.file.read_exact(&mut blob).await.map_err(|error| {
@@ -60,6 +60,6 @@ impl Rest {
             hash.finalize().to_vec()
         };
         let version = "3.6.0".to_owned();
-        Ok(Some(PbSnapshotResponse { header: None, remaining_bytes: self.left, blob, version }))
+        Ok(Some(SnapshotResponse { header: None, remaining_bytes: self.left, blob: blob.into(), version }))
     }
 }

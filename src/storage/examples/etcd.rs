@@ -17,6 +17,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Err(_) => EtcdListen::Unix(PathBuf::from(&place)),
     };
     let options = SqliteOptions {
+        // As etcd by itself: history is kept until a client compacts it.
+        history: None,
         ephemeral_prefixes: arguments.map(|prefix| prefix.into_bytes().into()).collect(),
         ..SqliteOptions::default()
     };

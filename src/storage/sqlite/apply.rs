@@ -28,11 +28,12 @@ pub(super) struct Apply<'a> {
     pub outcome: Outcome,
 }
 
-/// The branches that a transaction takes.
-struct Path {
+/// The operations of a transaction that run, chosen by its conditions.
+struct Path<'t> {
     succeeded: bool,
-    /// Of the transactions in the branch, in their order.
-    nested: Vec<Path>,
+    ops: &'t [Op],
+    /// Of the nested transactions among them, in their order.
+    inner: Vec<Path<'t>>,
 }
 
 /// What a transaction did.
@@ -50,12 +51,14 @@ pub(super) struct Outcome {
 
 impl Apply<'_> {
     pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnResult, StoreError> {
-        let path = self.path(txn)?;
-        self.take(txn, &path)
+        let path = self.choose(txn)?;
+        self.check(&path)?;
+        self.execute_ops(&path)
     }
 
-    /// Decides which branches are taken, nested ones too, before anything is written (etcd `compareToPath`).
-    fn path(&self, txn: &Txn) -> Result<Path, StoreError> {
+    /// Which operations will run. Every condition, nested ones too, is about the state before the transaction (etcd
+    /// `compareToPath`).
+    fn choose<'t>(&self, txn: &'t Txn) -> Result<Path<'t>, StoreError> {
         let mut succeeded = true;
         for compare in &txn.compare {
             if !self.holds(compare)? {
@@ -63,21 +66,50 @@ impl Apply<'_> {
                 break;
             }
         }
-        let mut nested = Vec::new();
-        for op in if succeeded { &txn.success } else { &txn.failure } {
-            if let Op::Txn(inner) = op {
-                nested.push(self.path(inner)?);
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let mut inner = Vec::new();
+        for op in ops {
+            if let Op::Txn(txn) = op {
+                inner.push(self.choose(txn)?);
             }
         }
-        Ok(Path { succeeded, nested })
+        Ok(Path { succeeded, ops, inner })
     }
 
-    fn take(&mut self, txn: &Txn, path: &Path) -> Result<TxnResult, StoreError> {
-        let succeeded = path.succeeded;
-        let ops = if succeeded { &txn.success } else { &txn.failure };
-        let mut nested = path.nested.iter();
-        let mut results = Vec::with_capacity(ops.len());
-        for op in ops {
+    /// Refuses operations that the state before the transaction does not allow (etcd `checkTxn`).
+    fn check(&self, path: &Path<'_>) -> Result<(), StoreError> {
+        let mut inner = path.inner.iter();
+        for op in path.ops {
+            match op {
+                Op::Put(put) => {
+                    if (put.ignore_value || put.ignore_lease)
+                        && self.view().newest(&put.key)?.and_then(Row::alive).is_none()
+                    {
+                        return Err(StoreError::KeyNotFound);
+                    }
+                    if put.lease.0 != 0 && !self.shared.leases.exists(put.lease) {
+                        return Err(StoreError::LeaseNotFound);
+                    }
+                }
+                Op::Range { range, options } if options.revision.0 != 0 => {
+                    let lost = self.shared.touches_lost(range);
+                    self.shared.check_revision(options.revision, self.revision - 1, lost)?;
+                }
+                Op::Range { .. } | Op::Delete { .. } => {}
+                Op::Txn(_) => {
+                    if let Some(path) = inner.next() {
+                        self.check(path)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn execute_ops(&mut self, path: &Path<'_>) -> Result<TxnResult, StoreError> {
+        let mut inner = path.inner.iter();
+        let mut results = Vec::with_capacity(path.ops.len());
+        for op in path.ops {
             results.push(match op {
                 Op::Put(put) => OpResult::Put { prev: self.put(put)? },
                 Op::Delete { range, prev_kv } => {
@@ -85,13 +117,13 @@ impl Apply<'_> {
                     OpResult::Delete { deleted, prev }
                 }
                 Op::Range { range, options } => OpResult::Range(self.range(range, options)?),
-                Op::Txn(inner) => match nested.next() {
-                    Some(path) => OpResult::Txn(self.take(inner, path)?),
-                    None => unreachable!("a path has a part for every nested transaction"),
+                Op::Txn(_) => match inner.next() {
+                    Some(path) => OpResult::Txn(self.execute_ops(path)?),
+                    None => continue,
                 },
             });
         }
-        Ok(TxnResult { succeeded, revision: Revision(self.newest()), results })
+        Ok(TxnResult { succeeded: path.succeeded, revision: Revision(self.newest()), results })
     }
 
     /// Deletes these keys, for a lease that has ended.

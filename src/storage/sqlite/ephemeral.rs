@@ -64,8 +64,9 @@ impl Ephemeral {
         }
     }
 
-    /// Adds a version, newer than all others.
-    pub(super) fn push(&self, row: Row) {
+    /// Adds a version, newer than all others. The value is copied: it may be part of a larger buffer.
+    pub(super) fn push(&self, mut row: Row) {
+        row.kv.value = Bytes::copy_from_slice(&row.kv.value);
         self.state.write().push(row);
     }
 

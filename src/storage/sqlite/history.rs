@@ -23,8 +23,8 @@ const READ: &str = "read history";
 
 /// Events from the past, whole revisions.
 struct Chunk {
-    revisions: Vec<(Revision, Arc<[Event]>)>,
-    /// Everything up to here is in `revisions`.
+    events: Arc<[Event]>,
+    /// Everything up to here is in `events`.
     through: i64,
 }
 
@@ -50,10 +50,10 @@ pub(super) async fn catch_up(
             () = sender.closed() => return,
             chunk = read => chunk,
         };
-        let messages = match chunk {
+        let events = match chunk {
             Ok(chunk) => {
                 next = chunk.through + 1;
-                chunk.revisions
+                chunk.events
             }
             Err(StoreError::Compacted { compact_revision }) => {
                 // A receiver that has gone does not want to know.
@@ -65,11 +65,12 @@ pub(super) async fn catch_up(
                 return;
             }
         };
-        for (revision, events) in messages {
+        if !events.is_empty() {
+            let message = WatchMessage::Events { revision: Revision(next - 1), events };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                sent = sender.send(WatchMessage::Events { revision, events }) => if sent.is_err() { return },
+                sent = sender.send(message) => if sent.is_err() { return },
             }
         }
         match shared.hub.attach(&range, options.prev_kv, Revision(next), Some(Revision(next - 1)), sender) {
@@ -101,16 +102,7 @@ fn read_chunk(
     if next < oldest {
         return Err(StoreError::Compacted { compact_revision: Revision(oldest) });
     }
-    let mut revisions: Vec<(Revision, Vec<Event>)> = Vec::new();
-    for (id, event) in found {
-        let revision = Revision(revision_of(id));
-        match revisions.last_mut() {
-            Some((last, events)) if *last == revision => events.push(event),
-            _ => revisions.push((revision, vec![event])),
-        }
-    }
-    let revisions = revisions.into_iter().map(|(revision, events)| (revision, events.into())).collect();
-    Ok(Chunk { revisions, through })
+    Ok(Chunk { events: found.into_iter().map(|(_, event)| event).collect(), through })
 }
 
 type Numbered = Vec<(i64, Event)>;

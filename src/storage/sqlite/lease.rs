@@ -97,10 +97,9 @@ impl Leases {
         }
     }
 
+    /// The leases, first the one that ends first.
     pub(super) fn list(&self) -> Vec<LeaseId> {
-        let mut ids: Vec<_> = self.state.lock().leases.keys().copied().map(LeaseId).collect();
-        ids.sort_unstable();
-        ids
+        self.state.lock().expiries.iter().map(|(_, id)| LeaseId(*id)).collect()
     }
 
     pub(super) fn exists(&self, id: LeaseId) -> bool {

@@ -1,13 +1,14 @@
 //! The behaviour that every engine of the store must show, run against the SQLite engine and, where its binary is found
 //! (`ETCD`, or the conformance kit's), against a real etcd.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base::Shutdown;
 use bytes::Bytes;
 use storage::{
-    Compare, CompareResult, CompareTarget, EtcdOptions, EtcdStore, EventKind, KeyRange, LeaseId, Op, OpResult, Put,
-    RangeOptions, RangeResult, Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, TxnResult, Watch,
+    Compare, CompareResult, CompareTarget, EtcdOptions, EtcdStore, Event, EventKind, KeyRange, LeaseId, Op, OpResult,
+    Put, RangeOptions, RangeResult, Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, TxnResult, Watch,
     WatchMessage, WatchOptions,
 };
 
@@ -125,14 +126,16 @@ impl<S: Store + 'static> Bench<S> {
         show(&self.range(prefix, revision, 0).await.unwrap())
     }
 
-    async fn watch(&self, prefix: &str, start: i64) -> Watch {
+    async fn watch(&self, prefix: &str, start: i64) -> Watching {
         let options = WatchOptions { start: Revision(start), prev_kv: true };
-        self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap()
+        let watch = self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap();
+        Watching { watch, waiting: VecDeque::new() }
     }
 
-    async fn plain_watch(&self, prefix: &str, start: i64) -> Watch {
+    async fn plain_watch(&self, prefix: &str, start: i64) -> Watching {
         let options = WatchOptions { start: Revision(start), prev_kv: false };
-        self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap()
+        let watch = self.store.watch(KeyRange::prefix(prefix.to_owned()), options).await.unwrap();
+        Watching { watch, waiting: VecDeque::new() }
     }
 }
 
@@ -152,27 +155,43 @@ fn leased(key: &str, lease: LeaseId) -> Op {
     Op::Put(Put { key: key.to_owned().into(), value: "v".into(), lease, ..Put::default() })
 }
 
-/// The next message as text: `revision:+key=value(previous)` or `-key(previous)`.
-async fn next(watch: &mut Watch) -> String {
-    match watch.messages.recv().await {
+struct Watching {
+    watch: Watch,
+    /// Revisions of a batch that were not looked at yet.
+    waiting: VecDeque<String>,
+}
+
+/// The next message or revision as text: `revision:+key=value(previous)` or `-key(previous)`.
+async fn next(watching: &mut Watching) -> String {
+    if let Some(text) = watching.waiting.pop_front() {
+        return text;
+    }
+    match watching.watch.messages.recv().await {
         None => "end".to_owned(),
         Some(WatchMessage::Progress(revision)) => format!("progress {}", revision.0),
         Some(WatchMessage::Compacted(revision)) => format!("compacted {}", revision.0),
         Some(WatchMessage::Lagged) => "lagged".to_owned(),
         Some(WatchMessage::Events { revision, events }) => {
-            let events: Vec<_> = events
-                .iter()
-                .map(|event| {
-                    let prev = event.prev.as_ref().map(|kv| format!("({})", text(&kv.value))).unwrap_or_default();
-                    match event.kind {
-                        EventKind::Put => format!("+{}={}{prev}", text(&event.kv.key), text(&event.kv.value)),
-                        EventKind::Delete => format!("-{}{prev}", text(&event.kv.key)),
-                    }
-                })
-                .collect();
-            format!("{}:{}", revision.0, events.join(","))
+            assert!(events.last().unwrap().kv.mod_revision <= revision);
+            let revisions = events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision);
+            watching.waiting = revisions.map(show_events).collect();
+            watching.waiting.pop_front().unwrap()
         }
     }
+}
+
+fn show_events(events: &[Event]) -> String {
+    let texts: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let prev = event.prev.as_ref().map(|kv| format!("({})", text(&kv.value))).unwrap_or_default();
+            match event.kind {
+                EventKind::Put => format!("+{}={}{prev}", text(&event.kv.key), text(&event.kv.value)),
+                EventKind::Delete => format!("-{}{prev}", text(&event.kv.key)),
+            }
+        })
+        .collect();
+    format!("{}:{}", events[0].kv.mod_revision.0, texts.join(","))
 }
 
 async fn keys_have_revisions_and_versions<S: Store + 'static>(bench: Bench<S>) {
@@ -360,7 +379,7 @@ async fn acknowledged_writes_have_been_told<S: Store + 'static>(bench: Bench<S>)
         assert_eq!(bench.put("/d/a", &n.to_string()).await, n);
         let wanted = format!("{n}:+/d/a={n}");
         for watch in [&mut watch, &mut exact] {
-            match watch.messages.try_recv() {
+            match watch.watch.messages.try_recv() {
                 Ok(WatchMessage::Events { revision, .. }) => assert_eq!(revision.0, n),
                 other => panic!("{wanted}: {other:?}"),
             }

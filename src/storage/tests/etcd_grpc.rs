@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use base::Shutdown;
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-    TxnOpResponse, WatchFilterType, WatchOptions,
+    AlarmAction, AlarmType, Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, LockOptions,
+    ProclaimOptions, PutOptions, ResignOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchFilterType,
+    WatchOptions,
 };
 use storage::etcd_grpc::{EtcdListen, EtcdMember, EtcdServer};
 use storage::{SqliteOptions, SqliteStore};
@@ -13,6 +14,7 @@ use storage::{SqliteOptions, SqliteStore};
 struct Bench {
     _dir: tempfile::TempDir,
     store: Arc<SqliteStore>,
+    address: std::net::SocketAddr,
     client: Client,
     shutdown: Shutdown,
     serving: tokio::task::JoinHandle<()>,
@@ -33,7 +35,7 @@ impl Bench {
         let address = server.addresses()[0];
         let serving = tokio::spawn(server.run());
         let client = Client::connect([format!("http://{address}")], None).await.unwrap();
-        Self { _dir: dir, store, client, shutdown, serving }
+        Self { _dir: dir, store, address, client, shutdown, serving }
     }
 
     async fn put(&mut self, key: &str, value: &str) {
@@ -289,4 +291,124 @@ async fn tls_lets_in_those_with_a_certificate() {
     shutdown.cancel();
     serving.await.unwrap();
     store.closed().await;
+}
+
+#[tokio::test]
+async fn a_lock_goes_to_the_next_when_it_is_given_back_or_its_lease_ends() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        leases.push(bench.client.lease_grant(100, None).await.unwrap().id());
+    }
+    let first = bench.client.lock("l", Some(LockOptions::new().with_lease(leases[0]))).await.unwrap();
+    assert_eq!(first.key(), format!("l/{:x}", leases[0]).as_bytes());
+    let waiting: Vec<_> = leases[1..]
+        .iter()
+        .map(|lease| {
+            let (mut client, lease) = (bench.client.clone(), *lease);
+            tokio::spawn(async move { client.lock("l", Some(LockOptions::new().with_lease(lease))).await })
+        })
+        .collect();
+    let reader = bench.client.clone();
+    let claims = |count: i64| {
+        let mut client = reader.clone();
+        async move {
+            loop {
+                let found = client.get("l/", Some(GetOptions::new().with_prefix())).await.unwrap();
+                if found.count() == count {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    claims(3).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    bench.client.unlock(first.key()).await.unwrap();
+    let mut held = Vec::new();
+    for task in waiting {
+        let key = task.await.unwrap().unwrap().key().to_vec();
+        // Gives the lock to the one that waits still.
+        let lease = leases.iter().find(|lease| key == format!("l/{lease:x}").as_bytes()).unwrap();
+        bench.client.lease_revoke(*lease).await.unwrap();
+        held.push(key);
+    }
+    assert_ne!(held[0], held[1]);
+    claims(0).await;
+    let error = bench.client.lock("l", Some(LockOptions::new().with_lease(77))).await.unwrap_err();
+    assert_eq!(message(error), "Unknown etcdserver: requested lease not found");
+
+    // Who goes while waiting leaves nothing behind.
+    let lease = bench.client.lease_grant(100, None).await.unwrap().id();
+    bench.client.lock("l", Some(LockOptions::new().with_lease(lease))).await.unwrap();
+    let (mut client, other) = (bench.client.clone(), bench.client.lease_grant(100, None).await.unwrap().id());
+    let gone = tokio::spawn(async move { client.lock("l", Some(LockOptions::new().with_lease(other))).await.is_ok() });
+    claims(2).await;
+    gone.abort();
+    claims(1).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn one_leads_and_the_others_are_told() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    let error = bench.client.leader("e").await.unwrap_err();
+    assert_eq!(message(error), "Unknown election: no leader");
+    let mut leaders = bench.client.observe("e").await.unwrap();
+    let mut told = async || leaders.message().await.unwrap().unwrap().kv().unwrap().value_str().unwrap().to_owned();
+    let lease = bench.client.lease_grant(100, None).await.unwrap().id();
+    let campaign = bench.client.campaign("e", "first", lease).await.unwrap();
+    let leader = campaign.leader().unwrap().clone();
+    assert_eq!(told().await, "first");
+    assert_eq!(bench.client.leader("e").await.unwrap().kv().unwrap().value(), b"first");
+    let options = || ProclaimOptions::new().with_leader(leader.clone());
+    bench.client.proclaim("changed", Some(options())).await.unwrap();
+    assert_eq!(told().await, "changed");
+
+    let (mut client, other) = (bench.client.clone(), bench.client.lease_grant(100, None).await.unwrap().id());
+    let waiting = tokio::spawn(async move { client.campaign("e", "second", other).await });
+    bench.client.resign(Some(ResignOptions::new().with_leader(leader.clone()))).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(told().await, "second");
+    let error = bench.client.proclaim("late", Some(options())).await.unwrap_err();
+    assert_eq!(message(error), "Unknown election: not leader");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn alarms_stop_what_etcds_stop() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    bench.put("a", "1").await;
+    bench.client.alarm(AlarmAction::Activate, AlarmType::Nospace, None).await.unwrap();
+    let error = bench.client.put("a", "2", None).await.unwrap_err();
+    assert_eq!(message(error), "ResourceExhausted etcdserver: mvcc: database space exceeded");
+    assert!(page(&bench, "/health").await.ends_with(r#"{"health":"false","reason":"ALARM NOSPACE"}"#));
+    assert_eq!(bench.client.get("a", None).await.unwrap().count(), 1);
+    bench.client.delete("a", None).await.unwrap();
+    bench.client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
+    bench.put("a", "2").await;
+    assert!(bench.client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap().alarms().is_empty());
+    bench.end().await;
+}
+
+async fn page(bench: &Bench, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn pages_are_served_beside_grpc() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    bench.put("a", "1").await;
+    assert!(page(&bench, "/health").await.ends_with(r#"{"health":"true","reason":""}"#));
+    assert!(page(&bench, "/version").await.contains(r#""etcdserver":"3.6."#));
+    let metrics = page(&bench, "/metrics").await;
+    assert!(metrics.contains("\netcd_debugging_mvcc_current_revision 2\n"), "{metrics}");
+    assert!(page(&bench, "/none").await.starts_with("HTTP/1.1 200"), "gRPC's own answer to unknown methods");
+    bench.end().await;
 }

@@ -1,7 +1,11 @@
 //! Random operations on the SQLite engine and on a model that keeps every state in memory: both must agree on every
 //! answer, and every watch must deliver what the model says, without gap or repeat.
 //!
-//! `STORAGE_MODEL_SEEDS` and `STORAGE_MODEL_STEPS` lengthen the run.
+//! Some steps are bursts of several clients at once; their revisions say in which order they took effect, and the model
+//! must agree with that order.
+//!
+//! `STORAGE_MODEL_OPERATIONS` lengthens the run (in runs of 2,000 with a database each); `STORAGE_MODEL_FIRST` is the
+//! seed of the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -143,7 +147,10 @@ impl Watching {
     async fn take(&mut self, count: usize) {
         while self.got.len() < count {
             match self.watch.messages.recv().await {
-                Some(WatchMessage::Events { revision, events }) => self.got.push((revision.0, events.to_vec())),
+                Some(WatchMessage::Events { events, .. }) => {
+                    let revisions = events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision);
+                    self.got.extend(revisions.map(|events| (events[0].kv.mod_revision.0, events.to_vec())));
+                }
                 Some(WatchMessage::Progress(_)) => self.live = true,
                 other => panic!("{other:?} after {:?}", self.got.last()),
             }
@@ -174,6 +181,7 @@ struct Run {
     path: PathBuf,
     watches: Vec<Watching>,
     seed: u64,
+    operations: u64,
 }
 
 fn options() -> SqliteOptions {
@@ -235,7 +243,8 @@ impl Run {
 
     async fn step(&mut self) {
         match self.rng.random_range(0..100) {
-            0..45 => self.write().await,
+            0..5 => self.burst().await,
+            5..45 => self.write().await,
             45..70 => self.read().await,
             70..82 => self.watch().await,
             82..86 => self.grant().await,
@@ -244,6 +253,40 @@ impl Run {
             97..99 => self.drain().await,
             _ => self.restart().await,
         }
+        self.operations += 1;
+    }
+
+    /// Several clients write at once, each one key if another is as the client believes, else another key.
+    async fn burst(&mut self) {
+        let clients = self.rng.random_range(2..9);
+        let txns: Vec<Txn> = (0..clients)
+            .map(|_| {
+                let key = self.key();
+                let mod_revision = self.model.now().get(&key).map_or(Revision(0), |kv| kv.mod_revision);
+                let (target, result) = (CompareTarget::Mod(mod_revision), CompareResult::Equal);
+                let compare = Compare { range: KeyRange::key(key), target, result };
+                let put = |run: &mut Self| Op::Put(Put { lease: LeaseId(0), ..run.put() });
+                Txn { compare: vec![compare], success: vec![put(self)], failure: vec![put(self)] }
+            })
+            .collect();
+        let calls = txns.into_iter().map(|txn| {
+            let store = self.store.clone();
+            tokio::spawn(async move { (store.txn(txn.clone()).await.unwrap(), txn) })
+        });
+        let mut done = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            done.push(call.await.unwrap());
+        }
+        done.sort_by_key(|(result, _)| result.revision);
+        for (result, txn) in done {
+            let CompareTarget::Mod(believed) = txn.compare[0].target else { panic!("{txn:?}") };
+            let key = &txn.compare[0].range.start;
+            let holds = self.model.now().get(key).map_or(Revision(0), |kv| kv.mod_revision) == believed;
+            assert_eq!(result.succeeded, holds, "seed {} {txn:?}", self.seed);
+            self.model.apply(if holds { &txn.success } else { &txn.failure }).unwrap();
+            assert_eq!(result.revision.0, self.model.revision(), "seed {}", self.seed);
+        }
+        self.operations += clients;
     }
 
     async fn write(&mut self) {
@@ -445,15 +488,17 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn engine_agrees_with_the_model() {
-    let first = number("STORAGE_MODEL_FIRST", 0);
-    for seed in first..first + number("STORAGE_MODEL_SEEDS", 6) {
+    let (mut seed, mut left) = (number("STORAGE_MODEL_FIRST", 0), number("STORAGE_MODEL_OPERATIONS", 2400));
+    let run_operations = left.div_ceil(6).min(2000);
+    while left > 0 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let shutdown = Shutdown::new();
         let store = SqliteStore::open(&path, options(), shutdown.clone()).await.unwrap();
         let rng = StdRng::seed_from_u64(seed);
-        let mut run = Run { rng, model: Model::new(), store, shutdown, path, watches: Vec::new(), seed };
-        for _ in 0..number("STORAGE_MODEL_STEPS", 400) {
+        let model = Model::new();
+        let mut run = Run { rng, model, store, shutdown, path, watches: Vec::new(), seed, operations: 0 };
+        while run.operations < run_operations.min(left) {
             run.step().await;
         }
         run.drain().await;
@@ -461,5 +506,7 @@ async fn engine_agrees_with_the_model() {
         run.read().await;
         run.shutdown.cancel();
         run.store.closed().await;
+        left = left.saturating_sub(run.operations);
+        seed += 1;
     }
 }
