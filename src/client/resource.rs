@@ -213,6 +213,9 @@ resources! {
         cluster ValidatingAdmissionPolicyBinding;
         cluster ValidatingWebhookConfiguration;
     }
+    k8s_openapi::api::storagemigration::v1 {
+        cluster StorageVersionMigration;
+    }
     k8s_openapi::api::flowcontrol::v1 {
         cluster FlowSchema;
         cluster PriorityLevelConfiguration;

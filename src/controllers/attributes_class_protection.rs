@@ -10,7 +10,7 @@ use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, synced};
-use crate::volume_protection::{finalizer_patch, has_finalizer};
+use crate::volume_protection::{has_finalizer, with_finalizer};
 
 const FINALIZER: &str = "kubernetes.io/vac-protection";
 
@@ -75,11 +75,11 @@ impl Reconcile for Reconciler {
                 || self.claims.list().iter().any(|c| of_claim(c).contains(&class.name()))
         };
         let change = match (class.is_deleting(), has_finalizer(&class.metadata, FINALIZER)) {
-            (true, true) if !used() => finalizer_patch(&*class, FINALIZER, false),
-            (false, false) => finalizer_patch(&*class, FINALIZER, true),
+            (true, true) if !used() => with_finalizer(&*class, FINALIZER, false),
+            (false, false) => with_finalizer(&*class, FINALIZER, true),
             _ => return Ok(()),
         };
-        match self.context.client.patch::<VolumeAttributesClass>("", &key.name, &change).await {
+        match self.context.client.update(&change).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }

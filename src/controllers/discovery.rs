@@ -6,7 +6,29 @@ use std::sync::Arc;
 use client::Client;
 use http::Method;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tracing::debug;
+
+/// Tells that kinds came or went. The garbage collector, which watches the metadata of every kind and so of
+/// CustomResourceDefinitions and APIServices too, says so; whoever keeps what discovery said listens.
+#[derive(Clone)]
+pub(crate) struct KindsChanged(Arc<watch::Sender<u64>>);
+
+impl Default for KindsChanged {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl KindsChanged {
+    pub(crate) fn tell(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
 
 /// A resource that can be listed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

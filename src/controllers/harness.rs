@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
 use crate::Settings;
+use crate::discovery::KindsChanged;
 use crate::error::Error;
 
 /// Brings one object to where it should be. Reads the state anew, writes only differences, does not retry inside.
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub tasks: TaskTracker,
     pub shutdown: Shutdown,
     pub metrics: Arc<Metrics>,
+    pub kinds: KindsChanged,
 }
 
 /// What a reconciler keeps of its context.

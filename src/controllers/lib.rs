@@ -36,6 +36,7 @@ mod pod_gc;
 mod pod_owners;
 mod pods;
 mod replicaset;
+mod resource_claim;
 mod resource_quota;
 mod root_ca;
 mod selector;
@@ -44,6 +45,7 @@ mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
+mod storage_migration;
 mod taint_eviction;
 mod taints;
 mod token_secrets;
@@ -70,6 +72,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 pub use cronjob::schedule::{BadSchedule, Schedule};
+use discovery::KindsChanged;
 pub use error::Error;
 use harness::Context;
 pub use harness::Metrics;
@@ -214,6 +217,12 @@ const TABLE: &[Entry] = &[
         start: autoscaler::start,
     },
     Entry {
+        name: "storage-version-migrator-controller",
+        account: "storage-version-migrator-controller",
+        start: storage_migration::start,
+    },
+    Entry { name: "resourceclaim-controller", account: "resource-claim-controller", start: resource_claim::start },
+    Entry {
         name: "ephemeral-volume-controller",
         account: "ephemeral-volume-controller",
         start: ephemeral_volume::start,
@@ -276,6 +285,7 @@ pub async fn run(config: ControllersConfig, shutdown: Shutdown) {
     }) {
         warn!(controller = %unknown, "no such controller");
     }
+    let kinds = KindsChanged::default();
     for entry in TABLE.iter().filter(|entry| is_enabled(entry.name, &config.enabled)) {
         let client = (config.client_for)(entry.account);
         let component = if entry.account.is_empty() { entry.name } else { entry.account };
@@ -289,6 +299,7 @@ pub async fn run(config: ControllersConfig, shutdown: Shutdown) {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
             metrics: Arc::new(Metrics::default()),
+            kinds: kinds.clone(),
         };
         (entry.start)(context);
         count += 1;

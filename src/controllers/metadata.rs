@@ -56,6 +56,8 @@ struct PartialList {
 struct ListMeta {
     #[serde(default, rename = "continue")]
     continue_token: String,
+    #[serde(default, rename = "resourceVersion")]
+    resource_version: String,
 }
 
 /// Reads an object's metadata.
@@ -90,6 +92,12 @@ pub(crate) async fn list(client: &Client, path: &str) -> Result<Vec<Metadata>, E
             return Ok(all);
         }
     }
+}
+
+/// Asks for the newest version of a resource.
+pub(crate) async fn list_version(client: &Client, path: &str) -> Result<String, Error> {
+    let body = fetch(client, &format!("{path}?limit=1"), ACCEPT_LIST).await?;
+    Ok(serde_json::from_slice::<PartialList>(&body).map_err(Error::Decode)?.metadata.resource_version)
 }
 
 async fn fetch(client: &Client, path: &str, accept: &str) -> Result<Vec<u8>, Error> {

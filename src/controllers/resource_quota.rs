@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Reso
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::error::Error;
-use crate::harness::{Context, Parts, Reconcile, all_synced, key_of, synced};
+use crate::harness::{AddAll, Context, Parts, Reconcile, all_synced, key_of, synced};
 use crate::{QuotaUsage, pods};
 use counter::Counters;
 
@@ -62,7 +62,8 @@ pub(crate) fn start(context: Context) {
             size(old) != size(new)
         }),
     );
-    let counters = Counters::new(&context, quotas.clone(), queue.clone());
+    let counters = Arc::new(Counters::new(&context, quotas.clone(), queue.clone()));
+    follow_kinds(&context, &counters, add_all);
     let ready = all_synced(vec![synced(&quotas), synced(&pods), synced(&services), synced(&claims)]);
     let reconciler = Arc::new(Reconciler {
         quotas,
@@ -75,6 +76,24 @@ pub(crate) fn start(context: Context) {
         context: context.parts(),
     });
     context.work(reconciler, queue, WORKERS, ready);
+}
+
+/// A quota may name a resource before it is there, and after it is gone.
+fn follow_kinds(context: &Context, counters: &Arc<Counters>, add_all: AddAll) {
+    let (counters, shutdown, mut kinds) = (Arc::clone(counters), context.shutdown.clone(), context.kinds.listen());
+    context.tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changed = kinds.changed() => if changed.is_err() { return },
+            }
+            match counters.forget_gone().await {
+                Ok(()) => add_all(),
+                Err(error) => tracing::warn!(error = %base::chain(&error), "cannot discover what quotas count"),
+            }
+        }
+    });
 }
 
 /// A pod's containers' resources, which may be resized in place.
@@ -110,7 +129,7 @@ struct Reconciler {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
-    counters: Counters,
+    counters: Arc<Counters>,
     usage: QuotaUsage,
     queue: WorkQueue<ObjectKey>,
     context: Parts,

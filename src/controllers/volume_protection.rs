@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use api::names::ObjectKey;
 use async_trait::async_trait;
-use client::{Event, Informer, ListParams, Patch, Resource, WorkQueue};
+use client::{Event, Informer, ListParams, Resource, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use serde_json::json;
 
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, synced};
@@ -63,18 +62,15 @@ pub(crate) fn has_finalizer(
     metadata.finalizers.iter().flatten().any(|f| f == finalizer)
 }
 
-/// The patch that adds or removes a finalizer at the version that was looked at.
-pub(crate) fn finalizer_patch<K: Resource>(object: &K, finalizer: &str, add: bool) -> Patch {
-    let mut finalizers = object.metadata().finalizers.clone().unwrap_or_default();
+/// The object with or without a finalizer, at the version that was looked at: the accounts here may update, not patch.
+pub(crate) fn with_finalizer<K: Resource>(object: &K, finalizer: &str, add: bool) -> K {
+    let mut object = object.clone();
+    let finalizers = object.metadata_mut().finalizers.get_or_insert_default();
     finalizers.retain(|f| f != finalizer);
     if add {
         finalizers.push(finalizer.to_owned());
     }
-    Patch::Merge(json!({"metadata": {
-        "uid": object.uid(),
-        "resourceVersion": object.resource_version(),
-        "finalizers": finalizers,
-    }}))
+    object
 }
 
 struct Claims {
@@ -96,8 +92,8 @@ impl Reconcile for Claims {
         let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(()) };
         let protected = has_finalizer(&claim.metadata, CLAIM);
         let change = match (claim.is_deleting(), protected) {
-            (true, true) => finalizer_patch(&*claim, CLAIM, false),
-            (false, false) => finalizer_patch(&*claim, CLAIM, true),
+            (true, true) => with_finalizer(&*claim, CLAIM, false),
+            (false, false) => with_finalizer(&*claim, CLAIM, true),
             _ => return Ok(()),
         };
         if claim.is_deleting() {
@@ -111,7 +107,7 @@ impl Reconcile for Claims {
                 return Ok(());
             }
         }
-        match self.context.client.patch::<PersistentVolumeClaim>(&key.namespace, &key.name, &change).await {
+        match self.context.client.update(&change).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
@@ -129,11 +125,11 @@ impl Reconcile for Volumes {
         let Some(volume) = self.volumes.get("", &key.name) else { return Ok(()) };
         let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
         let change = match (volume.is_deleting(), has_finalizer(&volume.metadata, VOLUME)) {
-            (true, true) if !bound => finalizer_patch(&*volume, VOLUME, false),
-            (false, false) => finalizer_patch(&*volume, VOLUME, true),
+            (true, true) if !bound => with_finalizer(&*volume, VOLUME, false),
+            (false, false) => with_finalizer(&*volume, VOLUME, true),
             _ => return Ok(()),
         };
-        match self.context.client.patch::<PersistentVolume>("", &key.name, &change).await {
+        match self.context.client.update(&change).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }

@@ -153,14 +153,20 @@ pub async fn stream(
     let mut raw = Vec::new();
     let mut chunk = Vec::new();
     let mut last_look = false;
+    // Lines that come while these are read are not part of the tail (cri-client `ReadLogs`, its limited mode).
+    let mut left = options.tail_lines.filter(|_| !options.follow);
     loop {
+        if left == Some(0) && chunk.is_empty() {
+            return Ok(());
+        }
         let read = reader.read_until(b'\n', &mut raw).await?;
         let complete = raw.ends_with(b"\n");
         if complete {
             output.add(&raw, &mut chunk);
             raw.clear();
+            left = left.map(|lines| lines.saturating_sub(1));
         }
-        let flush = chunk.len() >= 16 << 10 || read == 0 || !complete || output.is_full();
+        let flush = chunk.len() >= 16 << 10 || read == 0 || !complete || output.is_full() || left == Some(0);
         if flush && !chunk.is_empty() && sender.send(Bytes::from(std::mem::take(&mut chunk))).await.is_err() {
             return Ok(());
         }

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::graph::{Identity, Todo};
 use super::{Shared, delete_key, orphan_key};
-use crate::discovery::{self, ApiResource};
+use crate::discovery::{self, ApiResource, KindsChanged};
 use crate::harness::Context;
 use crate::metadata;
 
@@ -40,6 +40,9 @@ pub(super) struct Monitors {
     /// A kind may have come or gone.
     changed: Arc<Notify>,
     first: tokio::sync::watch::Sender<bool>,
+    /// What the last discovery found, by group and name.
+    known: Mutex<HashSet<(String, String)>>,
+    kinds: KindsChanged,
 }
 
 struct Running {
@@ -59,6 +62,8 @@ impl Monitors {
             started: AtomicUsize::new(0),
             changed: Arc::new(Notify::new()),
             first: tokio::sync::watch::Sender::new(false),
+            known: Mutex::default(),
+            kinds: context.kinds.clone(),
         })
     }
 
@@ -107,6 +112,11 @@ impl Monitors {
         let found = Arc::new(discovery::discover(&self.client).await?);
         let complete = found.failures.is_empty();
         *self.shared.discovered.write() = Arc::clone(&found);
+        let names = found.preferred.iter().map(|r| (r.group.clone(), r.resource.clone())).collect();
+        let before = std::mem::replace(&mut *self.known.lock(), names);
+        if before != *self.known.lock() {
+            self.kinds.tell();
+        }
         let wanted: HashMap<(String, String), &Arc<ApiResource>> = found
             .preferred
             .iter()

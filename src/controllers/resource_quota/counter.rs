@@ -26,9 +26,9 @@ pub(super) struct Counters {
     running: Mutex<HashMap<GroupResource, Arc<Counter>>>,
 }
 
-#[derive(Default)]
 struct Counter {
     synced: AtomicBool,
+    stop: Shutdown,
     /// Names by namespace.
     names: Mutex<HashMap<String, HashSet<String>>>,
 }
@@ -67,12 +67,32 @@ impl Counters {
         Ok(Some(i64::try_from(count).unwrap_or(i64::MAX)))
     }
 
+    /// Ends the watches of resources that are no longer served.
+    pub(super) async fn forget_gone(&self) -> Result<(), Error> {
+        if self.running.lock().is_empty() {
+            return Ok(());
+        }
+        let found = discovery::discover(&self.client).await?;
+        // What could not be discovered just now may still be there.
+        if found.failures.is_empty() {
+            self.running.lock().retain(|resource, counter| {
+                let keep = found.preferred.iter().any(|r| r.group == resource.group && r.resource == resource.resource);
+                if !keep {
+                    counter.stop.cancel();
+                }
+                keep
+            });
+        }
+        Ok(())
+    }
+
     fn start(&self, resource: &GroupResource, path: String) -> Arc<Counter> {
         let mut running = self.running.lock();
         if let Some(counter) = running.get(resource) {
             return Arc::clone(counter);
         }
-        let counter = Arc::new(Counter::default());
+        let stop = self.shutdown.child_token();
+        let counter = Arc::new(Counter { synced: AtomicBool::new(false), stop: stop.clone(), names: Mutex::default() });
         running.insert(resource.clone(), Arc::clone(&counter));
         let source = Source { client: self.client.clone(), path, field_selector: String::new(), metadata_only: true };
         let mut sink = CountSink {
@@ -81,8 +101,7 @@ impl Counters {
             quotas: self.quotas.clone(),
             queue: self.queue.clone(),
         };
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move { reflect::run(source, &mut sink, shutdown).await });
+        self.tasks.spawn(async move { reflect::run(source, &mut sink, stop).await });
         counter
     }
 }
