@@ -16,6 +16,7 @@ use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;
 use crate::schema::Schema;
 use crate::status::Status;
+use crate::structural::rules::Rules;
 use crate::structural::{Structural, defaults, embedded, prune, types};
 
 /// What the versions of one CRD share.
@@ -38,10 +39,13 @@ pub struct Definition {
 }
 
 /// The schema of one version in the forms that are needed.
+#[derive(Default)]
 struct VersionSchema {
     structural: Option<Structural>,
     /// For server-side apply; made by the first write.
     table: OnceLock<Schema>,
+    /// Compiled by the first write.
+    rules: OnceLock<Option<Rules>>,
 }
 
 impl Definition {
@@ -84,7 +88,10 @@ impl Definition {
                     if let Some(structural) = &mut structural {
                         defaults::prune_defaults(structural);
                     }
-                    Some((version["name"].as_str()?.to_owned(), VersionSchema { structural, table: OnceLock::new() }))
+                    Some((
+                        version["name"].as_str()?.to_owned(),
+                        VersionSchema { structural, ..VersionSchema::default() },
+                    ))
                 })
                 .collect()
         })
@@ -96,6 +103,13 @@ impl Definition {
         let list = crd["spec"]["versions"].as_array_mut()?;
         let found = list.iter_mut().find(|v| v["name"] == version)?;
         Some(found["schema"]["openAPIV3Schema"].take()).filter(Value::is_object)
+    }
+
+    /// The rules of a version; `None` if it has none.
+    pub fn rules(&self, version: &str) -> Option<&Rules> {
+        let held = self.versions().get(version)?;
+        let compile = || Rules::compile(held.structural.as_ref()?, &self.raw_schema(version)?, true);
+        held.rules.get_or_init(compile).as_ref()
     }
 
     /// The schema of a version; `None` if it has none or is none of this CRD's.

@@ -152,7 +152,9 @@ impl Error {
             }
             _ => match &self.value {
                 Some(Value::String(text)) => format!("{}: {text:?}", self.kind.text()),
-                Some(Value::Null) | None => format!("{}: null", self.kind.text()),
+                Some(Value::Null) => format!("{}: null", self.kind.text()),
+                // A value that is not to be shown (`field.OmitValueType`).
+                None => self.kind.text().to_owned(),
                 Some(value) => format!("{}: {value}", self.kind.text()),
             },
         };

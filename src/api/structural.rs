@@ -11,6 +11,7 @@ pub mod formats;
 pub mod lists;
 pub mod pattern;
 pub mod prune;
+pub mod rules;
 pub mod types;
 pub mod values;
 

@@ -138,6 +138,12 @@ impl Decl {
         Self { ty, max, items: Some(Arc::new(values)), min_serialized: 2 }
     }
 
+    /// How many values of this kind one request can hold, by the least that each takes up (apiextensions-apiserver
+    /// `cel.maxCardinality`).
+    pub fn max_cardinality(&self) -> u64 {
+        REQUEST_MAX / (self.min_serialized + 1)
+    }
+
     /// A key of a map, to which upstream gives the size 0.
     pub(super) fn key() -> Self {
         Self::sized(Type::String, Some(0), MIN_STRING)

@@ -1,5 +1,6 @@
 //! Problems of a definition (apiextensions-apiserver `apis/apiextensions/validation`).
 
+mod expressions;
 mod schema;
 mod structure;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeSet;
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
+use api::structural::rules::field_path;
 use api::structural::{Structural, Ty, defaults, formats};
 use api::validation::{dns1035_label, dns1123_subdomain, port_number};
 use serde_json::Value;
@@ -83,6 +85,8 @@ struct Options {
     atomic_sets: bool,
     map_keys: bool,
     bad_ca_bundle: bool,
+    /// Versions whose schemas have not changed.
+    unchanged: BTreeSet<String>,
     /// Versions whose many selectable fields have not changed.
     many_selectable: BTreeSet<String>,
 }
@@ -135,6 +139,7 @@ pub(super) fn create(object: &Object) -> ErrorList {
         atomic_sets: true,
         map_keys: true,
         bad_ca_bundle: true,
+        unchanged: BTreeSet::new(),
         many_selectable: BTreeSet::new(),
     };
     let mut errors = ErrorList::new();
@@ -181,6 +186,11 @@ pub(super) fn update(object: &Object, old: &Object) -> ErrorList {
         }),
         map_keys: none(&|s| !schema::nullable_keys(s, &Path::default()).is_empty()),
         bad_ca_bundle: !established || (!old_bundle.is_empty() && !ca_bundle_is_good(old_bundle)),
+        unchanged: versions(old)
+            .iter()
+            .filter(|v| versions(object).iter().any(|n| n.at("name") == v.at("name") && schema_of(n) == schema_of(v)))
+            .map(|v| v.text("name").to_owned())
+            .collect(),
         many_selectable: versions(old)
             .iter()
             .filter(|v| v.count("selectableFields") > SELECTABLE_FIELDS_MAX)
@@ -313,7 +323,9 @@ fn spec_problems(object: &Object, options: &Options) -> ErrorList {
             }
         };
         let status = version.at("subresources").has("status");
-        member("schema", "validation", &|at| schema_problems(schema_of(version), status, at, &options));
+        member("schema", "validation", &|at| {
+            schema_problems(schema_of(version), status, at, &options, options.unchanged.contains(name))
+        });
         member("subresources", "subresources", &|at| subresources(version.at("subresources"), at));
         member("additionalPrinterColumns", "additionalPrinterColumns", &|at| {
             let columns = version.list("additionalPrinterColumns");
@@ -425,8 +437,9 @@ const ROOT_FIELDS: &[(&str, &str)] = &[
     ("x-kubernetes-validations", "XValidations"),
 ];
 
-/// `validateCustomResourceDefinitionValidation`. `at` is where the schema's holder stands.
-fn schema_problems(schema: &Value, status: bool, at: &Path, options: &Options) -> ErrorList {
+/// `validateCustomResourceDefinitionValidation`. `at` is where the schema's holder stands; `unchanged`: the schema was
+/// stored as it is.
+fn schema_problems(schema: &Value, status: bool, at: &Path, options: &Options, unchanged: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let Some(map) = schema.as_object() else { return errors };
     let at = at.child("openAPIV3Schema");
@@ -455,12 +468,15 @@ fn schema_problems(schema: &Value, status: bool, at: &Path, options: &Options) -
     if options.structural {
         let problems = structure::validate(schema, &at);
         if problems.is_empty() {
-            errors.extend(schema::defaults(&Structural::parse(schema), &at, options.pruned_defaults));
+            errors.extend(schema::defaults(schema, &at, options.pruned_defaults));
         } else {
             errors.extend(problems);
         }
     }
     errors.extend(schema::open_api(schema, &at, options));
+    if options.structural && errors.is_empty() {
+        errors.extend(expressions::validate(schema, &at, unchanged));
+    }
     errors
 }
 
@@ -570,54 +586,6 @@ fn selectable(version: &Value, at: &Path, options: &Options) -> ErrorList {
         errors.push(Error::too_many(at.clone(), seen.len(), SELECTABLE_FIELDS_MAX));
     }
     errors
-}
-
-/// `cel.ValidFieldPath`: the names of a path such as `.spec.a` or `['a.b']`, and the schema there.
-///
-/// # Errors
-/// Upstream's text.
-fn field_path<'s>(schema: &'s Structural, path: &str, arrays: bool) -> Result<(Vec<String>, &'s Structural), String> {
-    let (mut schema, mut names, mut rest) = (schema, Vec::new(), path);
-    let end = || "unexpected end of JSON path".to_owned();
-    while !rest.is_empty() {
-        let name;
-        if let Some(inner) = rest.strip_prefix('[') {
-            if !arrays {
-                return Err("array notation is not allowed".to_owned());
-            }
-            if inner.is_empty() {
-                return Err(end());
-            }
-            let quoted = inner.strip_prefix('\'').and_then(|q| {
-                let close = q.char_indices().find(|(i, c)| *c == '\'' && !q[..*i].ends_with('\\'))?.0;
-                Some((&q[..close], &q[close + 1..]))
-            });
-            let Some((text, after)) = quoted else {
-                let token = inner.split(['.', '[', ']']).next().unwrap_or_default();
-                return Err(format!("expected single quoted string but got {token}"));
-            };
-            name = text.replace("\\'", "'").replace("\\\\", "\\");
-            rest = match after.strip_prefix(']') {
-                Some(after) => after,
-                None if after.is_empty() => return Err(end()),
-                None => return Err(format!("expected ] but got {after}")),
-            };
-        } else if let Some(inner) = rest.strip_prefix('.') {
-            let length = inner.find(['.', '[', ']']).unwrap_or(inner.len());
-            if inner.is_empty() {
-                return Err(end());
-            }
-            name = inner[..length].to_owned();
-            rest = &inner[length..];
-        } else {
-            let token = rest.split(['.', '[', ']']).next().unwrap_or_default();
-            return Err(format!("expected [ or . but got: {token}"));
-        }
-        let next = if schema.properties.is_empty() { schema.additional_schema() } else { schema.property(&name) };
-        schema = next.ok_or("does not refer to a valid field")?;
-        names.push(name);
-    }
-    Ok((names, schema))
 }
 
 fn is_known_review(version: &Value) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::custom::Definition;
-use api::field::{Error, ErrorList, Path};
+use api::field::{Error, ErrorList, ErrorType, Path};
 use api::kind::{RequestContext, Strategy};
 use api::structural::{Structural, embedded, lists, values};
 use api::{Gvk, Object};
@@ -89,6 +89,20 @@ impl CustomRules {
         errors
     }
 
+    /// `x-kubernetes-validations`, unless what was found already makes them meaningless (`hasBlockingErr`).
+    fn rules(&self, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        use ErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+        let Some(rules) = self.definition.rules(&self.gvk.version) else { return };
+        let blocking = |e: &Error| matches!(e.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid);
+        if errors.iter().any(blocking) {
+            let text = "some validation rules were not checked because the object was invalid; correct the existing \
+                        errors to complete validation";
+            errors.push(Error::invalid(Path::default(), Value::Null, text));
+        } else {
+            errors.extend(rules.validate(value, old, true, &Path::default()));
+        }
+    }
+
     fn list_types(&self, object: &Object) -> ErrorList {
         match self.schema() {
             Some(schema) => lists::validate(&Value::Object(object.0.clone()), schema),
@@ -144,6 +158,7 @@ impl Strategy for CustomRules {
         errors.extend(self.scale(object, true));
         errors.extend(embedded::validate(&value, self.schema(), self.definition.meta()));
         errors.extend(self.list_types(object));
+        self.rules(&value, None, &mut errors);
         errors
     }
 
@@ -162,6 +177,7 @@ impl Strategy for CustomRules {
         if self.list_types(old).is_empty() {
             errors.extend(self.list_types(object));
         }
+        self.rules(&value, Some(&before), &mut errors);
         errors
     }
 
@@ -181,6 +197,8 @@ impl Strategy for CustomRules {
         if !lists.is_empty() && self.list_types(old).is_empty() {
             errors.extend(lists);
         }
+        let (value, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
+        self.rules(&value, Some(&before), &mut errors);
         errors
     }
 

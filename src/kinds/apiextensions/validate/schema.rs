@@ -1,6 +1,7 @@
 //! Problems of a schema in a definition (`ValidateCustomResourceDefinitionOpenAPISchema`, `ValidateDefaults`).
 
 use api::field::{Error, ErrorList, Path};
+use api::structural::rules::{self, Rules};
 use api::structural::{Structural, Ty, embedded, lists, prune, values};
 use serde_json::{Map, Value};
 
@@ -133,7 +134,7 @@ fn walk(schema: &Value, path: &Path, place: &Place, root: bool, options: &Option
         walk(nested, &path.child("dependencies").key(name), place, false, options, errors);
     }
     extensions(schema, path, options, errors);
-    rules(schema, path, errors);
+    rule_forms(schema, path, errors);
 }
 
 fn extensions(schema: &Value, path: &Path, options: &Options, errors: &mut ErrorList) {
@@ -274,8 +275,8 @@ pub(super) fn nullable_keys(schema: &Value, path: &Path) -> ErrorList {
     errors
 }
 
-/// The form of the rules of `x-kubernetes-validations`; what they say is compiled elsewhere.
-fn rules(schema: &Value, path: &Path, errors: &mut ErrorList) {
+/// The form of the rules of `x-kubernetes-validations`; see `expressions` for what they say.
+fn rule_forms(schema: &Value, path: &Path, errors: &mut ErrorList) {
     const REASONS: &[&str] = &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
     let has_lines = |text: &str| text.contains(['\n', '\r']);
     for (index, rule) in schema.list("x-kubernetes-validations").iter().enumerate() {
@@ -308,7 +309,7 @@ fn rules(schema: &Value, path: &Path, errors: &mut ErrorList) {
             if has_lines(field) {
                 errors.push(Error::invalid(at.child("fieldPath"), field, "must not contain line breaks"));
             }
-            if super::field_path(&Structural::parse(schema), field, true).is_err() {
+            if rules::field_path(&Structural::parse(schema), field, true).is_err() {
                 errors.push(Error::invalid(at.child("fieldPath"), field, "must be a valid path"));
             }
         }
@@ -316,13 +317,19 @@ fn rules(schema: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 /// `ValidateDefaults`: defaults fit their own schema and hold nothing unknown.
-pub(super) fn defaults(schema: &Structural, path: &Path, pruned: bool) -> ErrorList {
+pub(super) fn defaults(json: &Value, path: &Path, pruned: bool) -> ErrorList {
     let mut errors = ErrorList::new();
-    default_of(schema, path, (true, false), pruned, &mut errors);
+    default_of((&Structural::parse(json), Some(json)), path, (true, false), pruned, &mut errors);
     errors
 }
 
-fn default_of(schema: &Structural, path: &Path, (root, in_meta): (bool, bool), pruned: bool, errors: &mut ErrorList) {
+fn default_of(
+    (schema, json): (&Structural, Option<&Value>),
+    path: &Path,
+    (root, in_meta): (bool, bool),
+    pruned: bool,
+    errors: &mut ErrorList,
+) {
     let in_meta = in_meta && !schema.embedded;
     if let Some(default) = &schema.default {
         let at = path.child("default");
@@ -353,6 +360,15 @@ fn default_of(schema: &Structural, path: &Path, (root, in_meta): (bool, bool), p
         }
         if problems.is_empty() {
             problems = values::validate(default, schema, &at);
+            if problems.is_empty()
+                && let Some(rules) = json.and_then(|json| Rules::compile(schema, json, root))
+            {
+                // As an object that has always had it, and as a new one.
+                problems = rules.validate(default, Some(default), false, &at);
+                if problems.is_empty() {
+                    problems = rules.validate(default, None, false, &at);
+                }
+            }
             for mut error in lists::validate(default, schema) {
                 error.path = at.child(&error.path.to_string());
                 problems.push(error);
@@ -361,11 +377,13 @@ fn default_of(schema: &Structural, path: &Path, (root, in_meta): (bool, bool), p
         errors.extend(problems);
     }
     if let Some(items) = &schema.items {
-        default_of(items, &path.child("items"), (false, in_meta), pruned, errors);
+        let json = json.map(|json| json.at("items"));
+        default_of((items, json), &path.child("items"), (false, in_meta), pruned, errors);
     }
     for (name, property) in &schema.properties {
         let meta = in_meta || ((root || schema.embedded) && matches!(&**name, "metadata" | "apiVersion" | "kind"));
-        default_of(property, &path.child("properties").key(name), (false, meta), pruned, errors);
+        let json = json.map(|json| json.at("properties").at(name));
+        default_of((property, json), &path.child("properties").key(name), (false, meta), pruned, errors);
     }
 }
 
