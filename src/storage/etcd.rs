@@ -148,7 +148,7 @@ async fn first_revision(members: &Members) -> Result<Revision, StoreError> {
         let error = match newest(members).await {
             Ok(revision) => return Ok(revision),
             Err(CallError::Refused(status)) => {
-                return Err(StoreError::Engine { step: "read the datastore", source: Box::new(status) });
+                return Err(StoreError::Engine { step: "read the datastore", source: wire::plain(status) });
             }
             Err(CallError::NoAnswer(status)) => status,
         };
@@ -158,11 +158,11 @@ async fn first_revision(members: &Members) -> Result<Revision, StoreError> {
         {
             untrusted += 1;
             if untrusted >= members.len() {
-                return Err(StoreError::Engine { step: "reach the datastore", source: Box::new(error) });
+                return Err(StoreError::Engine { step: "reach the datastore", source: wire::plain(error) });
             }
         }
         if tokio::time::Instant::now() >= complain || untrusted > 0 {
-            tracing::warn!(error = %base::chain(&error), "waiting for the datastore");
+            tracing::warn!(error = %base::chain(&*wire::plain(error)), "waiting for the datastore");
             complain = tokio::time::Instant::now() + COMPLAIN_EVERY;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

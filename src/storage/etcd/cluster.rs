@@ -6,7 +6,7 @@ use etcd_client::proto::{
     PbStatusResponse,
 };
 
-use super::wire::{CallError, Effect, Members};
+use super::wire::{CallError, Effect, Members, plain};
 use super::{EtcdTls, convert};
 use crate::store::{Revision, StoreError};
 
@@ -118,10 +118,7 @@ impl EtcdCluster {
                     learner: status.is_learner,
                     errors: status.errors,
                 }),
-                Err(status) => {
-                    let source = Box::new(status);
-                    Err((endpoint, StoreError::Engine { step: "ask a member", source }))
-                }
+                Err(status) => Err((endpoint, StoreError::Engine { step: "ask a member", source: plain(status) })),
             }
         });
         futures::future::join_all(asked).await

@@ -7,7 +7,7 @@ use etcd_client::proto::{
 };
 use tonic::Code;
 
-use super::wire::CallError;
+use super::wire::{CallError, plain};
 use crate::store::{
     Compare, CompareResult, CompareTarget, Event, EventKind, KeyRange, KeyValue, LeaseId, Op, OpResult, RangeOptions,
     RangeResult, Revision, StoreError, Txn, TxnResult,
@@ -150,7 +150,7 @@ pub(super) fn writes(result: &TxnResult) -> bool {
 pub(super) fn error(step: &'static str, failed: CallError, compacted: Revision) -> StoreError {
     let status = match failed {
         CallError::NoAnswer(status) => {
-            tracing::warn!(step, error = %base::chain(&status), "no member of the datastore answered");
+            tracing::warn!(step, error = %base::chain(&*plain(status)), "no member of the datastore answered");
             return StoreError::Timeout;
         }
         CallError::Refused(status) => status,
@@ -173,7 +173,7 @@ pub(super) fn error(step: &'static str, failed: CallError, compacted: Revision) 
         (Code::ResourceExhausted, "mvcc: database space exceeded") => StoreError::DiskFull,
         // gRPC's own limit, a little above etcd's: `trying to send message larger than max`.
         (Code::ResourceExhausted, _) => StoreError::TooLarge,
-        _ => StoreError::Engine { step, source: Box::new(status) },
+        _ => StoreError::Engine { step, source: plain(status) },
     }
 }
 

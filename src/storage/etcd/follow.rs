@@ -20,6 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::convert::{by_revision, everything, range_end, range_start};
+use super::wire::plain;
 use crate::hub::Attach;
 use crate::store::{KeyRange, Revision, WatchMessage, WatchOptions};
 
@@ -76,7 +77,7 @@ pub(super) async fn feed(shared: Arc<Shared>, shutdown: Shutdown) {
             if complained {
                 tracing::warn!(
                     endpoint = shared.members.endpoint(member),
-                    error = %base::chain(&error),
+                    error = %base::chain(&*plain(error)),
                     "lost the watch of the datastore"
                 );
             }

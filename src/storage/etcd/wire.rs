@@ -246,6 +246,23 @@ pub(super) fn not_connected(status: &Status) -> Option<&NotConnected> {
     None
 }
 
+/// A member's answer in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Answered(String);
+
+/// A status as one sentence: gRPC's own text repeats every cause in Rust's words.
+pub(super) fn plain(status: Status) -> Box<dyn Error + Send + Sync> {
+    match not_connected(&status) {
+        Some(NotConnected { endpoint, source }) => {
+            let source = io::Error::new(source.kind(), source.to_string());
+            Box::new(NotConnected { endpoint: endpoint.clone(), source })
+        }
+        None if status.message().is_empty() => Box::new(Answered(status.code().to_string())),
+        None => Box::new(Answered(status.message().to_owned())),
+    }
+}
+
 impl Member {
     fn new(endpoint: &str, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Self, EndpointError> {
         let invalid = || EndpointError::Invalid { endpoint: endpoint.to_owned() };
@@ -347,6 +364,16 @@ mod tests {
         check("127.0.0.1:2379", "is no endpoint");
         check("postgres://host:1", "is no endpoint");
         check("http://host", "is no endpoint");
+    }
+
+    #[test]
+    fn errors_are_one_sentence() {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer");
+        let error = NotConnected { endpoint: "https://a:1".to_owned(), source };
+        let text = base::chain(&*plain(Status::from_error(Box::new(error)))).to_string();
+        assert_eq!(text, "cannot reach https://a:1: invalid peer certificate: UnknownIssuer");
+        let text = plain(Status::unavailable("etcdserver: no leader")).to_string();
+        assert_eq!(text, "etcdserver: no leader");
     }
 
     #[test]
