@@ -3,6 +3,7 @@
 mod addons;
 mod bootstrap;
 pub mod check;
+mod component;
 mod containers;
 mod control;
 pub mod credentials;
@@ -83,6 +84,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::SecretsEncrypt(options) => {
             log_to_stderr("warn");
             run(state_commands::secrets_encrypt(options)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Component(command) => {
+            log_to_stderr("info");
+            run(component::run(command)).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(options) => Ok(worked(check::run(&options))),
         Command::Kubeconfig(options) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use base::{SharedClock, Shutdown};
 use client::k8s_openapi::api::core::v1::{Node, Taint};
-use client::{Event, Informer, Informers};
+use client::{Client, Event, Informer, Informers};
 use dns::DnsConfig;
 use kubelet::network::{AttachRequest, NetworkError, PodNetwork as Contract};
 use kubelet::{Kubelet, KubeletConfig};
@@ -18,28 +19,56 @@ use net::nft::TableConfig;
 use net::pods::{PodNetwork, PodNetworkConfig};
 use net::proxy::ProxyConfig;
 use runtime::Runtime;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::task::JoinSet;
 
-use crate::credentials::Credentials;
 use crate::layout::Layout;
 use crate::options::ServerOptions;
-use crate::server::{Clients, Identity};
+use crate::server::Identity;
 
 /// What the node is made from.
 pub struct Parts<'a> {
     pub options: &'a ServerOptions,
     pub identity: &'a Identity,
     pub layout: &'a Layout,
-    pub credentials: &'a Credentials,
-    pub connect: &'a Clients,
+    pub tls: NodeTls,
+    /// With the node's own identity.
+    pub client: Client,
+    /// What the node agent sees.
     pub informers: &'a Informers,
+    /// What Service routing and DNS see: Services and endpoints of the whole cluster.
+    pub services: &'a Informers,
     pub clock: &'a SharedClock,
 }
+
+/// How the node agent's HTTPS server shows itself, and whom it trusts.
+pub struct NodeTls {
+    pub server: rustls::ServerConfig,
+    pub client_ca: Vec<CertificateDer<'static>>,
+}
+
+impl NodeTls {
+    /// A serving certificate from its file, for clients that the authority in `client_ca` certified.
+    pub fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the certificate {}", path.display()))
+        };
+        let leaf = pki::Leaf { cert_pem: read(cert)?, key_pem: read(key)? };
+        let authorities: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(read(client_ca)?.as_bytes()).collect();
+        let client_ca = authorities.with_context(|| format!("{} holds no certificate", client_ca.display()))?;
+        let server = pki::serving::ServingCertificate::new(&leaf)?.server_config(&client_ca, ALPN)?;
+        Ok(Self { server, client_ca })
+    }
+}
+
+/// What the node agent's HTTPS server speaks.
+pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// Starts everything; the tasks end with `shutdown`, pods go on running. Returns how long pods have to end where they are
 /// ended with the node.
 pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdown) -> anyhow::Result<Duration> {
-    let Parts { options, identity, layout, credentials, connect, informers, clock } = parts;
+    let Parts { options, identity, layout, tls, client, informers, services, clock } = parts;
     let runtime =
         crate::containers::connect(options.containerd.as_deref(), &options.private_registry, layout, clock, shutdown)
             .await?;
@@ -62,7 +91,7 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
             cluster_cidr: options.cluster_cidr,
             service_cidr: options.service_cidr,
         };
-        tasks.spawn(serve_dns(config, Informers::clone(informers), shutdown.clone()));
+        tasks.spawn(serve_dns(config, Informers::clone(services), shutdown.clone()));
     }
 
     let mut gate = None;
@@ -75,17 +104,16 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
         let local = if serves_dns { vec![identity.dns_ip] } else { Vec::new() };
         let opened = gate.insert(Gate::default()).clone();
         let config = ProxyConfig { node_name: identity.node_name.clone(), table, local, gate: opened };
-        tasks.spawn(net::proxy::run(config, Informers::clone(informers), shutdown.clone()));
+        tasks.spawn(net::proxy::run(config, Informers::clone(services), shutdown.clone()));
     }
 
-    let tls = credentials.kubelet_serving.server_config(&[credentials.ca.cert_der().clone()], &[b"h2", b"http/1.1"])?;
     let mut config = KubeletConfig::new(&identity.node_name, identity.node_ip, layout.kubelet(), layout.pod_logs());
     config.cluster_dns = vec![IpAddr::V4(identity.dns_ip)];
     config.cluster_domain.clone_from(&options.cluster_domain);
     config.resolv_conf.clone_from(&options.resolv_conf);
     config.listen = SocketAddr::new(options.bind_address, options.kubelet_port);
-    config.tls = Some(Arc::new(tls));
-    config.client_ca = vec![credentials.ca.cert_der().clone()];
+    config.tls = Some(Arc::new(tls.server));
+    config.client_ca = tls.client_ca;
     config.max_pods = options.max_pods;
     config.cgroup_root = format!("/{}", options.bridge);
     config.node_labels = labels(&options.node_label)?;
@@ -97,14 +125,8 @@ pub async fn start(parts: Parts<'_>, tasks: &mut JoinSet<()>, shutdown: &Shutdow
     config.apply_flags(flags.collect::<anyhow::Result<Vec<_>>>()?).context("--kubelet-arg")?;
     let grace = config.shutdown_grace;
     config.register_with_taints = taints(&options.node_taint)?;
-    let agent = Kubelet::new(
-        config,
-        connect.user_in(&format!("system:node:{}", identity.node_name), &[api::user::NODES]),
-        informers.clone(),
-        runtime,
-        Arc::new(Network { pods, gate }),
-        clock.clone(),
-    );
+    let agent =
+        Kubelet::new(config, client, informers.clone(), runtime, Arc::new(Network { pods, gate }), clock.clone());
     tasks.spawn(agent.run(shutdown.clone()));
     Ok(grace)
 }

@@ -41,6 +41,69 @@ pub enum Command {
     Datastore(Box<DatastoreCommandOptions>),
     /// Works on the encryption of the running server's datastore.
     SecretsEncrypt(SecretsEncryptOptions),
+    /// Runs one part beside an API server that runs elsewhere.
+    #[command(subcommand)]
+    Component(ComponentCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ComponentCommand {
+    /// In the place of kube-scheduler.
+    Scheduler(RemoteOptions),
+    /// In the place of kube-controller-manager.
+    Controllers(ControllersOptions),
+    /// In the place of kubelet, kube-proxy and, unless switched off, the cluster's DNS.
+    Agent(Box<AgentOptions>),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RemoteOptions {
+    /// How to reach the API server, and as whom.
+    #[arg(long, env = "SKIFF_KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// Works only while it holds the lease that the stock program of this role holds, too.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ControllersOptions {
+    #[command(flatten)]
+    pub remote: RemoteOptions,
+    /// Certificate of the cluster's authority, which every namespace gets.
+    #[arg(long)]
+    pub root_ca_file: PathBuf,
+    /// Ranges that nodes get their pods' ranges from; if none is given, nodes get none.
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<ipnet::IpNet>,
+    /// Ranges of Services, which no node gets.
+    #[arg(long, value_delimiter = ',')]
+    pub service_cidr: Vec<ipnet::IpNet>,
+    /// Names of controllers, as kube-controller-manager's flag: * is all, -name takes one out.
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentOptions {
+    /// How to reach the API server, as this node.
+    #[arg(long, env = "SKIFF_KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// How Service routing and DNS reach it; as this node if not given.
+    #[arg(long)]
+    pub proxy_kubeconfig: Option<PathBuf>,
+    /// Certificate that the node agent serves with.
+    #[arg(long)]
+    pub tls_cert_file: PathBuf,
+    /// Key of that certificate.
+    #[arg(long)]
+    pub tls_private_key_file: PathBuf,
+    /// Authority of those who may call the node agent.
+    #[arg(long)]
+    pub client_ca_file: PathBuf,
+    /// The node's own settings are the server's.
+    #[command(flatten)]
+    pub node: ServerOptions,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -316,6 +379,27 @@ fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn components_take_a_kubeconfig_and_the_nodes_settings() {
+        let parse = |line: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            match Cli::load(&arguments).unwrap().command {
+                Command::Component(command) => command,
+                other => panic!("{other:?}"),
+            }
+        };
+        let agent =
+            "skiff component agent --kubeconfig k --tls-cert-file c --tls-private-key-file p --client-ca-file a";
+        match parse(&format!("{agent} --node-name n --bridge b0")) {
+            ComponentCommand::Agent(options) => assert_eq!(options.node.node_name.as_deref(), Some("n")),
+            other => panic!("{other:?}"),
+        }
+        match parse("skiff component controllers --kubeconfig k --root-ca-file c --controllers *,-job-controller") {
+            ComponentCommand::Controllers(options) => assert_eq!(options.controllers, ["*", "-job-controller"]),
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn load(arguments: &[&str], file: &str) -> Result<ServerOptions, OptionsError> {
         let dir = tempfile::tempdir().unwrap();

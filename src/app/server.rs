@@ -51,7 +51,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(options: &ServerOptions) -> anyhow::Result<Self> {
+    pub fn of(options: &ServerOptions) -> anyhow::Result<Self> {
         let node_name = match &options.node_name {
             Some(name) => name.to_lowercase(),
             None => node_address::host_name()?,
@@ -247,13 +247,16 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // The node.
     let mut running = Stage::new("node");
     if !options.disable_agent {
+        let client_ca = vec![credentials.ca.cert_der().clone()];
+        let server = credentials.kubelet_serving.server_config(&client_ca, node::ALPN)?;
         let parts = node::Parts {
             options: &options,
             identity: &identity,
             layout: &layout,
-            credentials: &credentials,
-            connect: &connect,
+            tls: node::NodeTls { server, client_ca },
+            client: connect.user_in(&format!("system:node:{}", identity.node_name), &[api::user::NODES]),
             informers: &informers,
+            services: &informers,
             clock: &clock,
         };
         // Pods that are ended with the node get their time on top.
