@@ -150,7 +150,8 @@ fn tls_error(error: io::Error) -> io::Error {
     let found = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     let why = match found {
         Some(rustls::Error::InvalidCertificate(bad)) => match bad {
-            Bad::UnknownIssuer => "x509: certificate signed by unknown authority".to_owned(),
+            // Another authority of the same name is found by its name and then does not fit.
+            Bad::UnknownIssuer | Bad::BadSignature => "x509: certificate signed by unknown authority".to_owned(),
             Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
                 "x509: certificate has expired or is not yet valid".to_owned()
             }
