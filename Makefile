@@ -18,7 +18,7 @@ setup:
 
 setup-test: setup
 	@packaging/setup-debian.sh $(TEST_PACKAGES)
-	e2e/kit/build-tools.sh kubectl tests tools
+	e2e/kit/build-tools.sh kubectl tests tools stock
 	@[ -e $(KIT_WORK)/images/all-images.oci.tar ] || e2e/kit/make-images.sh
 
 build: setup

@@ -106,9 +106,10 @@ fn killing_the_server_loses_no_acknowledged_object_and_disturbs_no_pod() {
 /// The program that serves a database as etcd does, with nothing else around it.
 fn shim() -> PathBuf {
     let root = here().parent().unwrap();
-    output(Command::new("cargo").current_dir(root).args(["build", "-q", "-p", "storage", "--example", "etcd"]))
-        .unwrap();
-    root.join("target/debug/examples/etcd")
+    // With the whole workspace's features, so that what the binary was built from is used again.
+    output(Command::new("cargo").current_dir(root).args(["build", "-q", "--workspace", "--example", "etcd"])).unwrap();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join("debug/examples/etcd")
 }
 
 #[test]
