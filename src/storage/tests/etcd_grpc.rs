@@ -90,7 +90,8 @@ async fn keys_are_put_read_and_deleted() {
 async fn transactions_nest() {
     let mut bench = Bench::new(SqliteOptions::default()).await;
     bench.put("a", "1").await;
-    let inner = Txn::new().when([Compare::value("a", CompareOp::Equal, "2")]).and_then([TxnOp::put("b", "yes", None)]);
+    // Its condition is about the state before the transaction, as etcd's is.
+    let inner = Txn::new().when([Compare::value("a", CompareOp::Equal, "1")]).and_then([TxnOp::put("b", "yes", None)]);
     let txn = Txn::new()
         .when([Compare::mod_revision("a", CompareOp::Equal, 2), Compare::version("none", CompareOp::Equal, 0)])
         .and_then([TxnOp::put("a", "2", None), TxnOp::txn(inner), TxnOp::get("b", None)])
@@ -118,9 +119,10 @@ async fn one_stream_carries_many_watches() {
     let mut stream = bench.client.watch("a", Some(options)).await.unwrap();
     let created = stream.message().await.unwrap().unwrap();
     assert_eq!((created.created(), created.watch_id()), (true, 7));
-    assert_eq!(stream.message().await.unwrap().unwrap().events()[0].kv().unwrap().value(), b"1");
-    let second = stream.message().await.unwrap().unwrap();
-    assert_eq!(second.events()[0].prev_kv().unwrap().value(), b"1");
+    // History comes in batches.
+    let history = stream.message().await.unwrap().unwrap();
+    assert_eq!(history.events()[0].kv().unwrap().value(), b"1");
+    assert_eq!(history.events()[1].prev_kv().unwrap().value(), b"1");
 
     let filtered = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
     stream.watch("b", Some(filtered)).await.unwrap();
@@ -139,10 +141,12 @@ async fn one_stream_carries_many_watches() {
     for n in 0..200 {
         bench.put("a", &n.to_string()).await;
     }
-    for n in 0..200 {
+    let mut values = Vec::new();
+    while values.len() < 200 {
         let message = stream.message().await.unwrap().unwrap();
-        assert_eq!(message.events()[0].kv().unwrap().value_str().unwrap(), n.to_string());
+        values.extend(message.events().iter().map(|event| event.kv().unwrap().value_str().unwrap().to_owned()));
     }
+    assert_eq!(values, (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
 
     stream.cancel(7).await.unwrap();
     let canceled = stream.message().await.unwrap().unwrap();
