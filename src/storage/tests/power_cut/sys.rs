@@ -30,7 +30,12 @@ unsafe impl Send for Wrapped {}
 unsafe impl Sync for Wrapped {}
 
 static WRAPPED: OnceLock<Wrapped> = OnceLock::new();
-static METHODS: OnceLock<(ffi::sqlite3_io_methods, &'static ffi::sqlite3_io_methods)> = OnceLock::new();
+/// Tables of methods by the address of SQLite's own (logs have others than databases), with ours.
+static TABLES: Mutex<Vec<(usize, Methods, Methods)>> = Mutex::new(Vec::new());
+/// SQLite's own methods of each open handle.
+static HANDLES: Mutex<Vec<(usize, Methods)>> = Mutex::new(Vec::new());
+
+type Methods = &'static ffi::sqlite3_io_methods;
 
 #[derive(Default)]
 struct Disk {
@@ -154,21 +159,15 @@ unsafe extern "C" fn open(
     if code != ffi::SQLITE_OK || name.is_null() {
         return code;
     }
-    // Safety: after a successful open the name is a C string and the handle's methods are set.
-    let (path, original) = unsafe {
+    // Safety: after a successful open the name is a C string and the handle's methods are one of SQLite's static tables.
+    let (path, own) = unsafe {
         let path = PathBuf::from(CStr::from_ptr(name).to_string_lossy().into_owned());
-        (path, *(*file).pMethods)
+        (path, &*(*file).pMethods)
     };
-    let (_, ours) = METHODS.get_or_init(|| {
-        let mut ours = original;
-        ours.xWrite = Some(write);
-        ours.xTruncate = Some(truncate);
-        ours.xSync = Some(sync);
-        ours.xClose = Some(close);
-        (original, Box::leak(Box::new(ours)))
-    });
+    let ours = wrapped_methods(own);
+    HANDLES.lock().push((file as usize, own));
     // Safety: `ours` lives for ever and differs from SQLite's table only in functions that pass everything on.
-    unsafe { (*file).pMethods = *ours };
+    unsafe { (*file).pMethods = ours };
     let mut disk = wrapped().disk.lock();
     disk.open.insert(file as usize, path.clone());
     disk.files.entry(path).or_insert_with_key(|path| Image {
@@ -190,8 +189,26 @@ unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, name: *const std::ffi::c_c
     code
 }
 
-fn original() -> &'static ffi::sqlite3_io_methods {
-    &METHODS.get().expect("a file is open").0
+/// SQLite's table with writing, truncating, syncing and closing through here.
+fn wrapped_methods(own: Methods) -> Methods {
+    let mut tables = TABLES.lock();
+    let address = ptr::from_ref(own) as usize;
+    if let Some((.., ours)) = tables.iter().find(|(known, ..)| *known == address) {
+        return ours;
+    }
+    let mut ours = *own;
+    ours.xWrite = Some(write);
+    ours.xTruncate = Some(truncate);
+    ours.xSync = Some(sync);
+    ours.xClose = Some(close);
+    let ours: Methods = Box::leak(Box::new(ours));
+    tables.push((address, own, ours));
+    ours
+}
+
+fn original(file: *mut ffi::sqlite3_file) -> Methods {
+    let handles = HANDLES.lock();
+    handles.iter().rev().find(|(handle, _)| *handle == file as usize).expect("the handle is open").1
 }
 
 /// Notes a change of the file under the same lock as the change itself: a cut sees both or neither.
@@ -212,14 +229,14 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, data: *const c_void, si
     let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), size as usize) }.to_vec();
     changed(file, Change::Write { offset: offset as usize, bytes }, || {
         // Safety: SQLite's own arguments.
-        unsafe { original().xWrite.expect("xWrite")(file, data, size, offset) }
+        unsafe { original(file).xWrite.expect("xWrite")(file, data, size, offset) }
     })
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
     changed(file, Change::Truncate(size as usize), || {
         // Safety: SQLite's own arguments.
-        unsafe { original().xTruncate.expect("xTruncate")(file, size) }
+        unsafe { original(file).xTruncate.expect("xTruncate")(file, size) }
     })
 }
 
@@ -237,6 +254,8 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _: c_int) -> c_int {
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     wrapped().disk.lock().open.remove(&(file as usize));
+    let own = original(file);
+    HANDLES.lock().retain(|(handle, _)| *handle != file as usize);
     // Safety: SQLite's own argument; its close clears the handle's methods.
-    unsafe { original().xClose.expect("xClose")(file) }
+    unsafe { own.xClose.expect("xClose")(file) }
 }
