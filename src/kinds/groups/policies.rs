@@ -454,7 +454,7 @@ mod tests {
         );
         check(
             &of(json!({"validations": [{"expression": "object.x + 'a'"}, {"expression": "variables.y"}]})),
-            &["undefined field 'y'"],
+            &["must evaluate to bool but got string", "undefined field 'y'"],
         );
         check(
             &of(json!({"validations": [{"expression": "1", "messageExpression": "authorizer.path('/x')"}]})),
