@@ -8,15 +8,14 @@ here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
 DIR=$2; BIN=${BIN:-$here/../target-link/debug/skiff}; PORT=${PORT:-17443}; KUBELET_PORT=${KUBELET_PORT:-17250}; NAME=${NAME:-e2e}
 NET=${NET:-60}
 K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
+# runs PID: a process that has ended may stay listed until its parent asks for it
+runs() { [ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
 launch() {
   mkdir -p "$DIR"
   [ -z "${REGISTRY:-}" ] || printf 'mirrors:\n  registry.k8s.io:\n    endpoint: ["%s"]\n' "$REGISTRY" > "$DIR/registries.yaml"
   if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
     old=$(cat "$DIR/pid")
-    for _ in $(seq 100); do
-      [ -e "/proc/$old" ] && ! grep -q '^State:.Z' "/proc/$old/status" 2>/dev/null || break
-      sleep 0.05
-    done
+    for _ in $(seq 100); do runs "$old" || break; sleep 0.05; done
   fi
   printf '# no upstream: tests must not depend on the network outside\n' > "$DIR/resolv.conf"
   setsid "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" \
@@ -42,7 +41,7 @@ start() {
 stop() { # ends skiff by its pid, then what it started: containerd, by the pid file's place in its own folder
   if [ -e "$DIR/pid" ]; then
     pid=$(cat "$DIR/pid"); kill "$pid" 2>/dev/null || true
-    for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    for _ in $(seq 300); do runs "$pid" || break; sleep 0.1; done
     kill -9 "$pid" 2>/dev/null || true; rm -f "$DIR/pid"
   fi
 }
