@@ -14,7 +14,8 @@ over; trap over EXIT
 without() { unshare -m bash -c 'for f in $(type -ap containerd) /usr{/local,}/{s,}bin/containerd; do [ ! -e $f ] || mount --bind /dev/null $f; done; exec "$@"' _ "$@"; }
 export -f without
 refused 'no containerd' 'apt-get install containerd' bash -c 'without "$@"' _ "$BIN" server --config /dev/null --data-dir "$DIR/bare" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" --bridge "$NAME"0
-check 'one sentence, and nothing was made' '^1 no$' sh -c "echo \$(wc -l < '$T/out') \$([ -e '$DIR/bare' ] && echo yes || echo no)"
+cp "$T/out" "$T/said"
+check 'one sentence, and nothing was made' '^1 no$' sh -c "echo \$(wc -l < '$T/said') \$([ -e '$DIR/bare' ] && echo yes || echo no)"
 refused 'a containerd that does not answer' 'cannot use containerd at /nowhere/containerd.sock' timeout 60 "$BIN" server --config /dev/null --data-dir "$DIR/bare" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" --bridge "$NAME"0 --containerd /nowhere/containerd.sock
 refused 'a wrong flag' "unexpected argument '--no-such-flag'" "$BIN" server --no-such-flag
 refused 'a wrong range' 'cluster-cidr' "$BIN" server --config /dev/null --data-dir "$DIR/bare" --cluster-cidr nonsense
@@ -31,6 +32,7 @@ pem() { grep -oE "$1: *\"?[A-Za-z0-9+/=]+" "$DIR/data/admin.kubeconfig" | head -
 pem client-certificate-data > "$T/admin.crt"; pem client-key-data > "$T/admin.key"; pem certificate-authority-data > "$T/ca.crt"
 ask() { curl -s --max-time 20 --cacert "$T/ca.crt" -w '\nHTTP %{http_code}\n' "$@"; }
 admin() { ask --cert "$T/admin.crt" --key "$T/admin.key" "$@"; }
+export T; export -f ask admin
 status() { tr -d '\n ' < "$T/out"; }
 # answers NAME CODE PATTERN COMMAND...: the status code and the text of the answer
 answers() { n=$1 c=$2 p=$3; shift 3; "$@" > "$T/out" 2>&1; if grep -q "HTTP $c" "$T/out" && grep -qE -- "$p" "$T/out" && grep -q '"kind": *"Status"' "$T/out"; then ok "$n"; else no "$n"; fi; }
@@ -46,7 +48,7 @@ head -c 3200000 /dev/zero | tr '\0' x | sed 's/^/{"apiVersion":"v1","kind":"Conf
 answers 'a body above the limit' 413 'limit is 3145728' admin -X POST -H 'Content-Type: application/json' --data-binary "@$T/large" $CM
 head -c 1200000 /dev/zero | tr '\0' x | sed 's/^/{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"a":"/; s/$/"}}/' > "$T/large"
 answers 'a ConfigMap above its limit' 422 'must have at most 1048576 bytes|Too long' admin -X POST -H 'Content-Type: application/json' --data-binary "@$T/large" $CM
-check 'a path that is not there' '404 page not found' admin "$U/apis/nothing.example/v1/things"
+check 'a path that is not there' '404 page not found' bash -c "admin $U/apis/nothing.example/v1/things"
 answers 'a method that is not served' 405 'MethodNotAllowed|not supported' admin -X PUT -H 'Content-Type: application/json' -d '{}' $CM
 answers 'a malformed continue token' 400 'continue key is not valid' admin "$CM?continue=nonsense&limit=1"
 answers 'a malformed selector' 400 'unable to parse|couldn.t parse|invalid' admin "$CM?labelSelector=a%3D%3D%3Db"
@@ -79,7 +81,7 @@ openssl req -x509 -new -key "$T/own.key" -subj /O=system:masters/CN=intruder -da
 answers 'a certificate of another authority' 401 Unauthorized ask --cert "$T/own.crt" --key "$T/own.key" $CM
 openssl req -new -key "$T/own.key" -subj /O=system:masters/CN=late 2>/dev/null |
   openssl x509 -req -CA "$DIR/data/tls/ca.crt" -CAkey "$DIR/data/tls/ca.key" -CAcreateserial -days 0 -out "$T/late.crt" -extfile <(echo extendedKeyUsage=clientAuth) 2>/dev/null
-until_ 'an expired certificate' 'HTTP 401' ask --cert "$T/late.crt" --key "$T/own.key" $CM # from the second after its last
+until_ 'an expired certificate' 'HTTP 401' bash -c "ask --cert $T/late.crt --key $T/own.key $CM" # from the second after its last
 check 'no secret is in the log' '^0$' sh -c "grep -c -e '$TOKEN' -e '$OLD' '$DIR/log'; true"
 
 # A full disk, then space again.
