@@ -4,6 +4,7 @@ SHELL := /bin/bash
 KIT_WORK ?= /var/tmp/k8s-kit
 DATA_DIR ?= /var/lib/skiff
 export KIT_WORK
+PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
@@ -49,6 +50,7 @@ conformance: setup-test release ## All conformance tests.
 	e2e/conformance.sh all
 
 bench: setup-test release ## Figures beside a stock Kubernetes in the same run.
+	@packaging/setup-debian.sh $(PEER_PACKAGES)
 	e2e/kit/build-tools.sh stock
 	e2e/bench.sh
 

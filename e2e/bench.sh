@@ -15,7 +15,7 @@ PEER=$RUN/etc/admin.kubeconfig; SKIFF=$DIR/data/admin.kubeconfig
 # Starts: each on an empty folder once, then on what it holds.
 "$here/kit/peer-up.sh" > "$O/peer-start.txt"
 "$here/kit/start-time.py" first "$here/instance.sh" $DIR > "$O/skiff-start.txt"
-"$here/instance.sh" start $DIR > /dev/null # imports the images
+"$here/instance.sh" stop $DIR; "$here/instance.sh" start $DIR > /dev/null # imports the images
 "$here/kit/start-time.py" again "$here/instance.sh" $DIR >> "$O/skiff-start.txt"
 skiff=$(cat $DIR/pid)
 peer=$(cat "$RUN"/pids/{etcd,kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy} | paste -sd,)

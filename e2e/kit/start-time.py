@@ -15,6 +15,7 @@ anyone = ssl._create_unverified_context()
 deadline = begin + 60
 while time.time() < deadline and get('/readyz', anyone) is None: time.sleep(0.005)
 ready = time.time() - begin
+while time.time() < deadline and not os.path.exists(kubeconfig): time.sleep(0.005)
 text = open(kubeconfig).read(); pair = f'{folder}/admin.pem'
 with open(os.open(pair, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), 'wb') as f:
     for key in ('client-certificate-data', 'client-key-data'): f.write(base64.b64decode(re.search(key + r': *"?([^"\s]+)', text)[1]))
