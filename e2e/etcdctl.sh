@@ -127,8 +127,9 @@ formats endpoint hashkv; same endpoint hashkv --rev 99999; same endpoint hashkv 
 # --- lease -------------------------------------------------------------------------------------------------------------
 formats lease grant 100; same lease grant 9000000001; same lease grant x; same lease grant
 grant 300
-formats lease timetolive @L@; formats lease timetolive @L@ --keys; same put l1 v --lease=@L@; same put l2 v --lease=@L@; same put l2 w --ignore-lease
-formats lease timetolive @L@ --keys; formats get l --prefix; IN='lease("l1") != "0"\n\nget l1\n\n\n' same txn
+formats lease timetolive @L@; formats lease timetolive @L@ --keys; same put l1 v --lease=@L@
+formats lease timetolive @L@ --keys # with one key: etcd lists several in an order of chance
+same put l2 v --lease=@L@; same put l2 w --ignore-lease; formats get l --prefix; IN='lease("l1") != "0"\n\nget l1\n\n\n' same txn
 same put l2 free; same lease timetolive @L@ --keys; formats lease keep-alive @L@ --once; same lease keep-alive 7b7b --once
 formats lease timetolive 7b7b; same lease timetolive 7b7b --keys; same lease list; same lease list -w json; same lease list -w fields
 same watch l1 --rev 5 -- true

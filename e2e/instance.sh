@@ -15,7 +15,7 @@ launch() {
   [ -z "${REGISTRY:-}" ] || printf 'mirrors:\n  registry.k8s.io:\n    endpoint: ["%s"]\n' "$REGISTRY" > "$DIR/registries.yaml"
   if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
     old=$(cat "$DIR/pid")
-    for _ in $(seq 100); do runs "$old" || break; sleep 0.05; done
+    for _ in $(seq 400); do runs "$old" || break; sleep 0.05; done
   fi
   printf '# no upstream: tests must not depend on the network outside\n' > "$DIR/resolv.conf"
   setsid "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" \
