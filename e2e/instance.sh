@@ -8,8 +8,8 @@ here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
 DIR=$2; BIN=${BIN:-$here/../target-link/debug/skiff}; PORT=${PORT:-17443}; KUBELET_PORT=${KUBELET_PORT:-17250}; NAME=${NAME:-e2e}
 NET=${NET:-60}
 K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
-# runs PID: a process that has ended may stay listed until its parent asks for it
-runs() { [ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
+# runs PID: a process that has ended may stay listed until its parent asks for it; it holds its files until its last thread is gone
+runs() { [ -e "/proc/$1" ] && ! { grep -q '^State:.Z' "/proc/$1/status" && [ "$(ls "/proc/$1/task" | wc -l)" -le 1 ]; } 2>/dev/null; }
 launch() {
   mkdir -p "$DIR"
   [ -z "${REGISTRY:-}" ] || printf 'mirrors:\n  registry.k8s.io:\n    endpoint: ["%s"]\n' "$REGISTRY" > "$DIR/registries.yaml"
