@@ -88,8 +88,8 @@ async fn run_controllers(options: ControllersOptions, shutdown: &Shutdown) -> an
     let authority = std::fs::read_to_string(authority)
         .with_context(|| format!("cannot read the authority's certificate {}", authority.display()))?;
     let mut settings = controllers::Settings::new(authority);
-    settings.cluster_cidrs = options.cluster_cidr.iter().map(|range| (*range).into()).collect();
-    settings.service_cidrs = options.service_cidr.iter().map(|range| (*range).into()).collect();
+    settings.cluster_cidrs = options.cluster_cidr.clone();
+    settings.service_cidrs = options.service_cidr.clone();
     settings.quota_usage = Some(admission::quota_usage);
     let part = |term: Shutdown| {
         let (client, settings, enabled) = (client.clone(), settings.clone(), options.controllers.clone());
