@@ -10,7 +10,7 @@ impl Query {
     pub fn parse(raw: &str) -> Self {
         let pairs = raw.split('&').filter(|p| !p.is_empty()).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key, true), percent_decode(value, true))
+            (base::percent_decode(key, true), base::percent_decode(value, true))
         });
         Self(pairs.collect())
     }
@@ -50,35 +50,6 @@ impl Query {
             Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
         })
     }
-}
-
-/// Undoes percent-encoding; with `plus`, `+` is a space. Ill-formed escapes stay as they are, bytes that are no UTF-8
-/// become the replacement character.
-pub fn percent_decode(text: &str, plus: bool) -> String {
-    let bytes = text.as_bytes();
-    if !bytes.iter().any(|b| *b == b'%' || (plus && *b == b'+')) {
-        return text.to_owned();
-    }
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (b'+', _, _) if plus => {
-                out.push(b' ');
-                at += 1;
-            }
-            (byte, _, _) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

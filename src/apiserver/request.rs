@@ -3,7 +3,7 @@
 use api::selector::FieldSelector;
 use http::Method;
 
-use crate::query::{Query, percent_decode};
+use crate::query::Query;
 
 /// The parts of a request that routing, authorisation and admission look at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl RequestInfo {
     /// Reads a request line. `Err` is the text of a bad request.
     pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Self, String> {
         let mut info = Self {
-            path: percent_decode(raw_path, false),
+            path: base::percent_decode(raw_path, false),
             verb: method.as_str().to_ascii_lowercase(),
             ..Self::default()
         };
@@ -49,11 +49,11 @@ impl RequestInfo {
         }
         parts = &parts[1..];
         if !core {
-            info.group = percent_decode(parts[0], false);
+            info.group = base::percent_decode(parts[0], false);
             parts = &parts[1..];
         }
         info.is_resource = true;
-        info.version = percent_decode(parts[0], false);
+        info.version = base::percent_decode(parts[0], false);
         parts = &parts[1..];
         if matches!(parts[0], "watch" | "proxy") {
             if parts.len() < 2 {
@@ -74,19 +74,19 @@ impl RequestInfo {
             .to_owned();
         }
         if parts[0] == "namespaces" && parts.len() > 1 {
-            info.namespace = percent_decode(parts[1], false);
+            info.namespace = base::percent_decode(parts[1], false);
             if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]) {
                 parts = &parts[2..];
             }
         }
-        info.resource = percent_decode(parts[0], false);
+        info.resource = base::percent_decode(parts[0], false);
         if let Some(name) = parts.get(1) {
-            info.name = percent_decode(name, false);
+            info.name = base::percent_decode(name, false);
         }
         if info.verb != "proxy"
             && let Some(subresource) = parts.get(2)
         {
-            info.subresource = percent_decode(subresource, false);
+            info.subresource = base::percent_decode(subresource, false);
         }
         let used = if info.verb == "proxy" { 2 } else { 3 };
         info.rest = rest_of(raw_path, raw.len() - parts.len() + used, raw.len());

@@ -66,7 +66,10 @@ fn root() -> Outcome {
 
 fn containerd(socket: Option<&Path>) -> Outcome {
     match socket {
-        None => program("containerd", "apt-get install containerd"),
+        None => match runtime::containerd::child::find(None) {
+            Ok(path) => Outcome::Good(path.display().to_string()),
+            Err(_) => bad("containerd is not installed", "apt-get install containerd"),
+        },
         Some(socket) => match std::os::unix::net::UnixStream::connect(socket) {
             Ok(_) => Outcome::Good(format!("answers at {}", socket.display())),
             Err(error) => {

@@ -1,4 +1,4 @@
-//! What every room may use: time, shutdown, back-off, error chains and stable hashes.
+//! What every room may use: time, shutdown, back-off, error chains, stable hashes and percent-decoding.
 //!
 //! Nothing here knows Kubernetes, storage or the network.
 
@@ -6,10 +6,12 @@ pub mod backoff;
 pub mod clock;
 pub mod error;
 pub mod hash;
+pub mod percent;
 pub mod shutdown;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::chain;
 pub use hash::{fnv32a, fnv64a};
+pub use percent::percent_decode;
 pub use shutdown::Shutdown;

@@ -10,7 +10,7 @@ use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, synced};
-use crate::volume_protection::{has_finalizer, with_finalizer};
+use crate::volume_protection::{has_finalizer, update_if_there, with_finalizer};
 
 const FINALIZER: &str = "kubernetes.io/vac-protection";
 
@@ -79,10 +79,7 @@ impl Reconcile for Reconciler {
             (false, false) => with_finalizer(&*class, FINALIZER, true),
             _ => return Ok(()),
         };
-        match self.context.client.update(&change).await {
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(()),
-        }
+        update_if_there(&self.context, &change).await
     }
 }
 

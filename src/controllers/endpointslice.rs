@@ -37,7 +37,7 @@ pub(crate) fn start(context: Context) {
     });
     context.feed(&slices, &add_all, {
         let queue = queue.clone();
-        move |event| on_slice(&queue, event)
+        move |event| on_slice(CONTROLLER, &queue, event)
     });
     context.feed(&nodes, &add_all, {
         let (services, pods, queue) = (services.clone(), pods.clone(), queue.clone());
@@ -50,11 +50,14 @@ pub(crate) fn start(context: Context) {
     context.work(reconciler, queue, WORKERS, ready);
 }
 
-fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.label(MANAGED_BY) == Some(CONTROLLER)
+/// Whether `controller` keeps a slice.
+pub(crate) fn is_managed_by(slice: &EndpointSlice, controller: &str) -> bool {
+    slice.label(MANAGED_BY) == Some(controller)
 }
 
-fn on_slice(queue: &WorkQueue<ObjectKey>, event: &Event<EndpointSlice>) {
+/// Queues the Service of a slice that `controller` keeps or kept.
+pub(crate) fn on_slice(controller: &str, queue: &WorkQueue<ObjectKey>, event: &Event<EndpointSlice>) {
+    let is_ours = |slice: &EndpointSlice| is_managed_by(slice, controller);
     let add = |slice: &EndpointSlice| {
         if let Some(service) = slice.label(SERVICE_NAME) {
             queue.add(ObjectKey::new(slice.namespace(), service));
@@ -111,7 +114,7 @@ impl Reconcile for Reconciler {
             .slices
             .namespace(&key.namespace)
             .into_iter()
-            .filter(|slice| is_ours(slice) && slice.label(SERVICE_NAME) == Some(key.name.as_str()))
+            .filter(|slice| is_managed_by(slice, CONTROLLER) && slice.label(SERVICE_NAME) == Some(key.name.as_str()))
             .collect();
         let families = plan::address_types(&service);
         let mut delete: Vec<Arc<EndpointSlice>> =

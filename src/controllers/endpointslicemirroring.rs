@@ -13,7 +13,7 @@ use client::{DeleteParams, Event, EventType, Informer, Resource, WorkQueue};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::endpointslice::{MANAGED_BY, SERVICE_NAME};
+use crate::endpointslice::{SERVICE_NAME, is_managed_by, on_slice};
 use crate::error::Error;
 use crate::harness::{Context, Parts, Reconcile, all_synced, key_of, synced};
 use crate::written::Written;
@@ -59,7 +59,7 @@ pub(crate) fn start(context: Context) {
     });
     context.feed(&slices, &add_all, {
         let queue = queue.clone();
-        move |event| on_slice(&queue, event)
+        move |event| on_slice(CONTROLLER, &queue, event)
     });
 
     let ready = all_synced(vec![synced(&services), synced(&endpoints), synced(&slices)]);
@@ -68,34 +68,12 @@ pub(crate) fn start(context: Context) {
     context.work(reconciler, queue, WORKERS, ready);
 }
 
-fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.label(MANAGED_BY) == Some(CONTROLLER)
-}
-
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     endpoints.label(SKIP_MIRROR) != Some("true") && endpoints.annotation(LEADER).is_none()
 }
 
 fn has_selector(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.selector.as_ref().is_some_and(|s| !s.is_empty()))
-}
-
-fn on_slice(queue: &WorkQueue<ObjectKey>, event: &Event<EndpointSlice>) {
-    let add = |slice: &EndpointSlice| {
-        if let Some(service) = slice.label(SERVICE_NAME) {
-            queue.add(ObjectKey::new(slice.namespace(), service));
-        }
-    };
-    match event {
-        Event::Updated { old, new } if is_ours(old) || is_ours(new) => {
-            add(new);
-            if old.label(SERVICE_NAME) != new.label(SERVICE_NAME) {
-                add(old);
-            }
-        }
-        Event::Added(slice) | Event::Deleted(slice) if is_ours(slice) => add(slice),
-        _ => {}
-    }
 }
 
 struct Reconciler {
@@ -111,7 +89,8 @@ impl Reconcile for Reconciler {
     async fn reconcile(&self, key: &ObjectKey) -> Result<(), Error> {
         self.written.check(key, &self.slices)?;
         let mut existing = self.slices.namespace(&key.namespace);
-        existing.retain(|slice| is_ours(slice) && slice.label(SERVICE_NAME) == Some(key.name.as_str()));
+        existing
+            .retain(|slice| is_managed_by(slice, CONTROLLER) && slice.label(SERVICE_NAME) == Some(key.name.as_str()));
         let endpoints = self.endpoints.get(&key.namespace, &key.name).filter(|e| is_mirrored(e));
         let service = self.services.get(&key.namespace, &key.name).filter(|s| !has_selector(s));
         let (Some(endpoints), Some(_)) = (endpoints, service) else {

@@ -73,6 +73,14 @@ pub(crate) fn with_finalizer<K: Resource>(object: &K, finalizer: &str, add: bool
     object
 }
 
+/// Writes an object back; one that is gone needs no finalizer more.
+pub(crate) async fn update_if_there<K: Resource>(context: &Parts, change: &K) -> Result<(), Error> {
+    match context.client.update(change).await {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 struct Claims {
     claims: Informer<PersistentVolumeClaim>,
     pods: Informer<Pod>,
@@ -107,10 +115,7 @@ impl Reconcile for Claims {
                 return Ok(());
             }
         }
-        match self.context.client.update(&change).await {
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(()),
-        }
+        update_if_there(&self.context, &change).await
     }
 }
 
@@ -129,10 +134,7 @@ impl Reconcile for Volumes {
             (false, false) => with_finalizer(&*volume, VOLUME, true),
             _ => return Ok(()),
         };
-        match self.context.client.update(&change).await {
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(()),
-        }
+        update_if_there(&self.context, &change).await
     }
 }
 

@@ -95,7 +95,7 @@ where
         let get = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match get("grpc-status").parse().unwrap_or(0) {
             0 => {}
-            code => return Err(GrpcError::Status { code, message: percent_decoded(get("grpc-message")) }),
+            code => return Err(GrpcError::Status { code, message: base::percent_decode(get("grpc-message"), false) }),
         }
         let bytes = body.to_bytes();
         let payload =
@@ -113,34 +113,13 @@ where
     }
 }
 
-/// `grpc-message` is percent-encoded.
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 3;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn errors_read_as_gos() {
-        let error = GrpcError::Status { code: 5, message: percent_decoded("no%20such volume") };
+        let error = GrpcError::Status { code: 5, message: base::percent_decode("no%20such volume", false) };
         assert_eq!(error.to_string(), "rpc error: code = NotFound desc = no such volume");
         assert_eq!(code_name(99), "Unknown");
     }

@@ -6,7 +6,6 @@ use api::{Status, UserInfo};
 use http::request::Parts;
 
 use super::check;
-use crate::query::percent_decode;
 use crate::server::ApiServer;
 
 const USER: &str = "impersonate-user";
@@ -29,7 +28,7 @@ pub async fn apply(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Res
         .headers
         .iter()
         .filter_map(|(k, v)| {
-            Some((percent_decode(k.as_str().strip_prefix(EXTRA)?, false), v.to_str().ok()?.to_owned()))
+            Some((base::percent_decode(k.as_str().strip_prefix(EXTRA)?, false), v.to_str().ok()?.to_owned()))
         })
         .collect();
     if name.is_empty() {

@@ -243,7 +243,11 @@ pub(super) fn print_double(number: f64) -> String {
     if (-4..21).contains(&exponent) {
         return number.to_string();
     }
-    let text = format!("{number:e}");
+    with_go_exponent(format!("{number:e}"))
+}
+
+/// The exponent as Go writes it: always with a sign, and with two digits at least.
+fn with_go_exponent(text: String) -> String {
     match text.split_once('e') {
         Some((mantissa, exponent)) => {
             let (sign, digits) = match exponent.strip_prefix('-') {
@@ -389,17 +393,7 @@ fn scientific(number: f64, precision: Option<usize>) -> String {
     if !number.is_finite() {
         return infinite(number);
     }
-    let text = format!("{number:.*e}", precision.unwrap_or(6));
-    match text.split_once('e') {
-        Some((mantissa, exponent)) => {
-            let (sign, digits) = match exponent.strip_prefix('-') {
-                Some(digits) => ('-', digits),
-                None => ('+', exponent),
-            };
-            format!("{mantissa}e{sign}{digits:0>2}")
-        }
-        None => text,
-    }
+    with_go_exponent(format!("{number:.*e}", precision.unwrap_or(6)))
 }
 
 /// Shared with lists: the text of a key that is missing.
