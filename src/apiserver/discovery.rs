@@ -241,7 +241,12 @@ fn aggregated_value(table: &KindTable, named: bool, beta: bool) -> Value {
 
 fn aggregated_resource(served: &Served) -> Value {
     let def = &served.def;
-    let kind = |gvk: &api::Gvk| json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
+    // Of built-in kinds upstream says the group and version only where they are not those of the document.
+    let kind = |gvk: &api::Gvk| {
+        let own = def.custom.is_none() && gvk.group == def.gvk.group && gvk.version == def.gvk.version;
+        let (group, version) = if own { ("", "") } else { (gvk.group.as_str(), gvk.version.as_str()) };
+        json!({"group": group, "version": version, "kind": gvk.kind})
+    };
     let mut value = json!({
         "resource": def.resource,
         "responseKind": kind(&def.gvk),

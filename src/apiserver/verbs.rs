@@ -226,19 +226,16 @@ impl Verb {
         let served = Arc::clone(&self.served);
         let mut object = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
         before::ensure_namespace(&served.def, self.namespace(), &mut object)?;
-        self.check_name(&mut object)?;
+        self.check_name(&object)?;
         let written = self.write(subresource, &options, true)?.update(&Replace(object), false).await?;
         self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
 
-    /// `checkName`: the object is named in the URL; the body may leave it out but not differ.
-    fn check_name(&self, object: &mut Object) -> Result<(), Status> {
+    /// `checkName`: the body has the name that the URL has.
+    fn check_name(&self, object: &Object) -> Result<(), Status> {
         let name = &self.call.info.name;
         match object.name() {
-            "" => {
-                object.set(&["metadata", "name"], name.as_str());
-                Ok(())
-            }
+            "" => Err(unnamed(name)),
             found if found == name => Ok(()),
             found => Err(Status::bad_request(format!(
                 "the name of the object ({found}) does not match the name on the URL ({name})"
@@ -343,4 +340,9 @@ impl Verb {
         };
         respond::document(201, accept, gvk, schema, answer)
     }
+}
+
+/// A body without the name that the URL has.
+fn unnamed(name: &str) -> Status {
+    Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"))
 }

@@ -1,19 +1,20 @@
 //! `autoscaling`: HorizontalPodAutoscalers, kept as v2.
 
 mod v1;
+mod validate;
 
 use std::sync::Arc;
 
 use api::Object;
-use api::field::{Error, ErrorList, Path};
 use api::kind::Column;
 use serde_json::{Value, json};
 
-use crate::checks::one_of_if_set;
 use crate::columns::{age, name, number, text};
 use crate::define::Extra;
 use crate::json::{Json, Members, child, dig, existing, fill};
 use crate::rules::Rules;
+
+use validate::{status, validate};
 
 /// Metrics that a table shows.
 const SHOWN: usize = 2;
@@ -30,14 +31,16 @@ pub(crate) fn extra(kind: &str, version: &str) -> Option<Extra> {
                     fill(spec, "minReplicas", 1);
                 }
             },
-            validate,
+            // What a v1 object says in v2 is what upstream checks.
+            validate: |object| validate(&v1::as_v2(object)),
+            validate_status: |object, _| status(object),
             ..Rules::GENERIC
         };
         let mut extra = Extra::new(rules, columns()).with_generation();
         extra.conversion = Some(Arc::new(v1::V1));
         return Some(extra);
     }
-    Some(Extra::new(Rules { default, validate, ..Rules::GENERIC }, columns()).with_generation())
+    Some(Extra::new(Rules { default, validate, validate_status: |object, _| status(object), ..Rules::GENERIC }, columns()).with_generation())
 }
 
 fn columns() -> Vec<Column> {
@@ -73,10 +76,17 @@ fn default(object: &mut Object) {
     }
 }
 
+/// Fills what is not there at all; an empty text is no nil pointer.
+fn absent(map: &mut Members, key: &str, value: &str) {
+    if !map.has(key) {
+        map.insert(key.to_owned(), value.into());
+    }
+}
+
 fn behavior_defaults(behavior: &mut Members) {
     if let Some(up) = child(behavior, "scaleUp") {
         fill(up, "stabilizationWindowSeconds", 0);
-        fill(up, "selectPolicy", "Max");
+        absent(up, "selectPolicy", "Max");
         fill(
             up,
             "policies",
@@ -84,97 +94,8 @@ fn behavior_defaults(behavior: &mut Members) {
         );
     }
     if let Some(down) = child(behavior, "scaleDown") {
-        fill(down, "selectPolicy", "Max");
+        absent(down, "selectPolicy", "Max");
         fill(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
-    }
-}
-
-/// The core of `validateHorizontalPodAutoscalerSpec`.
-fn validate(object: &Object) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (spec, at) = (object.at("spec"), Path::new("spec"));
-    let metrics = spec.list("metrics");
-    let (low, high) = (spec.int("minReplicas"), spec.int("maxReplicas").unwrap_or_default());
-    if let Some(low) = low
-        && low < 0
-    {
-        errors.push(Error::invalid(at.child("minReplicas"), low, "must be greater than or equal to 0"));
-    }
-    if high == 0 {
-        errors.push(Error::required(at.child("maxReplicas"), ""));
-    } else if high < 0 {
-        errors.push(Error::invalid(at.child("maxReplicas"), high, "must be greater than 0"));
-    }
-    if low.is_some_and(|low| high < low) {
-        let text = "must be greater than or equal to `minReplicas`";
-        errors.push(Error::invalid(at.child("maxReplicas"), high, text));
-    }
-    for member in ["kind", "name"] {
-        if spec.at("scaleTargetRef").count(member) == 0 {
-            errors.push(Error::required(at.child("scaleTargetRef").child(member), ""));
-        }
-    }
-    let target = spec.at("scaleTargetRef");
-    let group = target.text("apiVersion").split_once('/').map_or("", |(group, _)| group);
-    if group.is_empty() && target.text("kind") != "ReplicationController" {
-        let at = at.child("scaleTargetRef").child("apiVersion");
-        errors.push(Error::invalid(at, target.text("apiVersion"), "apiVersion must specify API group"));
-    }
-    for (i, metric) in metrics.iter().enumerate() {
-        self::metric(&mut errors, &at.child("metrics").index(i), metric);
-    }
-    if low == Some(0) && !metrics.iter().any(|m| matches!(m.text("type"), "Object" | "External")) {
-        let text = "must specify at least one Object or External metric to support scaling to zero replicas";
-        errors.push(Error::forbidden(at.child("metrics"), text));
-    }
-    for direction in ["scaleUp", "scaleDown"] {
-        let rules = spec.at("behavior").at(direction);
-        let at = at.child("behavior").child(direction);
-        one_of_if_set(&mut errors, at.child("selectPolicy"), rules.at("selectPolicy"), &["Disabled", "Max", "Min"]);
-        for (i, policy) in rules.list("policies").iter().enumerate() {
-            let at = at.child("policies").index(i);
-            one_of_if_set(&mut errors, at.child("type"), policy.at("type"), &["Percent", "Pods"]);
-            for member in ["value", "periodSeconds"] {
-                let value = policy.int(member).unwrap_or_default();
-                if value <= 0 {
-                    errors.push(Error::invalid(at.child(member), value, "must be greater than zero"));
-                }
-            }
-        }
-    }
-    errors
-}
-
-fn metric(errors: &mut ErrorList, at: &Path, metric: &Value) {
-    let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-    let kind = metric.text("type");
-    if kind.is_empty() {
-        errors.push(Error::required(at.child("type"), "must specify a metric source type"));
-        return;
-    }
-    if !kinds.contains(&kind) {
-        errors.push(Error::not_supported(at.child("type"), kind, &kinds));
-        return;
-    }
-    let member = source_member(kind);
-    let source = metric.at(member);
-    if source.is_null() {
-        let text = "must populate information for the given metric source";
-        errors.push(Error::required(at.child(member), text));
-        return;
-    }
-    let at = at.child(member);
-    if matches!(kind, "Resource" | "ContainerResource") && source.count("name") == 0 {
-        errors.push(Error::required(at.child("name"), "must specify a resource name"));
-    }
-    if let Some(percent) = source.at("target").int("averageUtilization")
-        && percent < 1
-    {
-        let at = at.child("target").child("averageUtilization");
-        errors.push(Error::invalid(at, percent, "must be greater than 0"));
-    }
-    if kind == "Object" && source.at("describedObject").count("name") == 0 {
-        errors.push(Error::required(at.child("describedObject").child("name"), ""));
     }
 }
 
@@ -250,6 +171,6 @@ mod tests {
         .unwrap();
         default(&mut object);
         assert_eq!(targets(&object), "cpu: <unknown>/80%");
-        assert_eq!(validate(&object), ErrorList::new());
+        assert!(validate(&object).is_empty());
     }
 }

@@ -81,6 +81,46 @@ pub(crate) fn subdomain(errors: &mut ErrorList, path: &Path, value: &str) {
     invalid_all(errors, path, value, validation::dns1123_subdomain(value, false));
 }
 
+/// `ValidateCSIDriverName`: a subdomain in any case, of at most 63 bytes.
+pub(crate) fn csi_driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
+    if name.is_empty() {
+        errors.push(Error::required(path.clone(), ""));
+        return;
+    }
+    if name.len() > 63 {
+        errors.push(Error::too_long(path.clone(), 63));
+    }
+    invalid_all(errors, path, name, validation::dns1123_subdomain(&name.to_lowercase(), false));
+}
+
+/// `ValidateNodeName`.
+pub(crate) fn node_name(errors: &mut ErrorList, path: &Path, name: &str) {
+    subdomain(errors, path, name);
+}
+
+/// A name that can be part of a URL's path (`IsPathSegmentName`); an empty one is `Required`, or of no matter.
+pub(crate) fn segment(errors: &mut ErrorList, path: &Path, name: &str, required: bool) {
+    if !name.is_empty() {
+        invalid_all(errors, path, name, validation::path_segment(name, false));
+    } else if required {
+        errors.push(Error::required(path.clone(), ""));
+    }
+}
+
+/// `ValidateTemplateObjectMeta`: a template's metadata has labels and annotations, and nothing else.
+pub(crate) fn template_meta(errors: &mut ErrorList, path: &Path, metadata: &Value) {
+    errors.extend(api::meta::validate_annotations(metadata.get("annotations"), &path.child("annotations")));
+    labels(errors, &path.child("labels"), metadata.at("labels"));
+    for (member, value) in metadata.as_object().into_iter().flatten() {
+        if matches!(member.as_str(), "annotations" | "labels") || same(value, &Value::Null) || value.as_str() == Some("") {
+            continue;
+        }
+        // Upstream takes the name of Go's field and lowers its first letter.
+        let shown = if member == "uid" { "uID" } else { member };
+        errors.push(Error::forbidden(path.child(shown), "cannot be set"));
+    }
+}
+
 /// `IsValidPortNum`.
 pub(crate) fn port_number(errors: &mut ErrorList, path: Path, port: i64) {
     errors.extend(validation::port_number(port).into_iter().map(|text| Error::invalid(path.clone(), port, text)));

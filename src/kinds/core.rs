@@ -20,7 +20,7 @@ pub(crate) mod service;
 mod service_account;
 mod service_alloc;
 pub(crate) mod service_validate;
-mod volume;
+pub(crate) mod volume;
 
 use std::sync::Arc;
 

@@ -7,11 +7,10 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::non_negative;
-use crate::columns::{age, column, field, integer, name, name_as, number, string, string_or, text};
+use crate::columns::{age, column, integer, name, name_as, string, text};
 use crate::core::event;
 use crate::define::Extra;
-use crate::duration::since;
-use crate::json::{Json, dig, existing, fill, fill_zero, items_mut};
+use crate::json::{Json, dig, existing, fill, items_mut};
 use crate::rules::Rules;
 
 /// `events.k8s.io`.
@@ -45,6 +44,7 @@ pub(crate) fn coordination(kind: &str) -> Option<Extra> {
         },
         create_on_update: true,
         unconditional_update: false,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let columns = vec![name(), text("Holder", |o, _| string(o, &["spec", "holderIdentity"])), age()];
@@ -54,11 +54,7 @@ pub(crate) fn coordination(kind: &str) -> Option<Extra> {
 /// `node.k8s.io`.
 pub(crate) fn node(kind: &str) -> Option<Extra> {
     let rules = Rules {
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            crate::checks::label_name(&mut errors, &Path::new("handler"), object.text("handler"));
-            errors
-        },
+        validate: runtime_class,
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             crate::checks::immutable(&mut errors, Path::new("handler"), object.at("handler"), old.at("handler"));
@@ -72,71 +68,30 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
     (kind == "RuntimeClass").then(|| Extra::new(rules, columns))
 }
 
-/// `flowcontrol.apiserver.k8s.io`.
-pub(crate) fn flow_control(kind: &str) -> Option<Extra> {
-    Some(match kind {
-        "FlowSchema" => {
-            let rules = Rules {
-                default: |object| {
-                    if let Some(spec) = existing(&mut object.0, "spec") {
-                        fill_zero(spec, "matchingPrecedence", 1000);
-                    }
-                },
-                ..Rules::GENERIC
-            };
-            let columns = vec![
-                name(),
-                text("PriorityLevel", |o, _| string(o, &["spec", "priorityLevelConfiguration", "name"])),
-                text("MatchingPrecedence", |o, _| number(o, &["spec", "matchingPrecedence"])),
-                text("DistinguisherMethod", |o, _| string_or(o, &["spec", "distinguisherMethod", "type"], "<none>")),
-                age(),
-                text("MissingPL", |o, _| {
-                    let conditions = o.array(&["status", "conditions"]);
-                    let dangling = conditions.iter().find(|c| c.text("type") == "Dangling");
-                    dangling.map_or("?", |c| c.text("status")).into()
-                }),
-            ];
-            Extra::new(rules, columns).with_generation()
-        }
-        "PriorityLevelConfiguration" => priority_level(),
-        _ => return None,
-    })
-}
-
-fn priority_level() -> Extra {
-    let rules = Rules {
-        default: |object| {
-            let Some(spec) = existing(&mut object.0, "spec") else { return };
-            if let Some(exempt) = existing(spec, "exempt") {
-                fill(exempt, "nominalConcurrencyShares", 0);
-                fill(exempt, "lendablePercent", 0);
-            }
-            if let Some(limited) = existing(spec, "limited") {
-                fill(limited, "nominalConcurrencyShares", 30);
-                fill(limited, "lendablePercent", 0);
-                if let Some(queuing) = crate::json::existing_at(limited, &["limitResponse", "queuing"]) {
-                    fill_zero(queuing, "handSize", 8);
-                    fill_zero(queuing, "queues", 64);
-                    fill_zero(queuing, "queueLengthLimit", 50);
-                }
-            }
-        },
-        ..Rules::GENERIC
-    };
-    fn or_none(value: &Value) -> Value {
-        if value.is_null() { "<none>".into() } else { value.clone() }
+/// `ValidateRuntimeClass`.
+fn runtime_class(object: &api::Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if object.has("overhead") {
+        let limits = serde_json::json!({"limits": object.at("overhead").at("podFixed")});
+        let claims = std::collections::BTreeSet::new();
+        crate::podspec::resources::requirements(&mut errors, &Path::new("overhead"), &limits, &claims);
     }
-    const QUEUING: [&str; 4] = ["spec", "limited", "limitResponse", "queuing"];
-    let columns = vec![
-        name(),
-        text("Type", |o, _| string(o, &["spec", "type"])),
-        text("NominalConcurrencyShares", |o, _| or_none(dig(o, &["spec", "limited", "nominalConcurrencyShares"]))),
-        text("Queues", |o, _| or_none(dig(o, &QUEUING).at("queues"))),
-        text("HandSize", |o, _| or_none(dig(o, &QUEUING).at("handSize"))),
-        text("QueueLengthLimit", |o, _| or_none(dig(o, &QUEUING).at("queueLengthLimit"))),
-        age(),
-    ];
-    Extra::new(rules, columns).with_generation()
+    let (scheduling, at) = (object.at("scheduling"), Path::new("scheduling"));
+    crate::checks::labels(&mut errors, &at.child("nodeSelector"), scheduling.at("nodeSelector"));
+    let tolerations = scheduling.list("tolerations");
+    let at = at.child("tolerations");
+    crate::podspec::affinity::tolerations(&mut errors, &at, tolerations);
+    let key = |t: &Value| ["key", "operator", "value", "effect"].map(|m| t.text(m).to_owned());
+    for (i, toleration) in tolerations.iter().enumerate() {
+        if tolerations[..i].iter().any(|earlier| key(earlier) == key(toleration)) {
+            errors.push(Error::duplicate(at.index(i), toleration.clone()));
+        }
+    }
+    match object.text("handler") {
+        "" => errors.push(Error::required(Path::new("handler"), "")),
+        handler => crate::checks::label_name(&mut errors, &Path::new("handler"), handler),
+    }
+    errors
 }
 
 /// `admissionregistration.k8s.io`.
@@ -156,6 +111,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
             }
         },
         validate: webhooks::validate,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let count = || integer("Webhooks", |o, _| o.count("webhooks").into());
@@ -172,6 +128,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                         }
                     },
                     validate: webhooks::validate,
+                    any_finalizers: true,
                     ..Rules::GENERIC
                 };
                 Extra::new(rules, vec![name(), count(), age()])
@@ -215,6 +172,7 @@ fn policy(
             }
         },
         validate,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -245,6 +203,7 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
             }
         },
         validate,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -261,95 +220,6 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
         age(),
     ];
     Extra::new(rules, columns)
-}
-
-/// `resource.k8s.io`.
-pub(crate) fn resource(kind: &str) -> Option<Extra> {
-    let (columns, generation) = match kind {
-        "DeviceClass" => (vec![name(), age()], true),
-        "ResourceClaimTemplate" => (vec![name(), age()], false),
-        "ResourceClaim" => (vec![name(), text("State", |o, _| claim_state(o).into()), age()], false),
-        "ResourceSlice" => (
-            vec![
-                name(),
-                text("Node", |o, _| string(o, &["spec", "nodeName"])),
-                text("Driver", |o, _| string(o, &["spec", "driver"])),
-                text("Pool", |o, _| string(o, &["spec", "pool", "name"])),
-                age(),
-            ],
-            true,
-        ),
-        "DeviceTaintRule" => (
-            vec![
-                name(),
-                text("Key", |o, _| string(o, &["spec", "taint", "key"])),
-                text("Value", |o, _| string(o, &["spec", "taint", "value"])),
-                text("Effect", |o, _| string(o, &["spec", "taint", "effect"])),
-                text("TimeAdded", |o, now| match dig(o, &["spec", "taint", "timeAdded"]) {
-                    Value::Null => "".into(),
-                    time => since(time, now).into(),
-                }),
-                age(),
-            ],
-            true,
-        ),
-        _ => return None,
-    };
-    let rules = Rules {
-        default: |object| {
-            if let Some(devices) = crate::json::existing_at(&mut object.0, &["spec", "devices"]) {
-                device_requests(devices);
-            }
-            if let Some(devices) = crate::json::existing_at(&mut object.0, &["spec", "spec", "devices"]) {
-                device_requests(devices);
-            }
-        },
-        ..Rules::GENERIC
-    };
-    let mut extra = Extra::new(rules, columns);
-    extra.generation = generation;
-    if kind == "ResourceSlice" {
-        extra = extra.with_fields(vec![
-            field("spec.nodeName", |o| o.at("spec").text("nodeName").to_owned()),
-            field("spec.driver", |o| o.at("spec").text("driver").to_owned()),
-        ]);
-    }
-    Some(extra)
-}
-
-/// `SetDefaults_ExactDeviceRequest` and `SetDefaults_DeviceSubRequest`.
-fn device_requests(devices: &mut crate::json::Members) {
-    fn count(request: &mut crate::json::Members) {
-        fill(request, "allocationMode", "ExactCount");
-        if request.text("allocationMode") == "ExactCount" {
-            fill_zero(request, "count", 1);
-        }
-    }
-    for request in items_mut(devices, "requests") {
-        if let Some(exactly) = existing(request, "exactly") {
-            count(exactly);
-        }
-        for sub in items_mut(request, "firstAvailable") {
-            count(sub);
-        }
-    }
-}
-
-fn claim_state(object: &api::Object) -> String {
-    let status = object.at("status");
-    let mut states = Vec::new();
-    if object.is_deleting() {
-        states.push("deleted");
-    }
-    if status.has("allocation") {
-        states.push("allocated");
-        if status.count("reservedFor") > 0 {
-            states.push("reserved");
-        }
-    } else if !object.is_deleting() {
-        states.push("pending");
-    }
-    states.join(",")
 }
 
 /// `storagemigration.k8s.io`.
@@ -370,7 +240,67 @@ pub(crate) fn storage_migration(kind: &str) -> Option<Extra> {
             last.map_or("Unknown", |c| c.text("type")).into()
         }),
     ];
-    (kind == "StorageVersionMigration").then(|| Extra::new(Rules::GENERIC, columns))
+    let rules = Rules {
+        validate: migration,
+        validate_update: Some(|object, old| {
+            let mut errors = migration(object);
+            crate::checks::immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            errors
+        }),
+        validate_status: migration_status,
+        ..Rules::GENERIC
+    };
+    (kind == "StorageVersionMigration").then(|| Extra::new(rules, columns))
+}
+
+/// `ValidateStorageVersionMigration`.
+fn migration(object: &api::Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (resource, at) = (dig(object, &["spec", "resource"]), Path::new("spec").child("resource"));
+    let mut problems = |at: Path, value: &str, texts: Vec<String>| {
+        if !texts.is_empty() {
+            errors.push(Error::invalid(at, value, texts.join(",")));
+        }
+    };
+    let name = resource.text("resource");
+    if !name.is_empty() {
+        problems(at.child("resource"), name, api::validation::dns1035_label(name, false));
+    }
+    let group = resource.text("group");
+    if !group.is_empty() {
+        problems(at.child("group"), group, api::validation::dns1123_subdomain(group, false));
+    }
+    if name.is_empty() {
+        errors.insert(0, Error::required(at.child("resource"), "resource is required to be set"));
+    }
+    errors
+}
+
+/// `ValidateStorageVersionMigrationStatusUpdate`.
+fn migration_status(object: &api::Object, old: &api::Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (status, before, at) = (object.at("status"), old.at("status"), Path::new("status"));
+    let (version, previous) = (status.text("resourceVersion"), before.text("resourceVersion"));
+    crate::conditions::validate(&mut errors, &at.child("conditions"), status.list("conditions"));
+    if !previous.is_empty() && previous != version {
+        errors.push(Error::invalid(at.child("resourceVersion"), version, crate::checks::IMMUTABLE));
+    }
+    let holds = |status: &Value, kind: &str| {
+        status.list("conditions").iter().any(|c| c.text("type") == kind && c.text("status") == "True")
+    };
+    let mut wrong = |text: &str| {
+        errors.push(Error::invalid(at.child("conditions"), status.at("conditions").clone(), text));
+    };
+    if holds(status, "Succeeded") && holds(status, "Failed") {
+        wrong("Both success and failed conditions cannot be true at the same time");
+    }
+    if holds(before, "Succeeded") && !holds(status, "Succeeded") {
+        wrong("Success condition cannot be set to false once it is true");
+    }
+    if holds(before, "Failed") && !holds(status, "Failed") {
+        wrong("Failed condition cannot be set to false once it is true");
+    }
+    errors
 }
 
 /// `apiregistration.k8s.io`.

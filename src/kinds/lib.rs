@@ -12,17 +12,20 @@ pub mod bootstrap;
 mod certificates;
 mod checks;
 mod columns;
+mod conditions;
 mod core;
 mod define;
 mod discovery;
 pub mod duration;
 pub mod facts;
+mod flow_control;
 mod groups;
 mod json;
 mod networking;
 mod podspec;
 mod policy;
 mod rbac;
+mod resource;
 mod reviews;
 mod rules;
 mod scheduling;
@@ -78,12 +81,12 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
         "coordination.k8s.io" => groups::coordination(kind),
         "discovery.k8s.io" => discovery::extra(kind),
         "events.k8s.io" => groups::events(kind),
-        "flowcontrol.apiserver.k8s.io" => groups::flow_control(kind),
+        "flowcontrol.apiserver.k8s.io" => flow_control::extra(kind),
         "networking.k8s.io" => networking::extra(kind),
         "node.k8s.io" => groups::node(kind),
         "policy" => policy::extra(kind),
         "rbac.authorization.k8s.io" => rbac::extra(kind),
-        "resource.k8s.io" => groups::resource(kind),
+        "resource.k8s.io" => resource::extra(kind),
         "scheduling.k8s.io" => scheduling::extra(kind),
         "storage.k8s.io" => storage::extra(kind),
         "storagemigration.k8s.io" => groups::storage_migration(kind),

@@ -3,6 +3,7 @@
 pub(crate) mod affinity;
 pub(crate) mod container;
 pub(crate) mod defaults;
+pub(crate) mod gated;
 pub(crate) mod handler;
 pub(crate) mod qos;
 pub(crate) mod resources;
@@ -10,6 +11,7 @@ pub(crate) mod security;
 pub(crate) mod update;
 pub(crate) mod validate;
 pub(crate) mod volume;
+pub(crate) mod volume_source;
 
 use serde_json::Value;
 

@@ -1,7 +1,8 @@
 //! A kind's rules as a table of plain functions.
 
 use api::Object;
-use api::field::ErrorList;
+use api::field::{Error, ErrorList, Path};
+use api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 use api::kind::{Propagation, RequestContext, Strategy};
 
 /// [`Strategy`] with one function for each step; what is not named keeps the generic behaviour.
@@ -26,6 +27,8 @@ pub(crate) struct Rules {
     pub keeps_status: bool,
     /// Finalizers that a deletion puts on an object first.
     pub deletion_finalizers: &'static [&'static str],
+    /// Finalizers without a domain need not be Kubernetes' own (`validateKubeFinalizerName`).
+    pub any_finalizers: bool,
 }
 
 impl Rules {
@@ -47,7 +50,17 @@ impl Rules {
         deletion: |_| {},
         keeps_status: false,
         deletion_finalizers: &[],
+        any_finalizers: false,
     };
+
+    fn finalizer_names(&self, object: &Object) -> ErrorList {
+        const OWN: [&str; 3] = ["kubernetes", FINALIZER_ORPHAN, FINALIZER_FOREGROUND];
+        const TEXT: &str = "name is neither a standard finalizer name nor is it fully qualified";
+        let bad = |name: &str| !self.any_finalizers && !name.contains('/') && !OWN.contains(&name);
+        let at = Path::new("metadata").child("finalizers");
+        let all = object.finalizers().enumerate().filter(|(_, name)| bad(name));
+        all.map(|(i, name)| Error::invalid(at.index(i), name, TEXT)).collect()
+    }
 }
 
 impl Strategy for Rules {
@@ -68,18 +81,24 @@ impl Strategy for Rules {
     }
 
     fn validate(&self, _ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
-        (self.validate)(object)
+        let mut errors = self.finalizer_names(object);
+        errors.extend((self.validate)(object));
+        errors
     }
 
     fn validate_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
-        match self.validate_update {
+        let mut errors = self.finalizer_names(object);
+        errors.extend(match self.validate_update {
             Some(validate) => validate(object, old),
             None => (self.validate)(object),
-        }
+        });
+        errors
     }
 
     fn validate_status_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
-        (self.validate_status)(object, old)
+        let mut errors = self.finalizer_names(object);
+        errors.extend((self.validate_status)(object, old));
+        errors
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

@@ -1,48 +1,31 @@
 //! `storage.k8s.io`.
 
+mod csi;
+
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{immutable, one_of_if_set, subdomain};
-use crate::columns::{age, column, generic, integer, name, name_as, string, string_or, text};
+use crate::checks::{csi_driver_name, immutable, invalid_all, node_name, one_of_if_set, qualified_name, subdomain};
+use crate::columns::{age, column, name, name_as, string, string_or, text};
+use crate::core::volume;
 use crate::define::Extra;
-use crate::json::{Json, dig, existing, fill};
+use crate::json::{Json, dig};
 use crate::rules::Rules;
+
+/// Most parameters of a class (`maxProvisionerParameterLen`), and the most bytes in them.
+const PARAMETERS_MAX: usize = 512;
+const PARAMETER_BYTES_MAX: usize = 256 * 1024;
 
 /// What is special about a kind of this group.
 pub(crate) fn extra(kind: &str) -> Option<Extra> {
     Some(match kind {
-        "CSIDriver" => driver(),
-        "CSINode" => {
-            let rules = Rules { unconditional_update: false, ..Rules::GENERIC };
-            Extra::new(rules, vec![name(), integer("Drivers", |o, _| o.at("spec").count("drivers").into()), age()])
-        }
-        "CSIStorageCapacity" => {
-            let rules = Rules { unconditional_update: false, ..Rules::GENERIC };
-            // Upstream has a printer for it that its store does not use.
-            Extra::new(rules, generic())
-        }
+        "CSIDriver" => csi::driver(),
+        "CSINode" => csi::node(),
+        "CSIStorageCapacity" => csi::capacity(),
         "StorageClass" => class(),
         "VolumeAttachment" => attachment(),
-        "VolumeAttributesClass" => {
-            let rules = Rules {
-                validate: |object| {
-                    let mut errors = ErrorList::new();
-                    subdomain(&mut errors, &Path::new("driverName"), object.text("driverName"));
-                    errors
-                },
-                validate_update: Some(|object, old| {
-                    let mut errors = ErrorList::new();
-                    for member in ["driverName", "parameters"] {
-                        immutable(&mut errors, Path::new(member), object.at(member), old.at(member));
-                    }
-                    errors
-                }),
-                ..Rules::GENERIC
-            };
-            Extra::new(rules, vec![name(), text("DriverName", |o, _| string(o, &["driverName"])), age()])
-        }
+        "VolumeAttributesClass" => attributes(),
         _ => return None,
     })
 }
@@ -50,41 +33,31 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
 fn class() -> Extra {
     let rules = Rules {
         default: |object| {
-            fill(&mut object.0, "reclaimPolicy", "Delete");
-            fill(&mut object.0, "volumeBindingMode", "Immediate");
+            for (member, value) in [("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate")] {
+                // An empty text is not nil, and stays.
+                if !object.has(member) {
+                    object.0.insert(member.to_owned(), value.into());
+                }
+            }
         },
         validate: |object| {
             let mut errors = ErrorList::new();
-            if object.count("provisioner") == 0 {
-                errors.push(Error::required(Path::new("provisioner"), ""));
+            provisioner(&mut errors, &Path::new("provisioner"), object.text("provisioner"));
+            parameters(&mut errors, object, true);
+            let policy = object.at("reclaimPolicy");
+            if policy.as_str() != Some("") {
+                one_of_if_set(&mut errors, Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
             }
-            one_of_if_set(&mut errors, Path::new("reclaimPolicy"), object.at("reclaimPolicy"), &["Delete", "Retain"]);
-            one_of_if_set(
-                &mut errors,
-                Path::new("volumeBindingMode"),
-                object.at("volumeBindingMode"),
-                &["Immediate", "WaitForFirstConsumer"],
-            );
+            let modes = &["Immediate", "WaitForFirstConsumer"];
+            one_of_if_set(&mut errors, Path::new("volumeBindingMode"), object.at("volumeBindingMode"), modes);
+            topologies(&mut errors, &Path::new("allowedTopologies"), object.array(&["allowedTopologies"]));
             errors
         },
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
-            let changed = |member: &str| !crate::json::same(object.at(member), old.at(member));
-            if changed("parameters") {
-                errors.push(Error::forbidden(Path::new("parameters"), "updates to parameters are forbidden."));
+            for member in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+                immutable(&mut errors, Path::new(member), object.at(member), old.at(member));
             }
-            if changed("provisioner") {
-                errors.push(Error::forbidden(Path::new("provisioner"), "updates to provisioner are forbidden."));
-            }
-            if changed("reclaimPolicy") {
-                errors.push(Error::forbidden(Path::new("reclaimPolicy"), "updates to reclaimPolicy are forbidden."));
-            }
-            immutable(
-                &mut errors,
-                Path::new("volumeBindingMode"),
-                object.at("volumeBindingMode"),
-                old.at("volumeBindingMode"),
-            );
             errors
         }),
         ..Rules::GENERIC
@@ -107,79 +80,115 @@ fn is_default(object: &Object) -> bool {
         .any(|key| object.annotation(key) == Some("true"))
 }
 
-fn driver() -> Extra {
+/// `validateProvisioner`.
+fn provisioner(errors: &mut ErrorList, at: &Path, name: &str) {
+    if name.is_empty() {
+        errors.push(Error::required(at.clone(), ""));
+        return;
+    }
+    let name = name.to_lowercase();
+    invalid_all(errors, at, &name, qualified_name(&name));
+}
+
+/// `validateParameters`.
+fn parameters(errors: &mut ErrorList, object: &Object, may_be_empty: bool) {
+    let at = Path::new("parameters");
+    if object.count("parameters") > PARAMETERS_MAX {
+        errors.push(Error::too_long(at, PARAMETERS_MAX));
+        return;
+    }
+    let mut bytes = 0;
+    for (key, value) in object.entries("parameters") {
+        if key.is_empty() {
+            errors.push(Error::invalid(at.clone(), key, "field can not be empty."));
+        }
+        bytes += key.len() + value.as_str().unwrap_or_default().len();
+    }
+    if bytes > PARAMETER_BYTES_MAX {
+        errors.push(Error::too_long(at.clone(), PARAMETER_BYTES_MAX));
+    }
+    if !may_be_empty && object.count("parameters") == 0 {
+        errors.push(Error::required(at, "must contain at least one key/value pair"));
+    }
+}
+
+/// `validateAllowedTopologies`.
+fn topologies(errors: &mut ErrorList, at: &Path, terms: &[Value]) {
+    let mut seen: Vec<Vec<(&str, Vec<&str>)>> = Vec::new();
+    for (i, term) in terms.iter().enumerate() {
+        let at = at.index(i).child("matchLabelExpressions");
+        let mut known: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (j, requirement) in term.list("matchLabelExpressions").iter().enumerate() {
+            let (at, key) = (at.index(j), requirement.text("key"));
+            let mut values: Vec<&str> = Vec::new();
+            if requirement.count("values") == 0 {
+                errors.push(Error::required(at.child("values"), ""));
+            }
+            for (k, value) in requirement.list("values").iter().enumerate() {
+                let value = value.as_str().unwrap_or_default();
+                if values.contains(&value) {
+                    errors.push(Error::duplicate(at.child("values").index(k), value));
+                } else {
+                    values.push(value);
+                }
+            }
+            invalid_all(errors, &at.child("key"), key, qualified_name(key));
+            values.sort_unstable();
+            match known.iter_mut().find(|(k, _)| *k == key) {
+                Some(entry) => {
+                    errors.push(Error::duplicate(at.child("key"), key));
+                    entry.1 = values;
+                }
+                None => known.push((key, values)),
+            }
+        }
+        known.sort();
+        // Upstream compares with one empty map for each term, too: a term without requirements is always a duplicate.
+        let empty = if known.is_empty() { terms.len() } else { 0 };
+        for _ in 0..empty + seen.iter().filter(|s| **s == known).count() {
+            errors.push(Error::duplicate(at.clone(), ""));
+        }
+        seen.push(known);
+    }
+}
+
+fn attributes() -> Extra {
+    fn validate(object: &Object) -> ErrorList {
+        let mut errors = ErrorList::new();
+        provisioner(&mut errors, &Path::new("driverName"), object.text("driverName"));
+        parameters(&mut errors, object, false);
+        errors
+    }
     let rules = Rules {
-        default: |object| {
-            let Some(spec) = existing(&mut object.0, "spec") else { return };
-            fill(spec, "attachRequired", true);
-            for member in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
-                fill(spec, member, false);
-            }
-            fill(spec, "preventPodSchedulingIfMissing", false);
-            fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
-            if spec.count("volumeLifecycleModes") == 0 {
-                spec.insert("volumeLifecycleModes".to_owned(), vec![Value::from("Persistent")].into());
-            }
-        },
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            let at = Path::new("spec");
-            one_of_if_set(
-                &mut errors,
-                at.child("fsGroupPolicy"),
-                object.at("spec").at("fsGroupPolicy"),
-                &["ReadWriteOnceWithFSType", "File", "None"],
-            );
-            for mode in object.array(&["spec", "volumeLifecycleModes"]) {
-                let supported = &["Persistent", "Ephemeral"];
-                one_of_if_set(&mut errors, at.child("volumeLifecycleModes"), mode, supported);
-            }
-            errors
-        },
+        validate,
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
-            for member in ["attachRequired", "volumeLifecycleModes"] {
-                let at = Path::new("spec").child(member);
-                immutable(&mut errors, at, object.at("spec").at(member), old.at("spec").at(member));
+            for member in ["driverName", "parameters"] {
+                if !crate::json::same(object.at(member), old.at(member)) {
+                    errors.push(Error::forbidden(Path::new(member), format!("updates to {member} are forbidden.")));
+                }
             }
+            errors.extend(validate(object));
             errors
         }),
-        unconditional_update: false,
         ..Rules::GENERIC
     };
-    fn flag(object: &Object, member: &str, otherwise: bool) -> Value {
-        object.at("spec").at(member).as_bool().unwrap_or(otherwise).into()
-    }
-    let columns = vec![
-        name(),
-        column("AttachRequired", "boolean", "", "", 0, |o, _| flag(o, "attachRequired", true)),
-        column("PodInfoOnMount", "boolean", "", "", 0, |o, _| flag(o, "podInfoOnMount", false)),
-        column("StorageCapacity", "boolean", "", "", 0, |o, _| flag(o, "storageCapacity", false)),
-        text("TokenRequests", |o, _| {
-            if !o.at("spec").has("tokenRequests") {
-                return "<unset>".into();
-            }
-            let audiences = o.array(&["spec", "tokenRequests"]).iter().map(|t| t.text("audience"));
-            audiences.collect::<Vec<_>>().join(",").into()
-        }),
-        column("RequiresRepublish", "boolean", "", "", 0, |o, _| flag(o, "requiresRepublish", false)),
-        text("Modes", |o, _| {
-            let modes = o.array(&["spec", "volumeLifecycleModes"]).iter().filter_map(Value::as_str);
-            let text = modes.collect::<Vec<_>>().join(",");
-            if text.is_empty() { "<none>".into() } else { text.into() }
-        }),
-        age(),
-    ];
-    Extra::new(rules, columns)
+    Extra::new(rules, vec![name(), text("DriverName", |o, _| string(o, &["driverName"])), age()])
 }
 
 fn attachment() -> Extra {
     let rules = Rules {
+        validate: attached,
         validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
+            let mut errors = attached(object);
             immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
+        validate_status: |object, old| {
+            let mut errors = attached(object);
+            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            errors
+        },
         unconditional_update: false,
         ..Rules::GENERIC
     };
@@ -194,4 +203,53 @@ fn attachment() -> Extra {
         age(),
     ];
     Extra::new(rules, columns)
+}
+
+/// `ValidateVolumeAttachment`.
+fn attached(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (spec, at) = (object.at("spec"), Path::new("spec"));
+    csi_driver_name(&mut errors, &at.child("attacher"), spec.text("attacher"));
+    let (source, from) = (spec.at("source"), at.child("source"));
+    let both = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {
+        (false, false) => errors.push(Error::required(from.clone(), both)),
+        (true, true) => errors.push(Error::forbidden(from.clone(), both)),
+        (false, true) => {
+            if source.count("persistentVolumeName") == 0 {
+                let text = "must specify non empty persistentVolumeName";
+                errors.push(Error::required(from.child("persistentVolumeName"), text));
+            }
+        }
+        (true, false) => volume::inline(&mut errors, &from.child("inlineVolumeSpec"), source.at("inlineVolumeSpec")),
+    }
+    node_name(&mut errors, &at.child("nodeName"), spec.text("nodeName"));
+    attachment_status(&mut errors, object.at("status"));
+    if let Some(name) = source.at("persistentVolumeName").as_str() {
+        subdomain(&mut errors, &from.child("persistentVolumeName"), name);
+    }
+    errors
+}
+
+fn attachment_status(errors: &mut ErrorList, status: &Value) {
+    const METADATA_MAX: usize = 256 * 1024;
+    const MESSAGE_MAX: usize = 1024;
+    let at = Path::new("status");
+    let bytes: usize =
+        status.entries("attachmentMetadata").map(|(k, v)| k.len() + v.as_str().unwrap_or_default().len()).sum();
+    if bytes > METADATA_MAX {
+        errors.push(Error::too_long(at.child("attachmentMetadata"), METADATA_MAX));
+    }
+    for member in ["attachError", "detachError"] {
+        let (problem, at) = (status.at(member), at.child(member));
+        if problem.count("message") > MESSAGE_MAX {
+            errors.push(Error::too_long(at.child("message"), MESSAGE_MAX));
+        }
+        if let Some(code) = problem.int("errorCode")
+            && code < 0
+        {
+            let text = api::validation::inclusive_range_error(0, i64::from(i32::MAX));
+            errors.push(Error::invalid(at.child("errorCode"), code, text));
+        }
+    }
 }

@@ -233,7 +233,14 @@ fn invalid(def: &KindDef, object: &Object, errors: &ErrorList) -> Result<(), Sta
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(&def.gvk.group, &def.gvk.kind, object.name(), errors))
+    // What several layers find is said once (`rest/validate.go`, `dedupedImperativeErrs`).
+    let mut once = ErrorList::with_capacity(errors.len());
+    for error in errors {
+        if !once.contains(error) {
+            once.push(error.clone());
+        }
+    }
+    Err(Status::invalid(&def.gvk.group, &def.gvk.kind, object.name(), &once))
 }
 
 #[cfg(test)]

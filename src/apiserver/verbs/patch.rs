@@ -102,6 +102,8 @@ impl Change for Patched<'_> {
 struct Applied<'a> {
     server: &'a crate::server::ApiServer,
     served: &'a Served,
+    /// As the URL has it.
+    name: &'a str,
     subresource: &'a str,
     object: Object,
     options: &'a WriteOptions,
@@ -111,6 +113,9 @@ struct Applied<'a> {
 impl Change for Applied<'_> {
     fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let def = &self.served.def;
+        if current.is_none() && self.object.name().is_empty() {
+            return Err(super::unnamed(self.name));
+        }
         let manager = api::apply::FieldManager {
             schema: def.schema(),
             gvk: &def.gvk,
@@ -200,7 +205,10 @@ impl Verb {
                 api::codec::decode(&body, MediaType::Yaml, &self.served.def.schema, &gvk, options.validation)?;
             self.call.warnings.extend(checked.warnings);
         }
-        self.check_name(&mut object)?;
+        // What is there already has its name.
+        if !object.name().is_empty() {
+            self.check_name(&object)?;
+        }
         if self.served.def.namespaced && object.namespace().is_empty() {
             object.set(&["metadata", "namespace"], self.namespace());
         }
@@ -208,6 +216,7 @@ impl Verb {
         let change = Applied {
             server: &self.server,
             served: &self.served,
+            name: &self.call.info.name,
             subresource: subresource.map_or("", |s| s.name),
             object,
             options: &options,

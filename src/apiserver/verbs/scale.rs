@@ -32,7 +32,7 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
     let source = if verb.call.info.verb == "update" {
         let mut scale = verb.decode_as(&subresource.gvk, &subresource.schema, &options).await?;
         before::ensure_namespace(&served.def, verb.namespace(), &mut scale)?;
-        verb.check_name(&mut scale)?;
+        verb.check_name(&scale)?;
         Source::Replace(scale)
     } else {
         Source::Patch(verb.read_patch().await?)

@@ -9,35 +9,36 @@ use crate::columns::{age, name, string, string_or, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, amount, child, dig, existing, fill, restore, same};
 use crate::podspec::affinity::node_selector;
+use crate::podspec::volume_source::{self, Of};
 use crate::rules::Rules;
 use crate::timestamp;
 
 use super::claim::{ACCESS_MODES, access_modes, class};
 
-/// Kinds of volume and what each cannot do without.
-const SOURCES: &[(&str, &[&str])] = &[
-    ("hostPath", &["path"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("awsElasticBlockStore", &["volumeID"]),
-    ("glusterfs", &["endpoints", "path"]),
-    ("flocker", &[]),
-    ("nfs", &["server", "path"]),
-    ("rbd", &["image"]),
-    ("quobyte", &["registry", "volume"]),
-    ("cephfs", &[]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("cinder", &["volumeID"]),
-    ("fc", &[]),
-    ("flexVolume", &["driver"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("vsphereVolume", &["volumePath"]),
-    ("photonPersistentDisk", &["pdID"]),
-    ("portworxVolume", &["volumeID"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("local", &["path"]),
-    ("storageos", &[]),
-    ("csi", &["driver", "volumeHandle"]),
+/// The kinds of volume, in the order that upstream looks for them.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
 pub(super) fn extra() -> Extra {
@@ -53,6 +54,11 @@ pub(super) fn extra() -> Extra {
                 dig(object, &["status", "lastPhaseTransitionTime"]) != dig(old, &["status", "lastPhaseTransitionTime"]);
             if phase(object) != phase(old) && !given {
                 object.set(&["status", "lastPhaseTransitionTime"], timestamp(ctx.now));
+            } else if phase(object) == phase(old) && !object.at("status").has("lastPhaseTransitionTime") {
+                let since = dig(old, &["status", "lastPhaseTransitionTime"]).clone();
+                if !since.is_null() {
+                    object.set(&["status", "lastPhaseTransitionTime"], since);
+                }
             }
         },
         validate,
@@ -91,7 +97,9 @@ fn default(object: &mut Object) {
     }
     if let Some(spec) = existing(&mut object.0, "spec") {
         fill(spec, "persistentVolumeReclaimPolicy", "Retain");
-        fill(spec, "volumeMode", "Filesystem");
+        if !spec.has("volumeMode") {
+            spec.insert("volumeMode".to_owned(), "Filesystem".into());
+        }
         if let Some(path) = existing(spec, "hostPath")
             && !path.has("type")
         {
@@ -100,35 +108,125 @@ fn default(object: &mut Object) {
     }
 }
 
-/// `ValidatePersistentVolumeSpec`.
 fn validate(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
-    let (spec, at) = (object.at("spec"), Path::new("spec"));
+    spec(&mut errors, &Path::new("spec"), object.at("spec"), Some(object.name()));
+    errors
+}
+
+/// `ValidatePersistentVolumeSpec` of a volume that is part of another object.
+pub(crate) fn inline(errors: &mut ErrorList, at: &Path, body: &Value) {
+    spec(errors, at, body, None);
+}
+
+/// `ValidatePersistentVolumeSpec`; `name` is the volume's, which one in another object does not have.
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value, name: Option<&str>) {
+    const INLINE: &str = "may not be specified in the context of inline volumes";
+    let inline = name.is_none();
+    if inline {
+        for member in ["claimRef", "capacity"] {
+            if spec.has(member) {
+                errors.push(Error::forbidden(at.child(member), INLINE));
+            }
+        }
+        if !spec.has("csi") {
+            errors.push(Error::required(at.child("csi"), "has to be specified in the context of inline volumes"));
+        }
+    }
+    modes(errors, &at.child("accessModes"), spec);
+    if !inline {
+        capacity(errors, &at.child("capacity"), spec.at("capacity"));
+    }
+    let policy = spec.text("persistentVolumeReclaimPolicy");
+    let policy_at = at.child("persistentVolumeReclaimPolicy");
+    if !policy.is_empty() && inline {
+        if policy != "Retain" {
+            errors.push(Error::forbidden(policy_at.clone(), "may only be Retain in the context of inline volumes"));
+        }
+    } else if !policy.is_empty() {
+        one_of(errors, policy_at.clone(), policy, &["Delete", "Recycle", "Retain"]);
+    }
+    if spec.has("nodeAffinity") {
+        let (required, affinity) = (spec.at("nodeAffinity").at("required"), at.child("nodeAffinity"));
+        if inline {
+            errors.push(Error::forbidden(affinity, INLINE));
+        } else if required.is_null() {
+            errors.push(Error::required(affinity.child("required"), "must specify required node constraints"));
+        } else {
+            node_selector(errors, &affinity.child("required"), required);
+        }
+    }
+    source(errors, at, spec, name.unwrap_or_default());
+    if policy == "Recycle" && is_root(spec.at("hostPath").text("path")) {
+        errors.push(Error::forbidden(policy_at, "may not be 'recycle' for a hostPath mount of '/'"));
+    }
+    let class = spec.text("storageClassName");
+    if !class.is_empty() && inline {
+        errors.push(Error::forbidden(at.child("storageClassName"), INLINE));
+    } else if !class.is_empty() {
+        subdomain(errors, &at.child("storageClassName"), class);
+    }
+    if !inline {
+        one_of_if_set(errors, at.child("volumeMode"), spec.at("volumeMode"), &["Block", "Filesystem"]);
+    } else if spec.has("volumeMode") && spec.text("volumeMode") != "Filesystem" {
+        let text = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errors.push(Error::forbidden(at.child("volumeMode"), text));
+    }
+    if let Some(class) = spec.at("volumeAttributesClassName").as_str() {
+        let class_at = at.child("volumeAttributesClassName");
+        if class.is_empty() {
+            errors.push(Error::required(class_at, "an empty string is disallowed"));
+        } else {
+            subdomain(errors, &class_at, class);
+        }
+        if !spec.has("csi") {
+            let text = "has to be specified when using volumeAttributesClassName";
+            errors.push(Error::required(at.child("csi"), text));
+        }
+    }
+}
+
+/// Whether Go's `path.Clean` makes `/` of a path.
+fn is_root(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    path.starts_with('/') && depth == 0
+}
+
+fn modes(errors: &mut ErrorList, at: &Path, spec: &Value) {
     if spec.count("accessModes") == 0 {
-        errors.push(Error::required(at.child("accessModes"), ""));
+        errors.push(Error::required(at.clone(), ""));
     }
     let (mut exclusive, mut others) = (false, false);
     for mode in spec.list("accessModes") {
-        let mode = mode.as_str().unwrap_or_default();
-        match mode {
+        match mode.as_str().unwrap_or_default() {
             "ReadWriteOncePod" => exclusive = true,
             mode if ACCESS_MODES.contains(&mode) => others = true,
-            mode => errors.push(Error::not_supported(at.child("accessModes"), mode, ACCESS_MODES)),
+            mode => errors.push(Error::not_supported(at.clone(), mode, ACCESS_MODES)),
         }
     }
     if exclusive && others {
-        let text = "may not use ReadWriteOncePod with other access modes";
-        errors.push(Error::forbidden(at.child("accessModes"), text));
+        errors.push(Error::forbidden(at.clone(), "may not use ReadWriteOncePod with other access modes"));
     }
-    let capacity = spec.at("capacity");
-    if spec.count("capacity") == 0 {
-        errors.push(Error::required(at.child("capacity"), ""));
+}
+
+fn capacity(errors: &mut ErrorList, at: &Path, capacity: &Value) {
+    let known = capacity.as_object().filter(|c| !c.is_empty());
+    if known.is_none() {
+        errors.push(Error::required(at.clone(), ""));
     }
-    if !capacity.has("storage") || spec.count("capacity") > 1 {
-        errors.push(Error::not_supported(at.child("capacity"), capacity.clone(), &["storage"]));
+    if !capacity.has("storage") || known.is_some_and(|c| c.len() > 1) {
+        // As Go prints a map: a nil one as null.
+        errors.push(Error::not_supported(at.clone(), capacity.clone(), &["storage"]));
     }
-    for (name, value) in spec.entries("capacity") {
-        let (at, amount) = (at.child("capacity").key(name), amount(value));
+    for (name, value) in known.into_iter().flatten() {
+        let (at, amount) = (at.key(name), amount(value));
         if amount.sign() < 0 {
             errors.push(Error::invalid(at.clone(), amount.value(), "must be a valid resource quantity"));
         }
@@ -136,50 +234,20 @@ fn validate(object: &Object) -> ErrorList {
             errors.push(Error::invalid(at, value.clone(), "must be greater than zero"));
         }
     }
-    let policies = &["Delete", "Recycle", "Retain"];
-    let policy = spec.text("persistentVolumeReclaimPolicy");
-    one_of(&mut errors, at.child("persistentVolumeReclaimPolicy"), policy, policies);
-    if spec.has("nodeAffinity") {
-        let at = at.child("nodeAffinity").child("required");
-        let required = spec.at("nodeAffinity").at("required");
-        if required.is_null() {
-            errors.push(Error::required(at, "must specify required node constraints"));
-        } else {
-            node_selector(&mut errors, &at, required);
-        }
-    }
-    source(&mut errors, &at, spec);
-    if policy == "Recycle" && spec.at("hostPath").text("path") == "/" {
-        let text = "may not be 'recycle' for a hostPath mount of '/'";
-        errors.push(Error::forbidden(at.child("persistentVolumeReclaimPolicy"), text));
-    }
-    let storage_class = spec.text("storageClassName");
-    if !storage_class.is_empty() {
-        subdomain(&mut errors, &at.child("storageClassName"), storage_class);
-    }
-    one_of_if_set(&mut errors, at.child("volumeMode"), spec.at("volumeMode"), &["Block", "Filesystem"]);
-    errors
 }
 
-fn source(errors: &mut ErrorList, at: &Path, spec: &Value) {
+fn source(errors: &mut ErrorList, at: &Path, spec: &Value, name: &str) {
     let mut seen = 0;
-    for (kind, required) in SOURCES {
-        if !spec.has(kind) {
-            continue;
-        }
+    for kind in SOURCES.iter().filter(|kind| spec.has(kind)) {
         seen += 1;
-        if seen > 1 {
-            errors.push(Error::forbidden(at.child(kind), "may not specify more than 1 volume type"));
+        // Upstream forgets to ask it of flexible volumes.
+        if seen > 1 && *kind != "flexVolume" {
+            errors.push(Error::forbidden(volume_source::second(at, kind), volume_source::MORE_THAN_ONE));
             continue;
         }
-        for member in *required {
-            if spec.at(kind).count(member) == 0 {
-                errors.push(Error::required(at.child(kind).child(member), ""));
-            }
-        }
+        volume_source::source(errors, at, kind, spec.at(kind), Of::PersistentVolume(name));
         if *kind == "local" && !spec.has("nodeAffinity") {
-            let text = "Local volume requires node affinity";
-            errors.push(Error::required(at.child("nodeAffinity"), text));
+            errors.push(Error::required(at.child("nodeAffinity"), "Local volume requires node affinity"));
         }
     }
     if seen == 0 {
@@ -193,13 +261,14 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     let (new, before) = (object.at("spec"), old.at("spec"));
     let sources = |spec: &Value| {
         let mut map = serde_json::Map::new();
-        for (kind, _) in SOURCES {
+        for kind in SOURCES {
             restore(&mut map, kind, spec);
         }
-        if let Some(csi) = map.get_mut("csi").and_then(Value::as_object_mut) {
-            // Where secrets for expansion are may be told later.
+        // Where the secret for expansion is may be told later, but not changed.
+        if !before.at("csi").has("controllerExpandSecretRef")
+            && let Some(csi) = map.get_mut("csi").and_then(Value::as_object_mut)
+        {
             csi.remove("controllerExpandSecretRef");
-            csi.remove("nodeExpandSecretRef");
         }
         Value::Object(map)
     };
@@ -209,9 +278,17 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     }
     crate::checks::immutable(
         &mut errors,
-        Path::new("spec").child("volumeMode"),
+        Path::new("volumeMode"),
         new.at("volumeMode"),
         before.at("volumeMode"),
     );
+    if before.has("nodeAffinity") && !same(new.at("nodeAffinity"), before.at("nodeAffinity")) {
+        let text = "field is immutable, except for updating from beta label to GA";
+        errors.push(Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text));
+    }
+    if before.has("volumeAttributesClassName") && !new.has("volumeAttributesClassName") {
+        let at = Path::new("spec").child("volumeAttributesClassName");
+        errors.push(Error::forbidden(at, "update from non-nil value to nil is forbidden"));
+    }
     errors
 }

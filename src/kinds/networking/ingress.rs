@@ -174,10 +174,12 @@ fn backend(errors: &mut ErrorList, at: &Path, backend: &Value) {
             errors.push(Error::invalid(at.clone(), "", "cannot set both resource and service backends"));
         }
         (true, false) => {
+            let (resource, at) = (backend.at("resource"), at.child("resource"));
+            if let Some(group) = resource.at("apiGroup").as_str() {
+                crate::checks::subdomain(errors, &at.child("apiGroup"), group);
+            }
             for member in ["kind", "name"] {
-                if backend.at("resource").count(member) == 0 {
-                    errors.push(Error::required(at.child("resource").child(member), ""));
-                }
+                crate::checks::segment(errors, &at.child(member), resource.text(member), true);
             }
         }
         (false, true) => {

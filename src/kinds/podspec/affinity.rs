@@ -163,11 +163,10 @@ pub(crate) fn tolerations(errors: &mut ErrorList, path: &Path, list: &[Value]) {
                     errors.push(Error::invalid(at.child("operator"), value, text));
                 }
             }
+            // Comparison is off (`TaintTolerationComparisonOperators`).
             "Lt" | "Gt" => {
-                if value.parse::<i64>().ok().is_none_or(|n| n.to_string() != value) {
-                    let text = "must be a valid decimal integer in canonical form";
-                    errors.push(Error::invalid(at.child("value"), value, text));
-                }
+                let known = &["Equal", "Exists", "Lt", "Gt"];
+                errors.push(Error::not_supported(at.child("operator"), operator, known));
             }
             other => errors.push(Error::not_supported(at.child("operator"), other, &["Equal", "Exists"])),
         }

@@ -6,6 +6,7 @@ use crate::json::{Json, Members, child, existing, existing_at, fill, fill_zero, 
 
 /// `SetDefaults_PodSpec` and the defaults of everything inside.
 pub(crate) fn pod_spec(spec: &mut Members) {
+    super::gated::drop_disabled(spec);
     let account = match spec.text("serviceAccountName") {
         "" => spec.text("serviceAccount").to_owned(),
         name => name.to_owned(),
@@ -49,11 +50,6 @@ pub(crate) fn pod(spec: &mut Members) {
             }
         }
     }
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in items_mut(spec, list) {
-            http_protocols(container);
-        }
-    }
 }
 
 fn requests_from_limits(resources: &mut Members) {
@@ -64,19 +60,6 @@ fn requests_from_limits(resources: &mut Members) {
     if let Some(requests) = child(resources, "requests") {
         for (name, value) in limits {
             requests.entry(name).or_insert(value);
-        }
-    }
-}
-
-fn http_protocols(container: &mut Members) {
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(action) = existing_at(container, &[probe, "httpGet"]) {
-            fill(action, "protocol", "HTTP1");
-        }
-    }
-    for hook in ["postStart", "preStop"] {
-        if let Some(action) = existing_at(container, &["lifecycle", hook, "httpGet"]) {
-            fill(action, "protocol", "HTTP1");
         }
     }
 }
@@ -270,7 +253,7 @@ mod tests {
             json!({"containers": [{"name": "a", "image": "b:1", "imagePullPolicy": "IfNotPresent",
                 "ports": [{"containerPort": 80, "protocol": "TCP"}],
                 "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}},
-                "readinessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP", "protocol": "HTTP1"},
+                "readinessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
                     "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
                 "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}],
                 "volumes": [{"name": "v", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/x", "type": ""}},

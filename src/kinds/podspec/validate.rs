@@ -72,14 +72,14 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
         let supported = &["PreemptLowerPriority", "Never"];
         one_of(errors, path.child("preemptionPolicy"), spec.text("preemptionPolicy"), supported);
     }
-    for (name, value) in spec.entries("overhead") {
-        let at = path.child("overhead").key(name);
-        resources::container_resource_name(errors, &at, name);
-        resources::quantity(errors, &at, name, value);
+    if spec.has("overhead") {
+        // Upstream reuses the checks of containers' limits, with their path.
+        let limits = serde_json::json!({ "limits": spec.at("overhead") });
+        resources::requirements(errors, &path.child("overhead"), &limits, &std::collections::BTreeSet::new());
     }
     if spec.has("os") {
         match spec.at("os").text("name") {
-            "" => errors.push(Error::required(path.child("os").child("name"), "cannot be empty")),
+            "" => errors.push(Error::required(path.child("os").child("name"), "")),
             name => one_of(errors, path.child("os"), name, &["linux", "windows"]),
         }
     }

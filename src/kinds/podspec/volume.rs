@@ -5,45 +5,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{descending_path, invalid_all, label_name, no_backsteps};
+use crate::checks::{descending_path, invalid_all, label_name};
 use crate::json::{Json, amount};
 use crate::signers;
 
 use super::container::field_ref;
+use super::volume_source::{self, Of};
 
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-const MORE_THAN_ONE: &str = "may not specify more than 1 volume type";
 
-/// The fields that each in-tree volume type cannot do without.
-const REQUIRED: &[(&str, &[&str])] = &[
+/// The kinds of volume, in the order that upstream looks for them, and the fields that those of pods alone cannot do
+/// without.
+const KINDS: &[(&str, &[&str])] = &[
     ("emptyDir", &[]),
-    ("hostPath", &["path"]),
-    ("gitRepo", &["repository"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("awsElasticBlockStore", &["volumeID"]),
+    ("hostPath", &[]),
+    ("gitRepo", &[]),
+    ("gcePersistentDisk", &[]),
+    ("awsElasticBlockStore", &[]),
     ("secret", &["secretName"]),
-    ("nfs", &["server", "path"]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("glusterfs", &["endpoints", "path"]),
+    ("nfs", &[]),
+    ("iscsi", &[]),
+    ("glusterfs", &[]),
     ("flocker", &[]),
     ("persistentVolumeClaim", &["claimName"]),
-    ("rbd", &["image"]),
-    ("cinder", &["volumeID"]),
+    ("rbd", &[]),
+    ("cinder", &[]),
     ("cephfs", &[]),
-    ("quobyte", &["registry", "volume"]),
+    ("quobyte", &[]),
     ("downwardAPI", &[]),
     ("fc", &[]),
-    ("flexVolume", &["driver"]),
+    ("flexVolume", &[]),
     ("configMap", &["name"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("vsphereVolume", &["volumePath"]),
-    ("photonPersistentDisk", &["pdID"]),
-    ("portworxVolume", &["volumeID"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("storageos", &["volumeName"]),
+    ("azureFile", &[]),
+    ("vsphereVolume", &[]),
+    ("photonPersistentDisk", &[]),
+    ("portworxVolume", &[]),
+    ("azureDisk", &[]),
+    ("storageos", &[]),
     ("projected", &[]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("csi", &["driver"]),
+    ("scaleIO", &[]),
+    ("csi", &[]),
     ("ephemeral", &[]),
     ("image", &["reference"]),
 ];
@@ -86,23 +87,31 @@ pub(crate) fn volumes<'v>(errors: &mut ErrorList, path: &Path, list: &'v [Value]
 
 fn source(errors: &mut ErrorList, path: &Path, volume: &Value, pod_name: &str) {
     let mut seen = 0;
-    for (kind, required) in REQUIRED {
+    for (kind, required) in KINDS {
         if !volume.has(kind) {
             continue;
         }
         seen += 1;
-        let at = path.child(kind);
         if seen > 1 {
-            errors.push(Error::forbidden(at, MORE_THAN_ONE));
+            errors.push(Error::forbidden(volume_source::second(path, kind), volume_source::MORE_THAN_ONE));
             continue;
         }
-        let body = volume.at(kind);
+        let (at, body) = (path.child(kind), volume.at(kind));
+        volume_source::source(errors, path, kind, body, Of::Pod);
         for name in *required {
             if body.text(name).is_empty() {
                 errors.push(Error::required(at.child(name), ""));
             }
         }
         special(errors, &at, kind, body, volume.text("name"), pod_name);
+        if *kind == "iscsi" && body.has("initiatorName") {
+            let (name, portal) = (volume.text("name"), body.text("targetPortal"));
+            if name.len() + 1 + portal.len() > 64 {
+                let text = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if \
+                    iscsi.initiatorName is specified.";
+                errors.push(Error::invalid(path.child("name"), name, text));
+            }
+        }
     }
     if seen == 0 {
         errors.push(Error::required(path.clone(), "must specify a volume type"));
@@ -115,22 +124,6 @@ fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value, name: &s
             if amount(body.at("sizeLimit")).sign() < 0 {
                 let text = "SizeLimit field must be a valid resource quantity";
                 errors.push(Error::forbidden(at.child("sizeLimit"), text));
-            }
-        }
-        // Without a path there is nothing more to say.
-        "hostPath" if body.count("path") == 0 => {}
-        "hostPath" => {
-            no_backsteps(errors, &at.child("path"), body.text("path"));
-            const TYPES: &[&str] =
-                &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-            if !TYPES.contains(&body.text("type")) {
-                errors.push(Error::not_supported(at.child("type"), body.text("type"), TYPES));
-            }
-        }
-        "nfs" => {
-            let path = body.text("path");
-            if !path.is_empty() && !path.starts_with('/') {
-                errors.push(Error::invalid(at.child("path"), path, "must be an absolute path"));
             }
         }
         "secret" | "configMap" => {
@@ -153,7 +146,10 @@ fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value, name: &s
             if !body.has("volumeClaimTemplate") {
                 errors.push(Error::required(at.child("volumeClaimTemplate"), ""));
             } else {
-                let spec = body.at("volumeClaimTemplate").at("spec");
+                let (spec, metadata) =
+                    (body.at("volumeClaimTemplate").at("spec"), body.at("volumeClaimTemplate").at("metadata"));
+                let meta_at = at.child("volumeClaimTemplate").child("metadata");
+                crate::checks::template_meta(errors, &meta_at, metadata);
                 crate::core::claim::spec(errors, &at.child("volumeClaimTemplate").child("spec"), spec);
             }
             if !pod_name.is_empty() && !name.is_empty() {

@@ -1,0 +1,222 @@
+//! `resource.k8s.io`: devices, and the claims for them (upstream's `pkg/apis/resource/validation`).
+
+mod claim;
+mod devices;
+mod slice;
+
+use api::field::{Error, ErrorList, Path};
+use api::kind::RequestContext;
+use api::Object;
+use serde_json::Value;
+
+use crate::checks::immutable;
+use crate::columns::{age, field, name, string, text};
+use crate::define::Extra;
+use crate::duration::since;
+use crate::json::{Json, dig, existing, existing_at, fill, fill_zero, items_mut, same};
+use crate::rules::Rules;
+use crate::timestamp;
+
+/// What is special about a kind of this group.
+pub(crate) fn extra(kind: &str) -> Option<Extra> {
+    Some(match kind {
+        "DeviceClass" => Extra::new(class(), vec![name(), age()]).with_generation(),
+        "ResourceClaimTemplate" => Extra::new(template(), vec![name(), age()]),
+        "ResourceClaim" => Extra::new(claim(), vec![name(), text("State", |o, _| claim_state(o).into()), age()]),
+        "ResourceSlice" => slice(),
+        "DeviceTaintRule" => taint_rule(),
+        _ => return None,
+    })
+}
+
+fn class() -> Rules {
+    Rules {
+        validate: |object| claim::class(object.at("spec"), None),
+        validate_update: Some(|object, old| claim::class(object.at("spec"), Some(old.at("spec")))),
+        ..Rules::GENERIC
+    }
+}
+
+fn template() -> Rules {
+    Rules {
+        default: |object| {
+            if let Some(devices) = existing_at(&mut object.0, &["spec", "spec", "devices"]) {
+                device_requests(devices);
+            }
+        },
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            let (spec, at) = (object.at("spec"), Path::new("spec"));
+            crate::checks::template_meta(&mut errors, &at.child("metadata"), spec.at("metadata"));
+            claim::spec(&mut errors, &at.child("spec").child("devices"), spec.at("spec").at("devices"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            errors
+        }),
+        ..Rules::GENERIC
+    }
+}
+
+fn claim() -> Rules {
+    Rules {
+        default: |object| {
+            if let Some(devices) = existing_at(&mut object.0, &["spec", "devices"]) {
+                device_requests(devices);
+            }
+        },
+        validate: |object| {
+            let mut errors = ErrorList::new();
+            claim::spec(&mut errors, &Path::new("spec").child("devices"), object.at("spec").at("devices"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            errors
+        }),
+        validate_status: claim::status,
+        ..Rules::GENERIC
+    }
+}
+
+fn slice() -> Extra {
+    let rules = Rules {
+        create: |ctx, object| prepare_slice(ctx, object, None),
+        update: |ctx, object, old| prepare_slice(ctx, object, Some(old)),
+        validate: |object| slice::spec(object.at("spec"), None),
+        validate_update: Some(|object, old| slice::spec(object.at("spec"), Some(old.at("spec")))),
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Node", |o, _| string(o, &["spec", "nodeName"])),
+        text("Driver", |o, _| string(o, &["spec", "driver"])),
+        text("Pool", |o, _| string(o, &["spec", "pool", "name"])),
+        age(),
+    ];
+    Extra::new(rules, columns).with_generation().with_fields(vec![
+        field("spec.nodeName", |o| o.at("spec").text("nodeName").to_owned()),
+        field("spec.driver", |o| o.at("spec").text("driver").to_owned()),
+    ])
+}
+
+/// Drops what features that are off would use (`dropDisabledFields` of the slice's strategy), and says since when a taint
+/// is there.
+fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Object>) {
+    let now = timestamp(ctx.now);
+    let Some(spec) = existing(&mut object.0, "spec") else { return };
+    for member in ["partitionTypeAttribute", "skipNodeOperations"] {
+        spec.remove(member);
+    }
+    let before = old.map_or(&[][..], |o| o.array(&["spec", "devices"]));
+    for device in items_mut(spec, "devices") {
+        device.remove("nodeAllocatableResources");
+        if let Some(attributes) = existing(device, "attributes") {
+            for attribute in attributes.values_mut().filter_map(Value::as_object_mut) {
+                for list in ["bools", "ints", "strings", "versions"] {
+                    attribute.remove(list);
+                }
+            }
+        }
+        for consumed in items_mut(device, "consumesCounters") {
+            consumed.remove("compatibilityGroups");
+        }
+        let name = device.text("name").to_owned();
+        let known = before.iter().find(|d| d.text("name") == name).map_or(&[][..], |d| d.list("taints"));
+        for taint in items_mut(device, "taints") {
+            added(taint, known, &now);
+        }
+    }
+}
+
+/// Says since when a taint is there, unless it was there before or says it itself.
+fn added(taint: &mut crate::json::Members, before: &[Value], now: &str) {
+    if taint.has("timeAdded") {
+        return;
+    }
+    let alike = |other: &&Value| ["key", "value", "effect"].iter().all(|m| taint.text(m) == other.text(m));
+    let since = before.iter().find(alike).map_or(&crate::json::NULL, |t| t.at("timeAdded"));
+    let since = if since.is_null() { now.into() } else { since.clone() };
+    taint.insert("timeAdded".to_owned(), since);
+}
+
+fn taint_rule() -> Extra {
+    fn prepare(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Object>) {
+        let now = timestamp(ctx.now);
+        let before: Vec<Value> = old.map(|o| dig(o, &["spec", "taint"]).clone()).into_iter().collect();
+        if let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) {
+            added(taint, &before, &now);
+        }
+    }
+    let rules = Rules {
+        create: |ctx, object| prepare(ctx, object, None),
+        update: |ctx, object, old| prepare(ctx, object, Some(old)),
+        validate: |object| devices::taint_rule(object.at("spec"), None),
+        validate_update: Some(|object, old| devices::taint_rule(object.at("spec"), Some(old.at("spec")))),
+        validate_status: |object, _| {
+            let mut errors = ErrorList::new();
+            let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
+            crate::conditions::validate(&mut errors, &at, list);
+            if list.len() > 8 {
+                errors.push(Error::too_many(at, list.len(), 8));
+            }
+            errors
+        },
+        ..Rules::GENERIC
+    };
+    let columns = vec![
+        name(),
+        text("Key", |o, _| string(o, &["spec", "taint", "key"])),
+        text("Value", |o, _| string(o, &["spec", "taint", "value"])),
+        text("Effect", |o, _| string(o, &["spec", "taint", "effect"])),
+        text("TimeAdded", |o, now| match dig(o, &["spec", "taint", "timeAdded"]) {
+            Value::Null => "".into(),
+            time => since(time, now).into(),
+        }),
+        age(),
+    ];
+    Extra::new(rules, columns).with_generation()
+}
+
+/// `SetDefaults_ExactDeviceRequest` and `SetDefaults_DeviceSubRequest`.
+fn device_requests(devices: &mut crate::json::Members) {
+    fn count(request: &mut crate::json::Members) {
+        fill(request, "allocationMode", "ExactCount");
+        if request.text("allocationMode") == "ExactCount" {
+            fill_zero(request, "count", 1);
+        }
+    }
+    for request in items_mut(devices, "requests") {
+        if let Some(exactly) = existing(request, "exactly") {
+            count(exactly);
+        }
+        for sub in items_mut(request, "firstAvailable") {
+            count(sub);
+        }
+    }
+}
+
+fn claim_state(object: &api::Object) -> String {
+    let status = object.at("status");
+    let mut states = Vec::new();
+    if object.is_deleting() {
+        states.push("deleted");
+    }
+    if status.has("allocation") {
+        states.push("allocated");
+        if status.count("reservedFor") > 0 {
+            states.push("reserved");
+        }
+    } else if !object.is_deleting() {
+        states.push("pending");
+    }
+    states.join(",")
+}
+
+/// Whether a part of the spec is as it was; new objects have no old part.
+fn unchanged(spec: &Value, old: Option<&Value>, member: &str) -> bool {
+    old.is_some_and(|old| same(spec.at(member), old.at(member)))
+}

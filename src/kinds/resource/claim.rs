@@ -1,0 +1,281 @@
+//! Validation of claims for devices, and of the classes that they name.
+
+use std::collections::BTreeMap;
+
+use api::Object;
+use api::field::{Error, ErrorList, Path};
+use serde_json::Value;
+
+use crate::checks::{immutable, label_name, subdomain};
+use crate::json::Json;
+use crate::podspec::affinity::node_selector;
+
+use super::devices::{binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, unique, within};
+use super::unchanged;
+
+/// Most requests, constraints, configurations and results of a claim.
+const MOST: usize = 32;
+/// Most consumers of a claim.
+const RESERVED_MAX: usize = 256;
+const NOT_A_REQUEST: &str =
+    "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+
+/// The names of requests with those of their subrequests.
+type Names<'v> = BTreeMap<&'v str, Vec<&'v str>>;
+
+fn names(devices: &Value) -> Names<'_> {
+    let mut names = Names::new();
+    for request in devices.list("requests") {
+        names.insert(request.text("name"), request.list("firstAvailable").iter().map(|s| s.text("name")).collect());
+    }
+    names
+}
+
+/// `validateDeviceClassSpec`.
+pub(super) fn class(spec: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let at = Path::new("spec");
+    selectors(&mut errors, &at.child("selectors"), spec.list("selectors"), unchanged(spec, old, "selectors"));
+    let stored = unchanged(spec, old, "config");
+    if within(&mut errors, &at.child("config"), spec.count("config"), MOST) {
+        for (i, config) in spec.list("config").iter().enumerate() {
+            configuration(&mut errors, &at.child("config").index(i), config, stored);
+        }
+    }
+    if let Some(name) = spec.at("extendedResourceName").as_str() {
+        extended(&mut errors, &at.child("extendedResourceName"), name);
+    }
+    errors
+}
+
+/// The format `k8s-extended-resource-name`.
+fn extended(errors: &mut ErrorList, at: &Path, name: &str) {
+    let mut wrong = |text: String| errors.push(Error::invalid(at.clone(), name, text));
+    if !name.contains('/') {
+        wrong("a name must be a domain-prefixed path, such as 'example.com/my-prop'".to_owned());
+    } else if name.contains("kubernetes.io/") {
+        wrong("must not have \"kubernetes.io/\" domain".to_owned());
+    }
+    if name.starts_with("requests.") {
+        wrong("must not have \"requests.\" prefix".to_owned());
+    }
+    api::validation::label_key(&format!("requests.{name}")).into_iter().for_each(wrong);
+}
+
+/// `validateDeviceClaim`.
+pub(super) fn spec(errors: &mut ErrorList, at: &Path, devices: &Value) {
+    let known = names(devices);
+    let requests = devices.list("requests");
+    if within(errors, &at.child("requests"), requests.len(), MOST) {
+        for (i, one) in requests.iter().enumerate() {
+            request(errors, &at.child("requests").index(i), one);
+        }
+        let keys: Vec<&str> = requests.iter().map(|r| r.text("name")).collect();
+        unique(errors, &at.child("requests"), &keys);
+    }
+    if within(errors, &at.child("constraints"), devices.count("constraints"), MOST) {
+        for (i, constraint) in devices.list("constraints").iter().enumerate() {
+            let at = at.child("constraints").index(i);
+            references(errors, &at.child("requests"), constraint.list("requests"), &known);
+            if let Some(name) = constraint.at("matchAttribute").as_str() {
+                fully_qualified(errors, &at.child("matchAttribute"), name);
+            } else if let Some(name) = constraint.at("distinctAttribute").as_str() {
+                fully_qualified(errors, &at.child("distinctAttribute"), name);
+            } else {
+                let text = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                errors.push(Error::required(at, text));
+            }
+        }
+    }
+    if within(errors, &at.child("config"), devices.count("config"), MOST) {
+        for (i, config) in devices.list("config").iter().enumerate() {
+            let at = at.child("config").index(i);
+            references(errors, &at.child("requests"), config.list("requests"), &known);
+            configuration(errors, &at, config, false);
+        }
+    }
+}
+
+/// `validateDeviceRequest`.
+fn request(errors: &mut ErrorList, at: &Path, request: &Value) {
+    label_name(errors, &at.child("name"), request.text("name"));
+    let (exactly, first) = (request.at("exactly"), request.list("firstAvailable"));
+    match (exactly.is_object(), !first.is_empty()) {
+        (false, false) => {
+            let text = "exactly one of `exactly` or `firstAvailable` is required";
+            errors.push(Error::required(at.clone(), text));
+        }
+        (true, true) => {
+            let text = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
+            errors.push(Error::invalid(at.clone(), Value::Null, text));
+        }
+        (true, false) => kind(errors, &at.child("exactly"), exactly),
+        (false, true) => {
+            let at = at.child("firstAvailable");
+            if within(errors, &at, first.len(), 8) {
+                for (i, sub) in first.iter().enumerate() {
+                    label_name(errors, &at.index(i).child("name"), sub.text("name"));
+                    kind(errors, &at.index(i), sub);
+                }
+                unique(errors, &at, &first.iter().map(|s| s.text("name")).collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+/// What a request and a subrequest ask for (`validateExactDeviceRequest`).
+fn kind(errors: &mut ErrorList, at: &Path, request: &Value) {
+    match request.text("deviceClassName") {
+        "" => errors.push(Error::required(at.child("deviceClassName"), "")),
+        class => subdomain(errors, &at.child("deviceClassName"), class),
+    }
+    selectors(errors, &at.child("selectors"), request.list("selectors"), false);
+    let count = request.int("count").unwrap_or_default();
+    match request.text("allocationMode") {
+        "All" if count != 0 => {
+            let text = "must not be specified when allocationMode is 'All'";
+            errors.push(Error::invalid(at.child("count"), count, text));
+        }
+        "ExactCount" if count <= 0 => {
+            errors.push(Error::invalid(at.child("count"), count, "must be greater than zero"));
+        }
+        "All" | "ExactCount" => {}
+        other => errors.push(Error::not_supported(at.child("allocationMode"), other, &["All", "ExactCount"])),
+    }
+    for (i, one) in request.list("tolerations").iter().enumerate() {
+        toleration(errors, &at.child("tolerations").index(i), one);
+    }
+}
+
+fn references(errors: &mut ErrorList, at: &Path, list: &[Value], known: &Names<'_>) {
+    if !within(errors, at, list.len(), MOST) {
+        return;
+    }
+    let texts: Vec<&str> = list.iter().map(|v| v.as_str().unwrap_or_default()).collect();
+    for (i, name) in texts.iter().enumerate() {
+        reference(errors, &at.index(i), name, known);
+    }
+    unique(errors, at, &texts);
+}
+
+/// `validateRequestNameRef`.
+fn reference(errors: &mut ErrorList, at: &Path, name: &str, known: &Names<'_>) {
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() > 2 {
+        errors.push(Error::invalid(at.clone(), name, NOT_A_REQUEST));
+        return;
+    }
+    for part in &parts {
+        label_name(errors, at, part);
+    }
+    let found = match parts.as_slice() {
+        [request, sub] => known.get(request).is_some_and(|subs| subs.contains(sub)),
+        _ => known.contains_key(name),
+    };
+    if !found {
+        errors.push(Error::invalid(at.clone(), name, NOT_A_REQUEST));
+    }
+}
+
+/// `validateResourceClaimStatusUpdate`.
+pub(super) fn status(object: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (status, before, at) = (object.at("status"), old.at("status"), Path::new("status"));
+    let known = names(object.at("spec").at("devices"));
+    let reserved = status.list("reservedFor");
+    let to = at.child("reservedFor");
+    if within(&mut errors, &to, reserved.len(), RESERVED_MAX) {
+        for (i, consumer) in reserved.iter().enumerate() {
+            for member in ["resource", "name", "uid"] {
+                if consumer.count(member) == 0 {
+                    errors.push(Error::required(to.index(i).child(member), ""));
+                }
+            }
+            if reserved[..i].iter().any(|earlier| earlier.text("uid") == consumer.text("uid")) {
+                errors.push(Error::duplicate(to.index(i), consumer.text("uid")));
+            }
+        }
+    }
+    let allocation = status.at("allocation");
+    let results = allocation.at("devices").list("results");
+    for (i, one) in status.list("devices").iter().enumerate() {
+        device(&mut errors, &at.child("devices").index(i), one, results);
+    }
+    if !reserved.is_empty() && allocation.is_null() {
+        errors.push(Error::forbidden(to.clone(), "may not be specified when `allocated` is not set"));
+    } else if object.is_deleting() && reserved.iter().any(|r| !before.list("reservedFor").contains(r)) {
+        let text = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
+        errors.push(Error::forbidden(to, text));
+    }
+    if before.has("allocation") && !allocation.is_null() {
+        immutable(&mut errors, at.child("allocation"), allocation, before.at("allocation"));
+    } else if !allocation.is_null() {
+        self::allocation(&mut errors, &at.child("allocation"), allocation, &known);
+    }
+    errors
+}
+
+/// `validateAllocationResult`.
+fn allocation(errors: &mut ErrorList, at: &Path, allocation: &Value, known: &Names<'_>) {
+    let (devices, to) = (allocation.at("devices"), at.child("devices"));
+    if within(errors, &to.child("results"), devices.count("results"), MOST) {
+        for (i, result) in devices.list("results").iter().enumerate() {
+            let at = to.child("results").index(i);
+            reference(errors, &at.child("request"), result.text("request"), known);
+            driver(errors, &at.child("driver"), result.text("driver"));
+            pool(errors, &at.child("pool"), result.text("pool"));
+            label_name(errors, &at.child("device"), result.text("device"));
+            binding(errors, &at, result);
+            for (j, one) in result.list("tolerations").iter().enumerate() {
+                toleration(errors, &at.child("tolerations").index(j), one);
+            }
+        }
+    }
+    if within(errors, &to.child("config"), devices.count("config"), 2 * MOST) {
+        for (i, config) in devices.list("config").iter().enumerate() {
+            let at = to.child("config").index(i);
+            match config.text("source") {
+                "FromClaim" | "FromClass" => {}
+                "" => errors.push(Error::required(at.child("source"), "")),
+                other => errors.push(Error::not_supported(at.child("source"), other, &["FromClaim", "FromClass"])),
+            }
+            references(errors, &at.child("requests"), config.list("requests"), known);
+            configuration(errors, &at, config, false);
+        }
+    }
+    if allocation.has("nodeSelector") {
+        node_selector(errors, &at.child("nodeSelector"), allocation.at("nodeSelector"));
+    }
+}
+
+/// `validateDeviceStatus`.
+fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]) {
+    crate::checks::csi_driver_name(errors, &at.child("driver"), device.text("driver"));
+    pool(errors, &at.child("pool"), device.text("pool"));
+    label_name(errors, &at.child("device"), device.text("device"));
+    let alike = |result: &Value| ["driver", "pool", "device", "shareID"].iter().all(|m| result.text(m) == device.text(m));
+    if !allocated.iter().any(alike) {
+        let id = serde_json::json!({"Driver": device.text("driver"), "Pool": device.text("pool"), "Device": device.text("device"), "ShareID": device.text("shareID")});
+        errors.push(Error::invalid(at.clone(), id, "must be an allocated device in the claim"));
+    }
+    if device.count("conditions") > 8 {
+        errors.push(Error::too_many(at.child("conditions"), device.count("conditions"), 8));
+    }
+    crate::conditions::validate(errors, &at.child("conditions"), device.list("conditions"));
+    if device.has("data") {
+        raw(errors, &at.child("data"), device.at("data"), false);
+    }
+    let (network, at) = (device.at("networkData"), at.child("networkData"));
+    for (member, most) in [("interfaceName", 256), ("hardwareAddress", 128)] {
+        if network.count(member) > most {
+            errors.push(Error::too_long(at.child(member), most));
+        }
+    }
+    if within(errors, &at.child("ips"), network.count("ips"), 16) {
+        let texts: Vec<&str> = network.list("ips").iter().map(|v| v.as_str().unwrap_or_default()).collect();
+        for (i, text) in texts.iter().enumerate() {
+            errors.extend(api::validation::interface_address(&at.child("ips").index(i), text));
+        }
+        unique(errors, &at.child("ips"), &texts);
+    }
+}
