@@ -24,9 +24,12 @@ fn the_previous_kubectl_finds_it_too() {
 }
 
 #[test]
-fn helm_installs_upgrades_rolls_back_and_uninstalls() {
+fn helm_3_and_4_install_upgrade_roll_back_and_uninstall() {
     let instance = Instance::start("helm", 3).unwrap();
-    println!("{}", output(Command::new(here().join("helm.sh")).arg(instance.kubeconfig())).unwrap());
+    for helm in ["helm", "helm4"] {
+        let mut script = Command::new(here().join("helm.sh"));
+        println!("{}", output(script.arg(instance.kubeconfig()).arg(tool(helm).unwrap())).unwrap());
+    }
 }
 
 #[test]
