@@ -344,5 +344,7 @@ impl Verb {
 
 /// A body without the name that the URL has.
 fn unnamed(name: &str) -> Status {
-    Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"))
+    Status::bad_request(format!(
+        "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    ))
 }

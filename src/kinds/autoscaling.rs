@@ -40,7 +40,13 @@ pub(crate) fn extra(kind: &str, version: &str) -> Option<Extra> {
         extra.conversion = Some(Arc::new(v1::V1));
         return Some(extra);
     }
-    Some(Extra::new(Rules { default, validate, validate_status: |object, _| status(object), ..Rules::GENERIC }, columns()).with_generation())
+    Some(
+        Extra::new(
+            Rules { default, validate, validate_status: |object, _| status(object), ..Rules::GENERIC },
+            columns(),
+        )
+        .with_generation(),
+    )
 }
 
 fn columns() -> Vec<Column> {

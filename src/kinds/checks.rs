@@ -112,7 +112,10 @@ pub(crate) fn template_meta(errors: &mut ErrorList, path: &Path, metadata: &Valu
     errors.extend(api::meta::validate_annotations(metadata.get("annotations"), &path.child("annotations")));
     labels(errors, &path.child("labels"), metadata.at("labels"));
     for (member, value) in metadata.as_object().into_iter().flatten() {
-        if matches!(member.as_str(), "annotations" | "labels") || same(value, &Value::Null) || value.as_str() == Some("") {
+        if matches!(member.as_str(), "annotations" | "labels")
+            || same(value, &Value::Null)
+            || value.as_str() == Some("")
+        {
             continue;
         }
         // Upstream takes the name of Go's field and lowers its first letter.

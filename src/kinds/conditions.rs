@@ -83,7 +83,8 @@ mod tests {
             validate(&mut errors, &Path::new("c"), list.as_array().map_or(&[], Vec::as_slice));
             assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), want);
         };
-        let good = json!({"type": "A", "status": "True", "reason": "A:b", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let good =
+            json!({"type": "A", "status": "True", "reason": "A:b", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         check(json!([good]), &[]);
         check(json!([good, good]), &["c[1]: Duplicate value: \"A\""]);
         check(

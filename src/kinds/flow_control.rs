@@ -11,8 +11,7 @@ use crate::json::{Json, dig, existing, existing_at, fill, fill_zero};
 use crate::rules::Rules;
 
 /// In upstream's order, which is the alphabet's.
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 /// `FlowSchemaMaxMatchingPrecedence`.
 const PRECEDENCE_MAX: i64 = 10_000;
 /// `priorityLevelConfigurationQueuingMaxQueues`.
@@ -82,7 +81,8 @@ fn conditions(errors: &mut ErrorList, object: &Object) {
 /// `ValidateFlowSchemaSpec`.
 fn schema_spec(errors: &mut ErrorList, object: &Object) {
     let (spec, at) = (object.at("spec"), Path::new("spec"));
-    let (precedence, precedence_at) = (spec.int("matchingPrecedence").unwrap_or_default(), at.child("matchingPrecedence"));
+    let (precedence, precedence_at) =
+        (spec.int("matchingPrecedence").unwrap_or_default(), at.child("matchingPrecedence"));
     if precedence <= 0 {
         errors.push(Error::invalid(precedence_at.clone(), precedence, "must be a positive value"));
     }

@@ -4,9 +4,9 @@ mod claim;
 mod devices;
 mod slice;
 
+use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::kind::RequestContext;
-use api::Object;
 use serde_json::Value;
 
 use crate::checks::immutable;

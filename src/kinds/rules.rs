@@ -2,8 +2,8 @@
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 use api::kind::{Propagation, RequestContext, Strategy};
+use api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 
 /// [`Strategy`] with one function for each step; what is not named keeps the generic behaviour.
 pub(crate) struct Rules {

@@ -180,8 +180,7 @@ fn source(errors: &mut ErrorList, at: &Path, member: &str, body: &Value) {
         }
     }
     self::target(errors, &to, target);
-    let (value, average, percent) =
-        (target.has("value"), target.has("averageValue"), target.has("averageUtilization"));
+    let (value, average, percent) = (target.has("value"), target.has("averageValue"), target.has("averageUtilization"));
     match member {
         "object" if !value && !average => {
             errors.push(Error::required(to.child("averageValue"), "must set either a target value or averageValue"));

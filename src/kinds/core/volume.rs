@@ -276,12 +276,7 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         let text = "spec.persistentvolumesource is immutable after creation";
         errors.push(Error::forbidden(Path::new("spec").child("persistentvolumesource"), text));
     }
-    crate::checks::immutable(
-        &mut errors,
-        Path::new("volumeMode"),
-        new.at("volumeMode"),
-        before.at("volumeMode"),
-    );
+    crate::checks::immutable(&mut errors, Path::new("volumeMode"), new.at("volumeMode"), before.at("volumeMode"));
     if before.has("nodeAffinity") && !same(new.at("nodeAffinity"), before.at("nodeAffinity")) {
         let text = "field is immutable, except for updating from beta label to GA";
         errors.push(Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text));

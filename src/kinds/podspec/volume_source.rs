@@ -68,7 +68,11 @@ pub(crate) fn source(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value
         "gcePersistentDisk" | "awsElasticBlockStore" => {
             let partition = body.int("partition").unwrap_or_default();
             if !(0..=255).contains(&partition) {
-                errors.push(Error::invalid(at.child("partition"), partition, api::validation::inclusive_range_error(1, 255)));
+                errors.push(Error::invalid(
+                    at.child("partition"),
+                    partition,
+                    api::validation::inclusive_range_error(1, 255),
+                ));
             }
         }
         "nfs" => {
@@ -351,17 +355,33 @@ mod tests {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             assert_eq!(texts, want, "{kind} {body}");
         };
-        check(Of::Pod, "nfs", json!({"server": "s", "path": "x"}), &["v.nfs.path: Invalid value: \"x\": must be an absolute path"]);
+        check(
+            Of::Pod,
+            "nfs",
+            json!({"server": "s", "path": "x"}),
+            &["v.nfs.path: Invalid value: \"x\": must be an absolute path"],
+        );
         check(Of::Pod, "gcePersistentDisk", json!({}), &["v.persistentDisk.pdName: Required value"]);
-        check(Of::Pod, "iscsi", json!({"targetPortal": "p", "iqn": "iqn.2015-02.example.com:test", "lun": 256}), &[
-            "v.iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
-        ]);
-        check(Of::PersistentVolume("v"), "iscsi", json!({"targetPortal": "p", "iqn": "x", "lun": 1}), &[
-            "v.iscsi.iqn: Invalid value: \"x\": must be valid format",
-        ]);
+        check(
+            Of::Pod,
+            "iscsi",
+            json!({"targetPortal": "p", "iqn": "iqn.2015-02.example.com:test", "lun": 256}),
+            &["v.iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive"],
+        );
+        check(
+            Of::PersistentVolume("v"),
+            "iscsi",
+            json!({"targetPortal": "p", "iqn": "x", "lun": 1}),
+            &["v.iscsi.iqn: Invalid value: \"x\": must be valid format"],
+        );
         check(Of::Pod, "quobyte", json!({"registry": "[::1]:2,a:1", "volume": "v"}), &[]);
-        check(Of::Pod, "flexVolume", json!({"driver": "d", "options": {"a.K8s.io/x": "y"}}), &[
-            "v.flexVolume.options[a.K8s.io/x]: Invalid value: \"a.K8s.io/x\": kubernetes.io and k8s.io namespaces are reserved",
-        ]);
+        check(
+            Of::Pod,
+            "flexVolume",
+            json!({"driver": "d", "options": {"a.K8s.io/x": "y"}}),
+            &[
+                "v.flexVolume.options[a.K8s.io/x]: Invalid value: \"a.K8s.io/x\": kubernetes.io and k8s.io namespaces are reserved",
+            ],
+        );
     }
 }

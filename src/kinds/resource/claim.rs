@@ -10,7 +10,9 @@ use crate::checks::{immutable, label_name, subdomain};
 use crate::json::Json;
 use crate::podspec::affinity::node_selector;
 
-use super::devices::{binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, unique, within};
+use super::devices::{
+    binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, unique, within,
+};
 use super::unchanged;
 
 /// Most requests, constraints, configurations and results of a claim.
@@ -253,7 +255,8 @@ fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]
     crate::checks::csi_driver_name(errors, &at.child("driver"), device.text("driver"));
     pool(errors, &at.child("pool"), device.text("pool"));
     label_name(errors, &at.child("device"), device.text("device"));
-    let alike = |result: &Value| ["driver", "pool", "device", "shareID"].iter().all(|m| result.text(m) == device.text(m));
+    let alike =
+        |result: &Value| ["driver", "pool", "device", "shareID"].iter().all(|m| result.text(m) == device.text(m));
     if !allocated.iter().any(alike) {
         let id = serde_json::json!({"Driver": device.text("driver"), "Pool": device.text("pool"), "Device": device.text("device"), "ShareID": device.text("shareID")});
         errors.push(Error::invalid(at.clone(), id, "must be an allocated device in the claim"));

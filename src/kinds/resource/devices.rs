@@ -43,8 +43,11 @@ pub(super) fn driver(errors: &mut ErrorList, at: &Path, name: &str) {
         return;
     }
     let texts = api::validation::dns1123_subdomain(&name.to_lowercase(), false).into_iter().map(|text| {
-        text.replace("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric", "an RFC 1123 subdomain must consist of alphanumeric")
-            .replace("'example.com'", "'Example.com'")
+        text.replace(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric",
+            "an RFC 1123 subdomain must consist of alphanumeric",
+        )
+        .replace("'example.com'", "'Example.com'")
     });
     if name.len() > 63 {
         errors.push(Error::too_long(at.clone(), 63));
@@ -230,7 +233,9 @@ pub(super) fn binding(errors: &mut ErrorList, at: &Path, owner: &Value) {
         let text = "bindingFailureConditions must not overlap with bindingConditions";
         errors.push(Error::invalid(at.child(BAD).index(i), *name, text));
     }
-    for (member, other, missing) in [(GOOD, BAD, good.is_empty() && !bad.is_empty()), (BAD, GOOD, bad.is_empty() && !good.is_empty())] {
+    for (member, other, missing) in
+        [(GOOD, BAD, good.is_empty() && !bad.is_empty()), (BAD, GOOD, bad.is_empty() && !good.is_empty())]
+    {
         if missing {
             let text = format!("{member} are required to use {other}");
             errors.push(Error::invalid(at.child(member), owner.at(member).clone(), text));

@@ -48,7 +48,8 @@ pub(super) fn spec(spec: &Value, old: Option<&Value>) -> ErrorList {
     }
     let devices = spec.list("devices");
     let more = devices.iter().any(|d| d.count("taints") + d.count("consumesCounters") > 0);
-    if within(&mut errors, &at.child("devices"), devices.len(), if more { DEVICES_WITH_MORE_MAX } else { DEVICES_MAX }) {
+    if within(&mut errors, &at.child("devices"), devices.len(), if more { DEVICES_WITH_MORE_MAX } else { DEVICES_MAX })
+    {
         for (i, one) in devices.iter().enumerate() {
             let before = old.and_then(|o| o.list("devices").iter().find(|d| d.text("name") == one.text("name")));
             device(&mut errors, &at.child("devices").index(i), one, before, spec.flag("perDeviceNodeSelection"));
@@ -231,7 +232,8 @@ fn capacity(errors: &mut ErrorList, at: &Path, capacity: &Value, shared: bool) {
     let values = policy.list("validValues");
     let range = policy.at("validRange");
     if !values.is_empty() && range.is_object() {
-        let text = "exactly one policy can be specified, cannot specify \"validValues\" and \"validRange\" at the same time";
+        let text =
+            "exactly one policy can be specified, cannot specify \"validValues\" and \"validRange\" at the same time";
         errors.push(Error::forbidden(at, text));
         return;
     }
@@ -354,11 +356,17 @@ mod tests {
             assert_eq!(texts, want);
         };
         check(json!({}), &[]);
-        check(json!({"devices": [{"name": "d", "attributes": {"v": {"version": "9"}}}]}), &[
-            "spec.devices[0].attributes[v].version: Invalid value: \"9\": must be a string compatible with semver.org spec 2.0.0",
-        ]);
-        check(json!({"allNodes": true}), &[
-            "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set",
-        ]);
+        check(
+            json!({"devices": [{"name": "d", "attributes": {"v": {"version": "9"}}}]}),
+            &[
+                "spec.devices[0].attributes[v].version: Invalid value: \"9\": must be a string compatible with semver.org spec 2.0.0",
+            ],
+        );
+        check(
+            json!({"allNodes": true}),
+            &[
+                "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set",
+            ],
+        );
     }
 }

@@ -45,8 +45,7 @@ pub(super) fn driver() -> Extra {
         warnings: |object, old| {
             let (spec, before) = (object.at("spec"), old.map(|o| o.at("spec").at("tokenRequests")));
             let changed = before.is_none_or(|before| !same(before, spec.at("tokenRequests")));
-            let warn =
-                changed && spec.count("tokenRequests") > 0 && !spec.has("serviceAccountTokenInSecrets");
+            let warn = changed && spec.count("tokenRequests") > 0 && !spec.has("serviceAccountTokenInSecrets");
             if warn { vec![NO_SECRETS.to_owned()] } else { Vec::new() }
         },
         // Not from creation on, but with the first change.
