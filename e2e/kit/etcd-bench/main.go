@@ -25,7 +25,7 @@ var (
 	dir      = flag.String("dir", "", "the server's files, for their size")
 	secs     = flag.Float64("secs", 4, "seconds of each measurement")
 	size     = flag.Int("size", 1024, "bytes of a value")
-	bulk     = flag.Int("bulk", 0, "puts with compaction every 10,000, to see what stays on disk")
+	bulk     = flag.Int("bulk", 0, "only puts, this many, with compaction every 10,000, to see what stays on disk")
 	watchers = flag.Int("watchers", 1000, "watches of the fan-out")
 	next     atomic.Int64
 )
@@ -78,7 +78,9 @@ func run(clients int, op func(c *clientv3.Client) error) map[string]any {
 		all = append(all, t...)
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i] < all[j] })
-	at := func(p float64) float64 { return float64(all[min(int(float64(len(all))*p), len(all)-1)].Microseconds()) / 1000 }
+	at := func(p float64) float64 {
+		return float64(all[min(int(float64(len(all))*p), len(all)-1)].Microseconds()) / 1000
+	}
 	n := float64(len(all))
 	return map[string]any{"per_second": int(n / took), "p50_ms": at(.5), "p99_ms": at(.99), "server_cpu_us_each": int((cpu() - before) / n * 1e6)}
 }
@@ -117,6 +119,18 @@ func diskMiB() int64 {
 	return sum >> 20
 }
 
+// writtenMiB is what the server has caused to be written to the disk.
+func writtenMiB() int64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", *pid))
+	for _, line := range strings.Split(string(text), "\n") {
+		if n, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			bytes, _ := strconv.ParseInt(n, 10, 64)
+			return bytes >> 20
+		}
+	}
+	return 0
+}
+
 func fanOut(value string) map[string]any {
 	const changes = 200
 	c := connect()
@@ -136,7 +150,11 @@ func fanOut(value string) map[string]any {
 		go func() {
 			defer wg.Done()
 			for seen := 0; seen < changes; {
-				seen += len((<-ready).Events)
+				answer, ok := <-ready
+				if !ok || answer.Err() != nil {
+					check(fmt.Errorf("a watch ended after %d of %d events: %v", seen, changes, answer.Err()))
+				}
+				seen += len(answer.Events)
 			}
 			last.Store(time.Now().UnixNano())
 		}()
@@ -161,6 +179,11 @@ func main() {
 		_, err := c.Put(ctx, key(next.Add(1)), value)
 		return err
 	}
+	if *bulk > 0 {
+		result["bulk"] = bulkPuts(ctx, value)
+		report(result)
+		return
+	}
 	for _, clients := range []int{1, 8, 64, 256} {
 		result[fmt.Sprintf("put_%d", clients)] = run(clients, put)
 	}
@@ -177,28 +200,57 @@ func main() {
 	result["memory_mib"] = pssMiB()
 	result["fan_out"] = fanOut(value)
 	result["memory_watching_mib"] = pssMiB()
-	if *bulk > 0 {
-		c := connect()
-		var wg sync.WaitGroup
-		var done atomic.Int64
-		for range 64 {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				for n := done.Add(1); n <= int64(*bulk); n = done.Add(1) {
-					r, err := c.Put(ctx, key(n), value)
-					check(err)
-					if n%10000 == 0 {
-						c.Compact(ctx, r.Header.Revision-10000)
-					}
-				}
-			}()
-		}
-		wg.Wait()
-		result["bulk_puts"] = *bulk
-		result["bulk_disk_mib"] = diskMiB()
-	}
+	report(result)
+}
+
+func report(result map[string]any) {
 	text, err := json.Marshal(result)
 	check(err)
 	fmt.Println(string(text))
+}
+
+// bulkPuts writes from 64 clients, compacts every 10,000 puts to 10,000 revisions back, and looks at the disk all the while.
+func bulkPuts(ctx context.Context, value string) map[string]any {
+	c := connect()
+	defer c.Close()
+	var wg sync.WaitGroup
+	var done, most atomic.Int64
+	look := func() {
+		if now := diskMiB(); now > most.Load() {
+			most.Store(now)
+		}
+	}
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(time.Second):
+				look()
+			}
+		}
+	}()
+	start := time.Now()
+	for range 64 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for n := done.Add(1); n <= int64(*bulk); n = done.Add(1) {
+				r, err := c.Put(ctx, key(n), value)
+				check(err)
+				if n%10000 == 0 && r.Header.Revision > 10000 {
+					// Another client may have compacted further.
+					_, _ = c.Compact(ctx, r.Header.Revision-10000)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	took := time.Since(start).Seconds()
+	// kine compacts on its own every ten seconds: everyone gets the time for one more round.
+	time.Sleep(15 * time.Second)
+	close(ended)
+	look()
+	return map[string]any{"puts": *bulk, "per_second": int(float64(*bulk) / took), "disk_mib": diskMiB(), "disk_most_mib": most.Load(), "written_mib": writtenMiB()}
 }
