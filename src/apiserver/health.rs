@@ -18,7 +18,9 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
     let shutdown_matters = endpoint == "readyz";
     if parts.len() > 1 {
         let name = parts[1..].join("/");
-        let known = CHECKS.contains(&name.as_str()) || (shutdown_matters && name == "shutdown");
+        let known = CHECKS.contains(&name.as_str())
+            || (shutdown_matters && name == "shutdown")
+            || server.objects.store.checks().contains(&name.as_str());
         if !known {
             return respond::page_not_found();
         }
@@ -29,6 +31,8 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
     }
     let excluded: Vec<&str> = call.query.all("exclude").collect();
     let mut names: Vec<&str> = CHECKS.to_vec();
+    // What the store needs, such as plugins that hold keys, matters everywhere (upstream's `AddHealthChecks`).
+    names.extend(server.objects.store.checks());
     if shutdown_matters {
         names.push("shutdown");
     }
@@ -65,7 +69,8 @@ async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
         "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),
         "shutdown" if server.shutdown.is_cancelled() => Err("process is shutting down".to_owned()),
-        _ => Ok(()),
+        name if CHECKS.contains(&name) || name == "shutdown" => Ok(()),
+        name => server.objects.store.check(name).await,
     }
 }
 

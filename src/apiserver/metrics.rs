@@ -154,11 +154,22 @@ pub fn open(server: &Arc<ApiServer>, info: &RequestInfo) -> Open {
 }
 
 /// The exposition text.
-pub fn serve(server: &ApiServer) -> Response {
+pub async fn serve(server: &ApiServer) -> Response {
     let mut text = String::with_capacity(16 << 10);
     // Writing to a string cannot fail.
     let _ = write(server, &mut text);
     server.admission.load().iter().for_each(|plugin| plugin.metrics(&mut text));
+    let store = &server.objects.store;
+    // Upstream leaves out the size of a datastore that does not tell it (storage/etcd3/metrics `CollectWithStability`).
+    if let Ok((size, _)) = store.size().await {
+        let name = "apiserver_storage_size_bytes";
+        let help = "[STABLE] Size of the storage database file physically allocated in bytes.";
+        let _ = head(&mut text, name, "gauge", help);
+        let _ = writeln!(text, "{name}{{storage_cluster_id=\"etcd-0\"}} {size}");
+    }
+    if let Err(error) = store.metrics(&mut text).await {
+        tracing::warn!(error = %base::chain(&error), "cannot read the numbers of the storage");
+    }
     respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
 }
 

@@ -37,7 +37,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
-        ["metrics"] => crate::metrics::serve(server),
+        ["metrics"] => crate::metrics::serve(server).await,
         ["openapi", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(respond::page_not_found),
         [] => paths(server),
         _ => discovery::serve(server, &call, &parts).unwrap_or_else(respond::page_not_found),

@@ -22,8 +22,9 @@ use crate::options::DatastoreOptions;
 const IN_MEMORY: [&str; 3] = ["/registry/leases/", "/registry/masterleases/", "/registry/peerserverleases/"];
 
 /// The prefixes of keys that an engine in the data folder keeps in memory.
-pub fn in_memory() -> Vec<Bytes> {
-    IN_MEMORY.iter().map(|prefix| Bytes::from_static(prefix.as_bytes())).collect()
+pub fn in_memory(options: &DatastoreOptions) -> Vec<Bytes> {
+    let kept: &[&'static str] = if options.keep_all_on_disk { &[] } else { &IN_MEMORY };
+    kept.iter().map(|prefix| Bytes::from_static(prefix.as_bytes())).collect()
 }
 
 /// The engine of a server.
@@ -42,7 +43,7 @@ impl Datastore {
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
         if options.datastore_endpoint.is_empty() {
-            return Ok(Self::Sqlite(open_file(layout, snapshots, clock, shutdown).await?));
+            return Ok(Self::Sqlite(open_file(options, layout, snapshots, clock, shutdown).await?));
         }
         let store = open_cluster(options, shutdown).await?;
         if is_half_restored(&*store).await.context("cannot read the datastore")? {
@@ -91,10 +92,14 @@ impl Datastore {
 
 /// Connects to the cluster of the options.
 pub async fn open_cluster(options: &DatastoreOptions, shutdown: &Shutdown) -> anyhow::Result<Arc<EtcdStore>> {
-    let tls = client_tls(options)?;
-    EtcdStore::open(EtcdOptions::new(options.datastore_endpoint.clone(), tls), shutdown.clone())
+    EtcdStore::open(cluster_options(options)?, shutdown.clone())
         .await
         .context("cannot use the datastore (--datastore-endpoint)")
+}
+
+/// How the cluster of the options is reached.
+pub fn cluster_options(options: &DatastoreOptions) -> anyhow::Result<EtcdOptions> {
+    Ok(EtcdOptions::new(options.datastore_endpoint.clone(), client_tls(options)?))
 }
 
 /// Trust and identity for `https` endpoints; `None` if no authority is given.
@@ -121,11 +126,16 @@ pub fn client_tls(options: &DatastoreOptions) -> anyhow::Result<Option<EtcdTls>>
 }
 
 /// Settings of the engine in the data folder.
-pub fn file_options() -> SqliteOptions {
-    SqliteOptions { ephemeral_prefixes: in_memory(), ..SqliteOptions::default() }
+pub fn file_options(options: &DatastoreOptions) -> SqliteOptions {
+    SqliteOptions {
+        ephemeral_prefixes: in_memory(options),
+        leases_on_disk: options.keep_all_on_disk,
+        ..SqliteOptions::default()
+    }
 }
 
 async fn open_file(
+    options: &DatastoreOptions,
     layout: &Layout,
     snapshots: &Path,
     clock: &dyn Clock,
@@ -136,7 +146,7 @@ async fn open_file(
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let named = || format!("cannot open the database {}", path.display());
-    let error = match SqliteStore::open(&path, file_options(), shutdown.clone()).await {
+    let error = match SqliteStore::open(&path, file_options(options), shutdown.clone()).await {
         Ok(store) => return Ok(store),
         Err(error) => error,
     };
@@ -159,8 +169,8 @@ async fn open_file(
         "THE DATABASE IS DAMAGED: going back to the newest good snapshot; what was written after it is lost"
     );
     let tag = format!("damaged-{}", clock.now().as_second());
-    let (target, source) = (path.clone(), snapshot.clone());
-    let work = move || restore(&target, &source, &in_memory(), None, &tag);
+    let (target, source, in_memory) = (path.clone(), snapshot.clone(), in_memory(options));
+    let work = move || restore(&target, &source, &in_memory, None, &tag);
     let done = tokio::task::spawn_blocking(work).await.context("the restore died")?.with_context(|| {
         format!("cannot put the snapshot {} in the place of the damaged database", snapshot.display())
     })?;
@@ -169,7 +179,7 @@ async fn open_file(
         damaged = done.replaced.map(|path| path.display().to_string()),
         "the snapshot is in place; the damaged file is kept"
     );
-    SqliteStore::open(&path, file_options(), shutdown.clone()).await.with_context(named)
+    SqliteStore::open(&path, file_options(options), shutdown.clone()).await.with_context(named)
 }
 
 fn is_damaged(error: &StoreError) -> bool {

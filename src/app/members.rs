@@ -124,6 +124,7 @@ fn datastore_options(dir: &Path, endpoints: Vec<String>) -> DatastoreOptions {
         datastore_cafile: file("ca.crt"),
         datastore_certfile: file("client.crt"),
         datastore_keyfile: file("client.key"),
+        ..DatastoreOptions::default()
     }
 }
 
@@ -351,7 +352,7 @@ pub async fn take_over_file(options: &DatastoreOptions, layout: &Layout, clock: 
     }
     let now = clock.now().as_second();
     let shutdown = Shutdown::new();
-    let file = storage::SqliteStore::open(&path, datastore::file_options(), shutdown.clone())
+    let file = storage::SqliteStore::open(&path, datastore::file_options(options), shutdown.clone())
         .await
         .with_context(|| format!("cannot open the database {}", path.display()))?;
     let copy = layout.snapshots().join(format!("migration-sqlite-{now}"));
@@ -360,11 +361,8 @@ pub async fn take_over_file(options: &DatastoreOptions, layout: &Layout, clock: 
     file.closed().await;
     let saved = saved.context("cannot copy the database")?;
     tracing::info!(keys = saved.keys, "moving the database into the etcd cluster");
-    let shutdown = Shutdown::new();
-    let store = datastore::open_cluster(options, &shutdown).await?;
-    let done = snapshot::restore_into(&*store, &copy, |step| tracing::info!("{step}")).await;
-    shutdown.cancel();
-    store.closed().await;
+    let options = datastore::cluster_options(options)?;
+    let done = snapshot::restore_into(options, &copy, |step| tracing::info!("{step}")).await;
     done.context("the move into the etcd cluster did not end: start again")?;
     let kept = path.with_extension(format!("db.moved-{now}"));
     std::fs::rename(&path, &kept).with_context(|| format!("cannot rename {}", path.display()))?;

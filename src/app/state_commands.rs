@@ -76,10 +76,10 @@ async fn restore(options: &DatastoreOptions, layout: &Layout, path: &Path) -> an
     if !options.datastore_endpoint.is_empty() {
         return restore_cluster(options, path).await;
     }
-    let seen = newest_revision(layout).await;
+    let seen = newest_revision(options, layout).await;
     let tag = format!("replaced-{}", SystemClock.now().as_second());
-    let (database, source) = (layout.database(), path.to_owned());
-    let work = move || sqlite::restore(&database, &source, &in_memory(), seen, &tag);
+    let (database, source, in_memory) = (layout.database(), path.to_owned(), in_memory(options));
+    let work = move || sqlite::restore(&database, &source, &in_memory, seen, &tag);
     let done = tokio::task::spawn_blocking(work).await.context("the restore died")??;
     println!("restored {} keys; the database goes on from revision {}", done.keys, done.revision.0);
     if let Some(replaced) = done.replaced {
@@ -89,23 +89,20 @@ async fn restore(options: &DatastoreOptions, layout: &Layout, path: &Path) -> an
 }
 
 async fn restore_cluster(options: &DatastoreOptions, path: &Path) -> anyhow::Result<()> {
-    let shutdown = Shutdown::new();
-    let store = datastore::open_cluster(options, &shutdown).await?;
-    let done = snapshot::restore_into(&*store, path, |step| println!("{step}")).await;
-    shutdown.cancel();
-    store.closed().await;
+    let done = snapshot::restore_into(datastore::cluster_options(options)?, path, |step| println!("{step}")).await;
     let done = done.context("the restore did not end: run it again")?;
     println!("restored {} keys; the datastore is at revision {}", done.keys, done.revision.0);
     Ok(())
 }
 
 /// The newest revision that clients of the database in the data folder may have seen; `None` if it cannot be opened.
-async fn newest_revision(layout: &Layout) -> Option<Revision> {
+async fn newest_revision(options: &DatastoreOptions, layout: &Layout) -> Option<Revision> {
     if !layout.database().exists() {
         return Some(Revision(0));
     }
     let shutdown = Shutdown::new();
-    let store = SqliteStore::open(&layout.database(), datastore::file_options(), shutdown.clone()).await.ok()?;
+    let file = datastore::file_options(options);
+    let store = SqliteStore::open(&layout.database(), file, shutdown.clone()).await.ok()?;
     let revision = store.revision().await.ok();
     shutdown.cancel();
     store.closed().await;
@@ -123,20 +120,20 @@ struct Stopped {
 impl Stopped {
     async fn open(options: &DatastoreOptions, layout: &Layout) -> anyhow::Result<Self> {
         if options.datastore_endpoint.is_empty() {
-            return Self::open_file(layout).await;
+            return Self::open_file(options, layout).await;
         }
         let shutdown = Shutdown::new();
         let store = datastore::open_cluster(options, &shutdown).await?;
         Ok(Self { store, engine: "etcd", file: None, shutdown })
     }
 
-    async fn open_file(layout: &Layout) -> anyhow::Result<Self> {
+    async fn open_file(options: &DatastoreOptions, layout: &Layout) -> anyhow::Result<Self> {
         let path = layout.database();
         if !path.exists() {
             bail!("there is no database {}: has a server run with this --data-dir?", path.display());
         }
         let shutdown = Shutdown::new();
-        let store = SqliteStore::open(&path, datastore::file_options(), shutdown.clone())
+        let store = SqliteStore::open(&path, datastore::file_options(options), shutdown.clone())
             .await
             .with_context(|| format!("cannot open the database {}", path.display()))?;
         Ok(Self { store: store.clone(), engine: "sqlite", file: Some(store), shutdown })
@@ -179,7 +176,7 @@ pub async fn datastore(options: DatastoreCommandOptions) -> anyhow::Result<()> {
     let now = SystemClock.now().as_second();
     let path = layout.snapshots().join(format!("migration-{}-{now}", node_address::host_name()?));
     let source = match from {
-        DatastoreKind::Sqlite => Stopped::open_file(&layout).await?,
+        DatastoreKind::Sqlite => Stopped::open_file(&options.datastore, &layout).await?,
         DatastoreKind::Etcd => Stopped::open(&options.datastore, &layout).await?,
     };
     let copied = snapshot::save(&*source.store, &path, source.engine, now).await;
@@ -189,16 +186,17 @@ pub async fn datastore(options: DatastoreCommandOptions) -> anyhow::Result<()> {
     match to {
         DatastoreKind::Etcd => restore_cluster(&options.datastore, &path).await?,
         DatastoreKind::Sqlite => {
-            let seen = newest_revision(&layout).await.unwrap_or_default().max(copied.revision);
+            let seen = newest_revision(&options.datastore, &layout).await.unwrap_or_default().max(copied.revision);
             let tag = format!("replaced-{now}");
             let (database, source) = (layout.database(), path.clone());
-            let work = move || sqlite::restore(&database, &source, &in_memory(), Some(seen), &tag);
+            let in_memory = in_memory(&options.datastore);
+            let work = move || sqlite::restore(&database, &source, &in_memory, Some(seen), &tag);
             let done = tokio::task::spawn_blocking(work).await.context("the restore died")??;
             println!("wrote {} keys; the database goes on from revision {}", done.keys, done.revision.0);
         }
     }
     let target = match to {
-        DatastoreKind::Sqlite => Stopped::open_file(&layout).await?,
+        DatastoreKind::Sqlite => Stopped::open_file(&options.datastore, &layout).await?,
         DatastoreKind::Etcd => Stopped::open(&options.datastore, &layout).await?,
     };
     let checked = compare(&*target.store, &path).await;

@@ -353,4 +353,8 @@ impl Store for EncryptedStore {
     async fn size(&self) -> Result<(u64, u64), StoreError> {
         self.inner.size().await
     }
+
+    async fn metrics(&self, page: &mut String) -> Result<(), StoreError> {
+        self.inner.metrics(page).await
+    }
 }

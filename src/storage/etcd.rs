@@ -11,6 +11,7 @@ mod cluster;
 mod compact;
 mod convert;
 mod follow;
+mod shift;
 mod wire;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use base::Shutdown;
 
 pub use cluster::{EtcdCluster, EtcdHealth, EtcdMemberInfo};
+pub use shift::{KEY as REVISIONS_KEY, go_on_above};
 pub use wire::{EndpointError, NotConnected};
 
 use crate::hub::{Attach, Hub};
@@ -37,6 +39,7 @@ use crate::store::{
     KeyRange, LeaseId, LeaseStatus, RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch,
     WatchMessage, WatchOptions,
 };
+use shift::Shift;
 use wire::{CallError, Effect, Members};
 
 /// How a client shows itself to the members, and whom it trusts.
@@ -78,6 +81,8 @@ pub struct EtcdStore {
 
 struct Shared {
     members: Members,
+    /// Between the cluster's revisions and ours.
+    shift: Shift,
     hub: Hub,
     /// The hub's revision, for those who wait for it.
     seen: watch::Sender<i64>,
@@ -96,13 +101,14 @@ impl EtcdStore {
         let EtcdOptions { endpoints, tls, watch_queue_len, history } = options;
         let members = Members::new(&endpoints, tls.as_ref())
             .map_err(|error| StoreError::Engine { step: "use the datastore's endpoints", source: Box::new(error) })?;
-        let newest = tokio::select! {
+        let (newest, shift) = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Err(StoreError::Stopped),
-            newest = first_revision(&members) => newest?,
+            found = first_revision(&members) => found?,
         };
         let shared = Arc::new(Shared {
             members,
+            shift,
             hub: Hub::new(newest),
             seen: watch::Sender::new(newest.0),
             late: Notify::new(),
@@ -140,13 +146,13 @@ impl EtcdStore {
     }
 }
 
-/// The cluster's revision at the start. Waits until a member answers.
-async fn first_revision(members: &Members) -> Result<Revision, StoreError> {
+/// The newest revision at the start, and how it comes from the cluster's. Waits until a member answers.
+async fn first_revision(members: &Members) -> Result<(Revision, Shift), StoreError> {
     let mut complain = tokio::time::Instant::now() + COMPLAIN_EVERY;
     let mut untrusted = 0;
     loop {
-        let error = match newest(members).await {
-            Ok(revision) => return Ok(revision),
+        let error = match shift::read(members).await {
+            Ok((newest, shift)) => return Ok((shift.ours(newest), shift)),
             Err(CallError::Refused(status)) => {
                 return Err(StoreError::Engine { step: "read the datastore", source: wire::plain(status) });
             }
@@ -169,22 +175,25 @@ async fn first_revision(members: &Members) -> Result<Revision, StoreError> {
     }
 }
 
-/// The newest revision that the cluster has agreed upon.
-async fn newest(members: &Members) -> Result<Revision, CallError> {
-    let options = RangeOptions { count_only: true, ..RangeOptions::default() };
-    // Any key will do; a single one costs least.
-    let request = convert::range_request(&KeyRange::key("compact_rev_key"), &options);
-    let answer: PbRangeResponse = members.call("/etcdserverpb.KV/Range", Effect::Reads, request).await?;
-    Ok(revision(answer.header.as_ref()))
-}
-
-fn revision(header: Option<&PbResponseHeader>) -> Revision {
-    Revision(header.map_or(0, |header| header.revision))
+/// The cluster's own revision of an answer.
+fn revision(header: Option<&PbResponseHeader>) -> i64 {
+    header.map_or(0, |header| header.revision)
 }
 
 impl Shared {
+    /// The newest revision that the cluster has agreed upon.
     async fn newest(&self) -> Result<Revision, StoreError> {
-        newest(&self.members).await.map_err(|error| self.error("read the newest revision", error))
+        let options = RangeOptions { count_only: true, ..RangeOptions::default() };
+        // Any key will do; a single one costs least.
+        let request = convert::range_request(&KeyRange::key("compact_rev_key"), &options, 0);
+        let call = self.members.call("/etcdserverpb.KV/Range", Effect::Reads, request);
+        let answer: PbRangeResponse = call.await.map_err(|error| self.error("read the newest revision", error))?;
+        Ok(self.at(answer.header.as_ref()))
+    }
+
+    /// Our revision of an answer.
+    fn at(&self, header: Option<&PbResponseHeader>) -> Revision {
+        self.shift.ours(revision(header))
     }
 
     fn error(&self, step: &'static str, error: CallError) -> StoreError {
@@ -215,14 +224,14 @@ impl Shared {
 
     async fn txn(&self, txn: &Txn) -> Result<TxnResult, StoreError> {
         // Without conditions and without writes a transaction is a read.
-        let request = convert::txn_request(txn);
+        let request = convert::txn_request(txn, self.shift)?;
         let answer: PbTxnResponse = self
             .members
             .call("/etcdserverpb.KV/Txn", Effect::Writes, request)
             .await
             .map_err(|error| self.error("write", error))?;
-        let at = revision(answer.header.as_ref());
-        let result = convert::txn_result(answer, at);
+        let at = self.at(answer.header.as_ref());
+        let result = convert::txn_result(answer, at, self.shift);
         if convert::writes(&result) {
             self.wait_seen(at).await?;
         }
@@ -230,7 +239,7 @@ impl Shared {
     }
 
     async fn compact(&self, target: Revision) -> Result<(), StoreError> {
-        let request = PbCompactionRequest { revision: target.0, physical: false };
+        let request = PbCompactionRequest { revision: self.shift.theirs(target)?, physical: false };
         let call = self.members.call("/etcdserverpb.KV/Compact", Effect::Reads, request);
         let answer: Result<PbCompactionResponse, _> = call.await;
         match answer {
@@ -253,7 +262,7 @@ impl Shared {
 impl Store for EtcdStore {
     async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
         self.running()?;
-        let request = convert::range_request(&range, &options);
+        let request = convert::range_request(&range, &options, self.shared.shift.theirs(options.revision)?);
         let answer: PbRangeResponse =
             self.shared.members.call("/etcdserverpb.KV/Range", Effect::Reads, request).await.map_err(|error| {
                 match self.shared.error("read", error) {
@@ -264,8 +273,8 @@ impl Store for EtcdStore {
                     other => other,
                 }
             })?;
-        let at = revision(answer.header.as_ref());
-        Ok(convert::range_result(answer, at))
+        let at = self.shared.at(answer.header.as_ref());
+        Ok(convert::range_result(answer, at, self.shared.shift))
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
@@ -277,6 +286,11 @@ impl Store for EtcdStore {
         self.running()?;
         let (sender, messages) = mpsc::channel::<WatchMessage>(self.watch_queue_len.max(1) + 1);
         let now = self.shared.hub.revision();
+        if let Err(StoreError::Compacted { compact_revision }) = self.shared.shift.theirs(options.start) {
+            // The receiver is still here, and the queue empty.
+            drop(sender.try_send(WatchMessage::Compacted(compact_revision)));
+            return Ok(Watch { messages: messages.into(), revision: now });
+        }
         if options.prev_kv {
             // The hub's events have no previous values.
             if options.start.0 <= 0 {
@@ -331,7 +345,7 @@ impl Store for EtcdStore {
         let request = PbLeaseRevokeRequest { id: id.0 };
         let call = self.shared.members.call("/etcdserverpb.Lease/LeaseRevoke", Effect::Writes, request);
         let answer: PbLeaseRevokeResponse = call.await.map_err(|error| self.shared.error("revoke a lease", error))?;
-        self.shared.wait_seen(revision(answer.header.as_ref())).await
+        self.shared.wait_seen(self.shared.at(answer.header.as_ref())).await
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {

@@ -5,11 +5,13 @@ mod file;
 
 use std::path::{Path, PathBuf};
 
+use base::Shutdown;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use file::{Record, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter};
 
+use crate::etcd::{EtcdOptions, EtcdStore, REVISIONS_KEY, go_on_above};
 use crate::store::{KeyRange, KeyValue, LeaseId, Op, Put, RangeOptions, Revision, Store, StoreError, Txn};
 
 /// Keys in one read of the store.
@@ -19,11 +21,6 @@ const PAGES: usize = 4;
 /// Keys and bytes in one write when a snapshot is put back; etcd takes 128 operations and 1.5 MB.
 const BATCH_KEYS: usize = 100;
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Writes under way at the same time when only the revision must grow.
-const BUMPS: usize = 512;
-
-/// Rounds of such writes between two words about them.
-const TOLD_EVERY: u64 = 200;
 
 /// Exists in a store while a snapshot is put back into it, so that a half-filled one is not taken for whole.
 pub const RESTORING: &str = "skiff/restoring";
@@ -118,8 +115,7 @@ fn write_pages(
         match page {
             Page::Keys(kvs) => {
                 for kv in kvs {
-                    // A mark of a restore is no part of what is kept.
-                    if kv.key != RESTORING {
+                    if !is_of_the_store(&kv.key) {
                         writer.write(&Record::Key(kv))?;
                     }
                 }
@@ -130,58 +126,79 @@ fn write_pages(
     Err(CopyError::Ended { path: path.to_owned() })
 }
 
+/// Whether a key is about the store itself and no part of what is kept: the mark of a restore, and where a cluster's
+/// revisions go on.
+fn is_of_the_store(key: &[u8]) -> bool {
+    key == RESTORING.as_bytes() || key == REVISIONS_KEY.as_bytes()
+}
+
 /// Whether a restore into this store began and did not end.
 pub async fn is_half_restored(store: &dyn Store) -> Result<bool, StoreError> {
     let options = RangeOptions { count_only: true, ..RangeOptions::default() };
     Ok(store.range(KeyRange::key(RESTORING), options).await?.count > 0)
 }
 
-/// Makes a running store hold what the snapshot holds and nothing else. Keys get new revisions, in their old order, and
-/// the store's revision does not end below the snapshot's. If it is interrupted, run it again: until it has ended,
+/// Makes a cluster hold what the snapshot holds and nothing else; no server may be using it. Keys get new revisions, in
+/// their old order, all above the snapshot's newest; what was before is history that nobody can ask for any more, so
+/// that clients of either datastore begin anew and miss nothing. If it is interrupted, run it again: until it has ended,
 /// [`is_half_restored`] says so.
-pub async fn restore_into(store: &dyn Store, path: &Path, progress: impl Fn(&str)) -> Result<Copied, CopyError> {
+pub async fn restore_into(options: EtcdOptions, path: &Path, progress: impl Fn(&str)) -> Result<Copied, CopyError> {
     let write = store_error("write");
     let source = path.to_owned();
     let loaded = tokio::task::spawn_blocking(move || load(&source)).await;
-    let (header, leases, mut kvs) = loaded.map_err(|_| CopyError::Ended { path: path.to_owned() })??;
+    let loaded = loaded.map_err(|_| CopyError::Ended { path: path.to_owned() })??;
     let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-    progress(&format!("the snapshot is whole: {} keys", kvs.len()));
-    let mark = || Op::Put(Put { key: RESTORING.into(), value: "1".into(), ..Put::default() });
-    transact(store, vec![mark()]).await.map_err(&write)?;
-    clear(store).await.map_err(&write)?;
+    progress(&format!("the snapshot is whole: {} keys", loaded.kvs.len()));
+    go_on_above(&options, Revision(loaded.header.revision)).await.map_err(&write)?;
+    let shutdown = Shutdown::new();
+    let store = EtcdStore::open(options, shutdown.clone()).await.map_err(&write)?;
+    let keys = loaded.kvs.len() as u64;
+    let filled = fill(&*store, loaded).await;
+    shutdown.cancel();
+    store.closed().await;
+    Ok(Copied { revision: filled.map_err(&write)?, keys, size })
+}
+
+async fn fill(store: &dyn Store, loaded: Loaded) -> Result<Revision, StoreError> {
+    let Loaded { leases, mut kvs, .. } = loaded;
+    let mark = Op::Put(Put { key: RESTORING.into(), value: "1".into(), ..Put::default() });
+    transact(store, vec![mark]).await?;
+    clear(store).await?;
     for (id, ttl) in leases {
         match store.lease_grant(id, ttl).await {
             Ok(_) | Err(StoreError::LeaseExists) => {}
-            Err(error) => return Err(write(error)),
+            Err(error) => return Err(error),
         }
     }
     // In the order of their last change, so that newer objects keep higher revisions than older ones.
     kvs.sort_by_key(|kv| kv.mod_revision);
-    let keys = kvs.len() as u64;
     let mut batch = Vec::new();
     let mut bytes = 0;
-    let mut revision = Revision(0);
     for kv in kvs {
         bytes += kv.key.len() + kv.value.len();
         batch.push(Op::Put(Put { key: kv.key, value: kv.value, lease: kv.lease, ..Put::default() }));
         if batch.len() >= BATCH_KEYS || bytes >= BATCH_BYTES {
-            revision = transact(store, std::mem::take(&mut batch)).await.map_err(&write)?;
+            transact(store, std::mem::take(&mut batch)).await?;
             bytes = 0;
         }
     }
     if !batch.is_empty() {
-        revision = transact(store, batch).await.map_err(&write)?;
-    }
-    if revision.0 < header.revision {
-        progress(&format!("raising the revision from {} to {}", revision.0, header.revision));
-        raise(store, header.revision, &progress).await.map_err(&write)?;
+        transact(store, batch).await?;
     }
     let end = Op::Delete { range: KeyRange::key(RESTORING), prev_kv: false };
-    let revision = transact(store, vec![end]).await.map_err(&write)?;
-    Ok(Copied { revision, keys, size })
+    let revision = transact(store, vec![end]).await?;
+    match store.compact(revision).await {
+        // Another server on the cluster may have compacted further.
+        Ok(()) | Err(StoreError::Compacted { .. }) => Ok(revision),
+        Err(error) => Err(error),
+    }
 }
 
-type Loaded = (SnapshotHeader, Vec<(LeaseId, i64)>, Vec<KeyValue>);
+struct Loaded {
+    header: SnapshotHeader,
+    leases: Vec<(LeaseId, i64)>,
+    kvs: Vec<KeyValue>,
+}
 
 fn load(path: &Path) -> Result<Loaded, CopyError> {
     let mut reader = SnapshotReader::open_checked(path)?;
@@ -192,21 +209,21 @@ fn load(path: &Path) -> Result<Loaded, CopyError> {
             Record::Key(kv) => kvs.push(kv),
         }
     }
-    Ok((reader.header().clone(), leases, kvs))
+    Ok(Loaded { header: reader.header().clone(), leases, kvs })
 }
 
 async fn transact(store: &dyn Store, success: Vec<Op>) -> Result<Revision, StoreError> {
     Ok(store.txn(Txn { success, ..Txn::default() }).await?.revision)
 }
 
-/// Deletes everything but the mark, a part at a time.
+/// Deletes everything but what is about the store itself, a part at a time.
 async fn clear(store: &dyn Store) -> Result<(), StoreError> {
     let mut start = Bytes::new();
     loop {
         let range = KeyRange { start: start.clone(), end: Some(Bytes::new()) };
         let options = RangeOptions { limit: PAGE, keys_only: true, ..RangeOptions::default() };
         let page = store.range(range, options).await?;
-        let keys: Vec<Bytes> = page.kvs.iter().map(|kv| kv.key.clone()).filter(|key| *key != RESTORING).collect();
+        let keys: Vec<Bytes> = page.kvs.iter().map(|kv| kv.key.clone()).filter(|key| !is_of_the_store(key)).collect();
         for part in keys.chunks(BATCH_KEYS) {
             let delete = |key: &Bytes| Op::Delete { range: KeyRange::key(key.clone()), prev_kv: false };
             transact(store, part.iter().map(delete).collect()).await?;
@@ -216,26 +233,4 @@ async fn clear(store: &dyn Store) -> Result<(), StoreError> {
             None => return Ok(()),
         }
     }
-}
-
-/// Writes the mark until the store's revision has reached `wanted`: revisions that clients have seen must not come
-/// again with other contents.
-async fn raise(store: &dyn Store, wanted: i64, progress: &impl Fn(&str)) -> Result<(), StoreError> {
-    for round in 0_u64.. {
-        let newest = store.revision().await?.0;
-        let missing = usize::try_from(wanted - newest).unwrap_or(0);
-        if missing == 0 {
-            return Ok(());
-        }
-        if round % TOLD_EVERY == TOLD_EVERY - 1 {
-            progress(&format!("{missing} revisions are left"));
-        }
-        // One revision each, so never beyond what is missing.
-        let puts = (0..missing.min(BUMPS)).map(|_| {
-            let mark = Op::Put(Put { key: RESTORING.into(), value: "1".into(), ..Put::default() });
-            transact(store, vec![mark])
-        });
-        futures::future::try_join_all(puts).await?;
-    }
-    Ok(())
 }

@@ -19,6 +19,7 @@ mod expiry;
 mod hash;
 mod history;
 mod lease;
+mod metrics;
 mod options;
 mod pool;
 mod recover;
@@ -40,6 +41,7 @@ use base::Shutdown;
 
 pub use hash::KvHash;
 pub use lease::TTL_MAX;
+pub(crate) use metrics::Page;
 pub use options::SqliteOptions;
 pub use recover::Identity;
 pub use restore::{Restored, restore};
@@ -120,6 +122,13 @@ impl SqliteStore {
     /// Where the database is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where its write-ahead log is.
+    fn log_path(&self) -> PathBuf {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        log.into()
     }
 
     /// The numbers that this database keeps for its life.
@@ -229,6 +238,7 @@ fn open_writer(path: &Path, options: SqliteOptions) -> Result<(Writer, bool), St
 #[async_trait]
 impl Store for SqliteStore {
     async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
+        self.shared.metrics.range();
         loop {
             let at = self.shared.current();
             match self.range_at(&range, &options, at).await {
@@ -277,7 +287,14 @@ impl Store for SqliteStore {
     }
 
     async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseStatus, StoreError> {
-        self.shared.leases.grant(id, ttl)
+        let status = self.shared.leases.grant(id, ttl)?;
+        if self.shared.options.leases_on_disk
+            && let Err(error) = self.ask(|reply| Command::KeepLease { id: status.id, reply }).await
+        {
+            self.shared.leases.remove(status.id);
+            return Err(error);
+        }
+        Ok(status)
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
@@ -297,8 +314,7 @@ impl Store for SqliteStore {
     }
 
     async fn size(&self) -> Result<(u64, u64), StoreError> {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
+        let log = self.log_path();
         self.readers
             .read(move |conn| {
                 let pragma = |name: &str| {
@@ -313,5 +329,9 @@ impl Store for SqliteStore {
                 Ok((pages * page + log, (pages - free.min(pages)) * page))
             })
             .await
+    }
+
+    async fn metrics(&self, page: &mut String) -> Result<(), StoreError> {
+        metrics::write(self, page).await
     }
 }

@@ -350,4 +350,20 @@ pub trait Store: Send + Sync {
 
     /// Bytes of the database on disk, in use.
     async fn size(&self) -> Result<(u64, u64), StoreError>;
+
+    /// Appends the engine's numbers to a page in the text format of Prometheus.
+    async fn metrics(&self, page: &mut String) -> Result<(), StoreError> {
+        let _unused = page;
+        Ok(())
+    }
+
+    /// Names of what this store needs besides itself, each to be asked about with [`Self::check`].
+    fn checks(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    /// Whether what the store needs under this name works; if not, why.
+    async fn check(&self, name: &str) -> Result<(), String> {
+        Err(format!("there is no check {name:?}"))
+    }
 }

@@ -19,6 +19,9 @@ pub struct DatastoreOptions {
     /// Key of that certificate.
     #[arg(long, global = true, env = "SKIFF_DATASTORE_KEYFILE")]
     pub datastore_keyfile: Option<PathBuf>,
+    /// Writes node heartbeats and leader leases to the file too, which otherwise stay in memory until an orderly stop.
+    #[arg(long, global = true, env = "SKIFF_KEEP_ALL_ON_DISK")]
+    pub keep_all_on_disk: bool,
 }
 
 /// etcd members that servers run themselves.

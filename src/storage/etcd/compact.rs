@@ -49,7 +49,8 @@ impl Turn {
     /// Takes a turn unless another server has been faster; says what was compacted.
     async fn take(&mut self, shared: &Arc<Shared>) -> Result<Option<Revision>, StoreError> {
         let key = KeyRange::key(Bytes::from_static(KEY));
-        let value = self.seen.0.to_string().into();
+        // The cluster's own revision: stock API servers read it.
+        let value = shared.shift.theirs(self.seen).unwrap_or(0).to_string().into();
         let result = shared
             .txn(&Txn {
                 compare: vec![Compare {
@@ -67,7 +68,7 @@ impl Turn {
             {
                 self.times = kv.version;
                 let compacted = std::str::from_utf8(&kv.value).ok().and_then(|text| text.parse().ok());
-                shared.compacted(Revision(compacted.unwrap_or(0)));
+                shared.compacted(shared.shift.ours(compacted.unwrap_or(0)));
             }
             self.seen = result.revision;
             return Ok(None);

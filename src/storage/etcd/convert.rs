@@ -7,6 +7,7 @@ use etcd_client::proto::{
 };
 use tonic::Code;
 
+use super::shift::Shift;
 use super::wire::{CallError, plain};
 use crate::store::{
     Compare, CompareResult, CompareTarget, Event, EventKind, KeyRange, KeyValue, LeaseId, Op, OpResult, RangeOptions,
@@ -27,57 +28,64 @@ pub(super) fn range_start(range: &KeyRange) -> Vec<u8> {
     if range.start.is_empty() && range.end.is_some() { vec![0] } else { range.start.to_vec() }
 }
 
-pub(super) fn range_request(range: &KeyRange, options: &RangeOptions) -> PbRangeRequest {
+/// `revision`: the cluster's, 0 for the newest.
+pub(super) fn range_request(range: &KeyRange, options: &RangeOptions, revision: i64) -> PbRangeRequest {
     PbRangeRequest {
         key: range_start(range),
         range_end: range_end(range),
         limit: i64::try_from(options.limit).unwrap_or(i64::MAX),
-        revision: options.revision.0,
+        revision,
         keys_only: options.keys_only,
         count_only: options.count_only,
         ..PbRangeRequest::default()
     }
 }
 
-pub(super) fn range_result(answer: PbRangeResponse, revision: Revision) -> RangeResult {
+/// `revision`: ours.
+pub(super) fn range_result(answer: PbRangeResponse, revision: Revision, shift: Shift) -> RangeResult {
     RangeResult {
-        kvs: answer.kvs.into_iter().map(key_value).collect(),
+        kvs: answer.kvs.into_iter().map(|kv| key_value(kv, shift)).collect(),
         count: u64::try_from(answer.count).unwrap_or(0),
         more: answer.more,
         revision,
     }
 }
 
-pub(super) fn key_value(kv: PbKeyValue) -> KeyValue {
+fn key_value(kv: PbKeyValue, shift: Shift) -> KeyValue {
     KeyValue {
         key: kv.key.into(),
         value: kv.value.into(),
-        create_revision: Revision(kv.create_revision),
-        mod_revision: Revision(kv.mod_revision),
+        create_revision: shift.ours(kv.create_revision),
+        mod_revision: shift.ours(kv.mod_revision),
         version: kv.version,
         lease: LeaseId(kv.lease),
     }
 }
 
-pub(super) fn event(event: PbEvent) -> Option<Event> {
+fn event(event: PbEvent, shift: Shift) -> Option<Event> {
     // `mvccpb.Event.EventType`: 0 is a put, 1 a deletion.
     let kind = if event.r#type == 0 { EventKind::Put } else { EventKind::Delete };
+    let key_value = |kv| key_value(kv, shift);
     Some(Event { kind, kv: key_value(event.kv?), prev: event.prev_kv.map(key_value) })
 }
 
-pub(super) fn txn_request(txn: &Txn) -> PbTxnRequest {
-    PbTxnRequest {
-        compare: txn.compare.iter().map(compare).collect(),
-        success: txn.success.iter().map(operation).collect(),
-        failure: txn.failure.iter().map(operation).collect(),
-    }
+/// An error if it asks for a revision that the cluster never had.
+pub(super) fn txn_request(txn: &Txn, shift: Shift) -> Result<PbTxnRequest, StoreError> {
+    let operations = |ops: &[Op]| ops.iter().map(|op| operation(op, shift)).collect::<Result<_, _>>();
+    Ok(PbTxnRequest {
+        compare: txn.compare.iter().map(|condition| compare(condition, shift)).collect(),
+        success: operations(&txn.success)?,
+        failure: operations(&txn.failure)?,
+    })
 }
 
-fn compare(compare: &Compare) -> PbCompare {
+fn compare(compare: &Compare, shift: Shift) -> PbCompare {
     let (target, union) = match &compare.target {
         CompareTarget::Version(version) => (0, PbTargetUnion::Version(*version)),
-        CompareTarget::Create(revision) => (1, PbTargetUnion::CreateRevision(revision.0)),
-        CompareTarget::Mod(revision) => (2, PbTargetUnion::ModRevision(revision.0)),
+        CompareTarget::Create(revision) => {
+            (1, PbTargetUnion::CreateRevision(shift.compared(*revision, compare.result)))
+        }
+        CompareTarget::Mod(revision) => (2, PbTargetUnion::ModRevision(shift.compared(*revision, compare.result))),
         CompareTarget::Value(value) => (3, PbTargetUnion::Value(value.to_vec())),
         CompareTarget::Lease(lease) => (4, PbTargetUnion::Lease(lease.0)),
     };
@@ -96,7 +104,7 @@ fn compare(compare: &Compare) -> PbCompare {
     }
 }
 
-fn operation(op: &Op) -> PbTxnRequestOp {
+fn operation(op: &Op, shift: Shift) -> Result<PbTxnRequestOp, StoreError> {
     let request = match op {
         Op::Put(put) => PbTxnOpRequest::RequestPut(PbPutRequest {
             key: put.key.to_vec(),
@@ -111,14 +119,17 @@ fn operation(op: &Op) -> PbTxnRequestOp {
             range_end: range_end(range),
             prev_kv: *prev_kv,
         }),
-        Op::Range { range, options } => PbTxnOpRequest::RequestRange(range_request(range, options)),
-        Op::Txn(inner) => PbTxnOpRequest::RequestTxn(txn_request(inner)),
+        Op::Range { range, options } => {
+            PbTxnOpRequest::RequestRange(range_request(range, options, shift.theirs(options.revision)?))
+        }
+        Op::Txn(inner) => PbTxnOpRequest::RequestTxn(txn_request(inner, shift)?),
     };
-    PbTxnRequestOp { request: Some(request) }
+    Ok(PbTxnRequestOp { request: Some(request) })
 }
 
-/// `revision`: of the whole answer, because etcd's inner headers may lack it.
-pub(super) fn txn_result(answer: PbTxnResponse, revision: Revision) -> TxnResult {
+/// `revision`: ours, of the whole answer, because etcd's inner headers may lack it.
+pub(super) fn txn_result(answer: PbTxnResponse, revision: Revision, shift: Shift) -> TxnResult {
+    let key_value = |kv| key_value(kv, shift);
     let results = answer
         .responses
         .into_iter()
@@ -129,8 +140,8 @@ pub(super) fn txn_result(answer: PbTxnResponse, revision: Revision) -> TxnResult
                 deleted: u64::try_from(delete.deleted).unwrap_or(0),
                 prev: delete.prev_kvs.into_iter().map(key_value).collect(),
             },
-            PbTxnOpResponse::ResponseRange(range) => OpResult::Range(range_result(range, revision)),
-            PbTxnOpResponse::ResponseTxn(inner) => OpResult::Txn(txn_result(inner, revision)),
+            PbTxnOpResponse::ResponseRange(range) => OpResult::Range(range_result(range, revision, shift)),
+            PbTxnOpResponse::ResponseTxn(inner) => OpResult::Txn(txn_result(inner, revision, shift)),
         })
         .collect();
     TxnResult { succeeded: answer.succeeded, revision, results }
@@ -178,9 +189,9 @@ pub(super) fn error(step: &'static str, failed: CallError, compacted: Revision) 
 }
 
 /// Events of one answer, by revision, in order.
-pub(super) fn by_revision(events: Vec<PbEvent>) -> Vec<(Revision, Vec<Event>)> {
+pub(super) fn by_revision(events: Vec<PbEvent>, shift: Shift) -> Vec<(Revision, Vec<Event>)> {
     let mut revisions: Vec<(Revision, Vec<Event>)> = Vec::new();
-    for event in events.into_iter().filter_map(event) {
+    for event in events.into_iter().filter_map(|told| event(told, shift)) {
         let revision = event.kv.mod_revision;
         match revisions.last_mut() {
             Some((last, events)) if *last == revision => events.push(event),

@@ -36,7 +36,10 @@ struct Stream {
 }
 
 impl Stream {
+    /// `from`: our revision.
     async fn open(shared: &Shared, member: usize, range: &KeyRange, from: i64, prev_kv: bool) -> Result<Self, Status> {
+        // Whoever asks for one that the cluster never had is refused before it comes to this.
+        let from = shared.shift.theirs(Revision(from)).unwrap_or(1);
         let mut union = PbWatchRequestUnion::CreateRequest(Default::default());
         if let PbWatchRequestUnion::CreateRequest(create) = &mut union {
             create.key = range_start(range);
@@ -113,13 +116,13 @@ async fn feed_from(shared: &Shared, member: usize, mut good: impl FnMut()) -> Op
         };
         if answer.canceled {
             if answer.compact_revision > 0 {
-                lost(shared, answer.compact_revision).await;
+                lost(shared, shared.shift.ours(answer.compact_revision)).await;
                 return None;
             }
             return Some(Status::unavailable(answer.cancel_reason));
         }
         good();
-        for (revision, events) in by_revision(answer.events) {
+        for (revision, events) in by_revision(answer.events, shared.shift) {
             if revision <= shared.hub.revision() {
                 continue;
             }
@@ -131,9 +134,9 @@ async fn feed_from(shared: &Shared, member: usize, mut good: impl FnMut()) -> Op
 
 /// What happened while nothing could be heard has been compacted away: every watch ends, and begins anew with the
 /// answer that its start is gone.
-async fn lost(shared: &Shared, compacted: i64) {
-    tracing::warn!(compacted, "the datastore forgot what was not heard yet: watches begin anew");
-    shared.compacted(Revision(compacted));
+async fn lost(shared: &Shared, compacted: Revision) {
+    tracing::warn!(compacted = compacted.0, "the datastore forgot what was not heard yet: watches begin anew");
+    shared.compacted(compacted);
     if let Ok(newest) = shared.newest().await {
         shared.hub.reset(newest);
         shared.seen.send_replace(newest.0);
@@ -231,16 +234,17 @@ impl Serving<'_> {
             };
             if answer.canceled {
                 if answer.compact_revision > 0 {
-                    self.shared.compacted(Revision(answer.compact_revision));
+                    let compacted = self.shared.shift.ours(answer.compact_revision);
+                    self.shared.compacted(compacted);
                     // A receiver that has gone does not want to know.
-                    drop(sender.send(WatchMessage::Compacted(Revision(answer.compact_revision))).await);
+                    drop(sender.send(WatchMessage::Compacted(compacted)).await);
                     return Ended::Over;
                 }
                 return Ended::Broken(sender, Status::unavailable(answer.cancel_reason));
             }
-            let at = answer.header.map_or(0, |header| header.revision);
+            let at = self.shared.shift.ours(answer.header.map_or(0, |header| header.revision)).0;
             let is_progress = answer.events.is_empty() && !answer.created;
-            for (revision, events) in by_revision(answer.events) {
+            for (revision, events) in by_revision(answer.events, self.shared.shift) {
                 if revision.0 < *next {
                     continue;
                 }

@@ -1,15 +1,15 @@
 //! What etcd serves over plain HTTP: `/health`, `/livez`, `/readyz`, `/version` and `/metrics`
 //! (server/etcdserver/api/etcdhttp).
 
-use std::fmt::Write;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::status::QUOTA_BYTES;
 use super::{Service, VERSION};
+use crate::sqlite::Page;
 use crate::store::Store;
 
 /// Adds the pages to the routes of the gRPC services.
@@ -52,33 +52,17 @@ async fn version() -> Response {
     json(StatusCode::OK, text)
 }
 
-/// A number in the text format of Prometheus.
-fn gauge(page: &mut String, name: &str, help: &str, value: impl std::fmt::Display) {
-    // Writing to a string does not fail.
-    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-}
-
 async fn metrics(State(service): State<Service>) -> Response {
-    let store = &service.store;
-    let (size, in_use) = match store.size().await {
-        Ok(sizes) => sizes,
-        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, base::chain(&error).to_string()).into_response(),
-    };
-    let mut page = String::new();
-    gauge(&mut page, "etcd_server_has_leader", "Whether there is a leader: always.", 1);
-    gauge(&mut page, "etcd_server_is_leader", "Whether this member leads: always.", 1);
-    gauge(&mut page, "etcd_mvcc_db_total_size_in_bytes", "Bytes of the database on disk.", size);
-    gauge(&mut page, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use.", in_use);
-    if let Ok(revision) = store.revision().await {
-        gauge(&mut page, "etcd_debugging_mvcc_current_revision", "The newest revision.", revision.0);
+    let mut text = String::new();
+    let mut page = Page(&mut text);
+    page.gauge("etcd_server_has_leader", "Whether there is a leader: always.", 1);
+    page.gauge("etcd_server_is_leader", "Whether this member leads: always.", 1);
+    let quota = service.store.options().bytes_max.unwrap_or(QUOTA_BYTES);
+    page.gauge("etcd_server_quota_backend_bytes", "Bytes that the database may have.", quota);
+    if let Err(error) = service.store.metrics(&mut text).await {
+        return (StatusCode::SERVICE_UNAVAILABLE, base::chain(&error).to_string()).into_response();
     }
-    let compacted = store.compacted().0;
-    gauge(&mut page, "etcd_debugging_mvcc_compact_revision", "History before this revision is gone.", compacted);
-    gauge(&mut page, "etcd_debugging_mvcc_watcher_total", "Watches that are up to date.", store.watchers());
-    if let Ok(leases) = store.leases().await {
-        gauge(&mut page, "etcd_debugging_lease_total", "Leases.", leases.len());
-    }
-    let mut response = page.into_response();
+    let mut response = text.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
 }

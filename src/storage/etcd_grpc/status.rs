@@ -8,7 +8,7 @@ use super::{RAFT_TERM, Service, VERSION, errors};
 use crate::store::Store;
 
 /// etcd `DefaultQuotaBytes`, which its status tells when no quota is set.
-const QUOTA_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+pub(super) const QUOTA_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 pub(super) async fn status(service: &Service) -> Result<StatusResponse, Status> {
     let revision = service.store.revision().await.map_err(errors::status)?;

@@ -257,17 +257,23 @@ impl Apply<'_> {
         if row.kv.lease.0 != 0
             && let Some(ttl) = self.shared.leases.unpersisted_ttl(row.kv.lease)
         {
-            self.conn
-                .prepare_cached("INSERT OR IGNORE INTO lease(id, ttl) VALUES(?, ?)")
-                .and_then(|mut statement| statement.execute((row.kv.lease.0, ttl)))
-                .map_err(sql(WRITE))?;
+            insert_lease(self.conn, row.kv.lease, ttl)?;
             self.outcome.leases.push(row.kv.lease);
         }
         insert(self.conn, &row).map_err(sql(WRITE))
     }
 }
 
-fn insert(conn: &Connection, row: &Row) -> rusqlite::Result<()> {
+/// Writes a lease, within the caller's transaction.
+pub(super) fn insert_lease(conn: &Connection, id: LeaseId, ttl: i64) -> Result<(), StoreError> {
+    conn.prepare_cached("INSERT OR IGNORE INTO lease(id, ttl) VALUES(?, ?)")
+        .and_then(|mut statement| statement.execute((id.0, ttl)))
+        .map_err(sql(WRITE))?;
+    Ok(())
+}
+
+/// Writes a row, the newest of its key, within the caller's transaction.
+pub(super) fn insert(conn: &Connection, row: &Row) -> rusqlite::Result<()> {
     let (key, value): (&[u8], &[u8]) = (&row.kv.key, &row.kv.value);
     conn.prepare_cached(
         "INSERT INTO rev(id, key, create_rev, version, lease, prev, value) VALUES(?, ?, ?, ?, ?, ?, ?)",

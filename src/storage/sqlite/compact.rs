@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use base::Shutdown;
+use base::{Clock, Shutdown, SystemClock};
 
 use super::rows::{blob, last_id, revision_of, row_id};
 use super::schema::{set_meta, sql};
@@ -37,13 +37,16 @@ pub(super) struct Compaction {
     cursor: i64,
     rows: bool,
     vacuum: bool,
+    /// When the rows that are to go began to.
+    began: Instant,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 impl Compaction {
     /// Goes on where the last run stopped.
     pub(super) fn resume(target: i64, cursor: i64) -> Self {
-        Self { target, cursor, rows: cursor > 0 && cursor <= last_id(target), vacuum: false, waiting: Vec::new() }
+        let rows = cursor > 0 && cursor <= last_id(target);
+        Self { target, cursor, rows, vacuum: false, began: Instant::now(), waiting: Vec::new() }
     }
 
     /// Whether a step would find work.
@@ -89,6 +92,9 @@ pub(super) fn begin(writer: &mut Writer, revision: i64, keep_quiet: bool) -> Res
             set_meta(&writer.conn, "cursor", cursor.max(1))
         })?;
         writer.compaction.cursor = cursor.max(1);
+        if !writer.compaction.rows {
+            writer.compaction.began = Instant::now();
+        }
         writer.compaction.rows = true;
     }
     // Also without work, so that the next call need not look for it in the same rows again.
@@ -117,11 +123,13 @@ pub(super) fn step(writer: &mut Writer) -> Result<(), StoreError> {
 
 fn step_rows(writer: &mut Writer) -> Result<(), StoreError> {
     let (target, cursor) = (writer.compaction.target, writer.compaction.cursor);
-    let next = writer.transaction(|writer| {
-        let next = delete_superseded(&writer.conn, cursor, target).map_err(sql(COMPACT))?;
+    let began = Instant::now();
+    let (next, gone) = writer.transaction(|writer| {
+        let (next, gone) = delete_superseded(&writer.conn, cursor, target).map_err(sql(COMPACT))?;
         set_meta(&writer.conn, "cursor", next.unwrap_or(row_id(target, 0)))?;
-        Ok(next)
+        Ok((next, gone))
     })?;
+    writer.shared.metrics.compaction_step(began.elapsed(), gone);
     match next {
         Some(next) => writer.compaction.cursor = next,
         None => {
@@ -130,6 +138,7 @@ fn step_rows(writer: &mut Writer) -> Result<(), StoreError> {
             writer.compaction.cursor = row_id(target, 0);
             writer.compaction.rows = false;
             writer.compaction.vacuum = true;
+            writer.shared.metrics.compaction(writer.compaction.began.elapsed(), SystemClock.now().as_second());
             for reply in writer.compaction.waiting.drain(..) {
                 drop(reply.send(Ok(())));
             }
@@ -138,8 +147,8 @@ fn step_rows(writer: &mut Writer) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Looks at rows from `cursor` on; answers with the next row to look at, `None` at the end.
-fn delete_superseded(conn: &Connection, cursor: i64, target: i64) -> rusqlite::Result<Option<i64>> {
+/// Looks at rows from `cursor` on; answers with the next row to look at, `None` at the end, and how many rows went.
+fn delete_superseded(conn: &Connection, cursor: i64, target: i64) -> rusqlite::Result<(Option<i64>, u64)> {
     let mut look =
         conn.prepare_cached("SELECT id, version, prev, key FROM rev WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?")?;
     let mut rows = look.query((cursor, last_id(target), STEP_ROWS))?;
@@ -151,19 +160,20 @@ fn delete_superseded(conn: &Connection, cursor: i64, target: i64) -> rusqlite::R
     drop(rows);
     let mut delete = conn.prepare_cached("DELETE FROM rev WHERE id = ?")?;
     let mut forget = conn.prepare_cached("DELETE FROM live WHERE key = ? AND id = ?")?;
+    let mut gone = 0;
     for (id, prev, deleted) in &found {
         if *prev != 0 {
-            delete.execute([prev])?;
+            gone += delete.execute([prev])?;
         }
         if let Some(key) = deleted
             && revision_of(*id) < target
         {
-            delete.execute([id])?;
+            gone += delete.execute([id])?;
             forget.execute((&key[..], id))?;
         }
     }
     let full = found.len() as i64 == STEP_ROWS;
-    Ok(found.last().filter(|_| full).map(|(id, ..)| id + 1))
+    Ok((found.last().filter(|_| full).map(|(id, ..)| id + 1), gone as u64))
 }
 
 fn step_vacuum(writer: &mut Writer) -> Result<(), StoreError> {
@@ -182,7 +192,9 @@ fn step_vacuum(writer: &mut Writer) -> Result<(), StoreError> {
         while rows.next()?.is_some() {}
         Ok(())
     };
-    run().map_err(sql("give free pages back"))
+    run().map_err(sql("give free pages back"))?;
+    writer.shared.metrics.gave_back(STEP_PAGES.min(free).unsigned_abs());
+    Ok(())
 }
 
 /// Writes the database anew and folds the log into it.

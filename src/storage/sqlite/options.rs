@@ -10,6 +10,8 @@ pub struct SqliteOptions {
     /// Keys with these prefixes live in memory only: they share the sequence of revisions, are written to disk at an
     /// orderly stop and are lost in a crash.
     pub ephemeral_prefixes: Vec<Bytes>,
+    /// Leases are on disk when they are granted, as etcd's; otherwise with the first key on disk that carries them.
+    pub leases_on_disk: bool,
     /// Largest sum of keys and values in one transaction, in bytes (etcd `--max-request-bytes`).
     pub request_bytes_max: usize,
     /// Most operations in one list of a transaction (etcd `--max-txn-ops`).
@@ -38,6 +40,7 @@ impl Default for SqliteOptions {
     fn default() -> Self {
         Self {
             ephemeral_prefixes: Vec::new(),
+            leases_on_disk: false,
             request_bytes_max: 3 * 512 * 1024,
             txn_ops_max: 128,
             queue_len: 1024,

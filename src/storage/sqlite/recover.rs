@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
+use super::apply::insert;
 use super::ephemeral::Ephemeral;
 use super::lease::Leases;
 use super::rows::{Row, blob, decode, revision_of};
 use super::schema::{meta, quick_check, set_meta, sql};
-use crate::store::StoreError;
+use crate::store::{KeyRange, StoreError};
 
 const READ: &str = "read the state of the last run";
 
@@ -52,7 +53,12 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     // What was promised to writes in memory counts as used. An empty store is at revision 1, as etcd's.
     let revision = newest.map_or(0, revision_of).max(meta(conn, "ceiling")?.unwrap_or(0)).max(compacted).max(1);
 
-    let kept = kept_rows(conn)?;
+    let place = Ephemeral::new(prefixes, 0, Vec::new());
+    let (mut kept, to_disk): (Vec<Row>, Vec<Row>) =
+        kept_rows(conn)?.into_iter().partition(|row| place.covers(&row.kv.key));
+    let to_memory = rows_below(conn, prefixes)?;
+    kept.extend(to_memory.iter().cloned());
+    kept.sort_by_key(|row| row.id);
     let leases = pairs(conn, "SELECT id, ttl FROM lease", |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut keys = pairs(
         conn,
@@ -62,10 +68,13 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     let floor = if clean.is_some() { revision } else { 0 };
     let ephemeral = Ephemeral::new(prefixes, floor, kept);
     keys.extend(ephemeral.leased());
+    keys.extend(to_disk.iter().filter(|row| row.kv.lease.0 != 0).map(|row| (row.kv.lease.0, row.kv.key.clone())));
     let number = |name| Ok(meta(conn, name)?.unwrap_or_else(|| rand::random::<i64>() & i64::MAX));
     let (cluster, member) = (number("cluster")?, number("member")?);
     let in_use = || {
         conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM ephemeral;").map_err(sql("mark the database as in use"))?;
+        to_memory.iter().try_for_each(|row| forget(conn, row)).map_err(sql("take keys into memory"))?;
+        to_disk.iter().try_for_each(|row| insert(conn, row)).map_err(sql("write keys that were in memory"))?;
         set_meta(conn, "clean", 0)?;
         set_meta(conn, "cluster", cluster)?;
         set_meta(conn, "member", member)?;
@@ -94,6 +103,38 @@ fn kept_rows(conn: &Connection) -> Result<Vec<Row>, StoreError> {
         kept.push(decode(row)?);
     }
     Ok(kept)
+}
+
+/// Keys on disk that are to be in memory from now on: the settings have changed. Deleted ones with history too.
+fn rows_below(conn: &Connection, prefixes: &[Bytes]) -> Result<Vec<Row>, StoreError> {
+    let mut found = Vec::new();
+    let mut statement = conn
+        .prepare(
+            "SELECT r.id, r.key, r.create_rev, r.version, r.lease, r.prev, r.value
+             FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key >= ?1 AND (l.key < ?2 OR ?2 = x'')",
+        )
+        .map_err(sql(READ))?;
+    for prefix in prefixes {
+        let KeyRange { start, end } = KeyRange::prefix(prefix.clone());
+        let mut rows = statement.query((&start[..], &end.unwrap_or_default()[..])).map_err(sql(READ))?;
+        while let Some(row) = rows.next().map_err(sql(READ))? {
+            found.push(decode(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a key and its history from disk, within the caller's transaction.
+fn forget(conn: &Connection, row: &Row) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM live WHERE key = ?")?.execute([&row.kv.key[..]])?;
+    let mut id = row.id;
+    while id != 0 {
+        // What compaction has removed is the end of the chain.
+        let before =
+            conn.prepare_cached("DELETE FROM rev WHERE id = ? RETURNING prev")?.query_row([id], |row| row.get(0));
+        id = before.optional()?.unwrap_or(0);
+    }
+    Ok(())
 }
 
 fn pairs<T>(

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ephemeral::Ephemeral;
 use super::lease::Leases;
+use super::metrics::Metrics;
 use super::options::SqliteOptions;
 use super::recover::{Identity, Recovered};
 use crate::hub::Hub;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub ephemeral: Ephemeral,
     pub leases: Leases,
     pub identity: Identity,
+    pub metrics: Metrics,
     /// The newest revision that reads may see. Set after the commit, before the watchers are told.
     pub revision: watch::Sender<i64>,
     /// History before this revision is gone. Set before the first row of it is deleted.
@@ -50,6 +52,7 @@ impl Shared {
             ephemeral: state.ephemeral,
             leases: state.leases,
             identity: state.identity,
+            metrics: Metrics::default(),
             revision: watch::Sender::new(state.revision),
             compacted: AtomicI64::new(state.compacted),
             failed: CancellationToken::new(),

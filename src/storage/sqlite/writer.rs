@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use base::Shutdown;
 
@@ -34,6 +35,11 @@ pub(super) enum Command {
         id: LeaseId,
         due_only: bool,
         reply: oneshot::Sender<Result<Revision, StoreError>>,
+    },
+    /// Writes a lease to disk.
+    KeepLease {
+        id: LeaseId,
+        reply: oneshot::Sender<Result<(), StoreError>>,
     },
     /// `wait`: answer when the rows are gone. `keep_quiet`: write nothing if nothing on disk is to be forgotten.
     Compact {
@@ -187,6 +193,7 @@ impl Writer {
             Command::Txn(txn) => self.commit(vec![txn]),
             // A caller that has gone does not want to know.
             Command::Revoke { id, due_only, reply } => drop(reply.send(self.revoke(id, due_only))),
+            Command::KeepLease { id, reply } => drop(reply.send(self.keep_lease(id))),
             Command::Compact { revision, wait, keep_quiet, reply } => {
                 match super::compact::begin(self, revision.0, keep_quiet) {
                     Ok(()) if wait => self.compaction.tell(reply),
@@ -203,6 +210,7 @@ impl Writer {
         }
         match self.run_batch(&batch) {
             Ok(done) => {
+                self.shared.metrics.batch(batch.len());
                 self.publish(done.published);
                 for (command, outcome) in batch.into_iter().zip(done.outcomes) {
                     // A caller that has gone does not want to know.
@@ -302,9 +310,13 @@ impl Writer {
     /// Commits. When the disk does not take it although it is not full, what a later start will find is unknown: the
     /// store then stops for good.
     fn end(&mut self, first: i64) -> Result<(), StoreError> {
+        let began = Instant::now();
         let ended = self.conn.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
         match ended.map_err(sql("commit")) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.shared.metrics.committed(began.elapsed());
+                Ok(())
+            }
             Err(error) => {
                 self.abandon(true, first);
                 if !error.retryable() {
@@ -333,6 +345,7 @@ impl Writer {
     fn publish(&self, published: Vec<(Revision, Vec<Event>)>) {
         for (revision, events) in published {
             self.shared.leases.apply(&events);
+            self.shared.metrics.changed(&events);
             self.shared.revision.send_replace(revision.0);
             self.shared.hub.publish(revision, events);
         }
@@ -372,6 +385,14 @@ impl Writer {
             self.publish(vec![(Revision(first), outcome.events)]);
         }
         Ok(Revision(self.revision))
+    }
+
+    fn keep_lease(&mut self, id: LeaseId) -> Result<(), StoreError> {
+        // It may have been revoked in the meantime.
+        let Some(ttl) = self.shared.leases.unpersisted_ttl(id) else { return Ok(()) };
+        self.transaction(|writer| super::apply::insert_lease(&writer.conn, id, ttl))?;
+        self.shared.leases.persisted(id);
+        Ok(())
     }
 
     /// Runs `work` in a transaction of its own.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use base::Shutdown;
 use bytes::Bytes;
-use storage::snapshot::{is_half_restored, restore_into, save};
+use storage::snapshot::{Record, SnapshotHeader, SnapshotWriter, is_half_restored, restore_into, save};
 use storage::sqlite::restore;
 use storage::{
-    EtcdOptions, EtcdStore, KeyRange, KeyValue, LeaseId, Op, Put, RangeOptions, Revision, SqliteOptions, SqliteStore,
-    Store, Txn,
+    Compare, CompareResult, CompareTarget, EtcdOptions, EtcdStore, KeyRange, KeyValue, LeaseId, Op, Put, RangeOptions,
+    Revision, SqliteOptions, SqliteStore, Store, StoreError, Txn, WatchMessage, WatchOptions,
 };
 
 #[path = "contract/etcd_process.rs"]
@@ -126,9 +126,13 @@ async fn a_cluster_takes_a_snapshot_and_gives_it_back() {
     close(store, shutdown).await;
 
     let stop = Shutdown::new();
-    let etcd = EtcdStore::open(EtcdOptions::new(vec![server.endpoint.clone()], None), stop.clone()).await.unwrap();
+    let etcd = EtcdStore::open(cluster(&server), stop.clone()).await.unwrap();
     put(&*etcd, "/d/stray", "goes", LeaseId(0)).await;
-    restore_into(&*etcd, &snapshot, |_| {}).await.unwrap();
+    stop.cancel();
+    etcd.closed().await;
+    restore_into(cluster(&server), &snapshot, |_| {}).await.unwrap();
+    let stop = Shutdown::new();
+    let etcd = EtcdStore::open(cluster(&server), stop.clone()).await.unwrap();
     assert!(!is_half_restored(&*etcd).await.unwrap());
     assert!(contents(everything(&*etcd).await) == wanted);
     assert!(etcd.revision().await.unwrap() > saved.revision, "revisions went back");
@@ -143,6 +147,120 @@ async fn a_cluster_takes_a_snapshot_and_gives_it_back() {
     let (store, shutdown) = open(&path).await;
     assert!(contents(everything(&*store).await) == wanted);
     close(store, shutdown).await;
+}
+
+fn cluster(server: &etcd_process::EtcdProcess) -> EtcdOptions {
+    EtcdOptions { history: None, ..EtcdOptions::new(vec![server.endpoint.clone()], None) }
+}
+
+/// A snapshot at a revision that a new cluster would take minutes to reach.
+fn write_snapshot(path: &Path, revision: i64, value: &'static str) {
+    let header = SnapshotHeader { revision, created: 1, engine: "sqlite".to_owned() };
+    let mut writer = SnapshotWriter::create(path, &header).unwrap();
+    for number in 0..300 {
+        writer
+            .write(&Record::Key(KeyValue {
+                key: format!("/d/{number:03}").into(),
+                value: value.into(),
+                create_revision: Revision(number + 2),
+                mod_revision: Revision(revision - number),
+                version: 1,
+                lease: LeaseId(0),
+            }))
+            .unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[tokio::test]
+async fn revisions_of_a_cluster_go_on_above_those_that_clients_know() {
+    const NEWEST: i64 = 5_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = etcd_process::EtcdProcess::start(dir.path()).await else { return };
+    let snapshot = dir.path().join("snap");
+    write_snapshot(&snapshot, NEWEST, "first");
+    let done = restore_into(cluster(&server), &snapshot, |_| {}).await.unwrap();
+    assert!(done.keys == 300 && done.revision.0 > NEWEST && done.revision.0 < NEWEST + 100, "{done:?}");
+
+    let stop = Shutdown::new();
+    let etcd = EtcdStore::open(cluster(&server), stop.clone()).await.unwrap();
+    assert_eq!(etcd.revision().await.unwrap(), done.revision);
+    let kvs = everything(&*etcd).await;
+    assert!(kvs.len() == 300 && kvs.iter().all(|kv| kv.mod_revision.0 > NEWEST && kv.value == "first"));
+    // Those written last stay the newest.
+    assert!(kvs[0].mod_revision > kvs[299].mod_revision);
+    // Clients that come back from before must begin anew.
+    for old in [7, NEWEST, done.revision.0 - 1] {
+        let options = RangeOptions { revision: Revision(old), ..RangeOptions::default() };
+        let read = etcd.range(KeyRange::prefix("/"), options).await;
+        assert!(matches!(read, Err(StoreError::Compacted { .. })), "{old}: {read:?}");
+        let options = WatchOptions { start: Revision(old), prev_kv: false };
+        let mut watch = etcd.watch(KeyRange::prefix("/"), options).await.unwrap();
+        assert!(matches!(watch.messages.recv().await, Some(WatchMessage::Compacted(_))), "{old}");
+    }
+    revisions_are_of_one_kind(&*etcd).await;
+    let before = etcd.revision().await.unwrap();
+    stop.cancel();
+    etcd.closed().await;
+
+    // As if interrupted: once more, and with an older snapshot, whose revisions must not come again either.
+    write_snapshot(&snapshot, NEWEST / 2, "second");
+    let done = restore_into(cluster(&server), &snapshot, |_| {}).await.unwrap();
+    assert!(done.revision > before, "{done:?} {before:?}");
+    let stop = Shutdown::new();
+    let etcd = EtcdStore::open(cluster(&server), stop.clone()).await.unwrap();
+    let kvs = everything(&*etcd).await;
+    assert!(kvs.len() == 300 && kvs.iter().all(|kv| kv.mod_revision > before && kv.value == "second"));
+    // A snapshot of it is about the keys only.
+    let again = save(&*etcd, &snapshot, "etcd", 2).await.unwrap();
+    assert_eq!(again.keys, 300);
+    stop.cancel();
+    etcd.closed().await;
+}
+
+/// Reads, conditions, watches and compaction name the same revisions.
+async fn revisions_are_of_one_kind(store: &dyn Store) {
+    let now = store.revision().await.unwrap().0;
+    let all = KeyRange::prefix("/d/");
+    let options = |start| WatchOptions { start: Revision(start), prev_kv: false };
+    let mut live = store.watch(all.clone(), options(0)).await.unwrap();
+    assert_eq!(live.revision.0, now);
+    put(store, "/d/more", "1", LeaseId(0)).await;
+    put(store, "/d/more", "2", LeaseId(0)).await;
+    let mut past = store.watch(all.clone(), options(now + 2)).await.unwrap();
+    for (watch, first) in [(&mut live, now + 1), (&mut past, now + 2)] {
+        for wanted in first..=now + 2 {
+            match watch.messages.recv().await {
+                Some(WatchMessage::Events { revision, events }) => {
+                    assert_eq!((revision.0, events[0].kv.mod_revision.0), (wanted, wanted));
+                    assert_eq!(events[0].kv.create_revision.0, now + 1);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let read = async |revision: i64| {
+        let options = RangeOptions { revision: Revision(revision), ..RangeOptions::default() };
+        store.range(KeyRange::key("/d/more"), options).await
+    };
+    let past = read(now + 1).await.unwrap();
+    assert_eq!((past.revision.0, &past.kvs[0].value[..]), (now + 2, &b"1"[..]));
+    assert!(matches!(read(now + 3).await, Err(StoreError::FutureRevision)));
+    let compare = |target, result| Compare { range: KeyRange::key("/d/more"), target, result };
+    for (condition, wanted) in [
+        (compare(CompareTarget::Mod(Revision(now + 2)), CompareResult::Equal), true),
+        (compare(CompareTarget::Mod(Revision(2)), CompareResult::Equal), false),
+        (compare(CompareTarget::Create(Revision(now + 1)), CompareResult::Equal), true),
+        (compare(CompareTarget::Create(Revision(0)), CompareResult::Greater), true),
+        (compare(CompareTarget::Mod(Revision(now)), CompareResult::Less), false),
+    ] {
+        let txn = Txn { compare: vec![condition.clone()], ..Txn::default() };
+        assert_eq!(store.txn(txn).await.unwrap().succeeded, wanted, "{condition:?}");
+    }
+    store.compact(Revision(now + 2)).await.unwrap();
+    assert!(matches!(read(now + 1).await, Err(StoreError::Compacted { .. })));
+    assert!(matches!(store.compact(Revision(now + 1)).await, Err(StoreError::Compacted { .. })));
+    assert_eq!(read(now + 2).await.unwrap().count, 1);
 }
 
 #[tokio::test]

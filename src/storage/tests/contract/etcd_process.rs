@@ -11,24 +11,26 @@ pub struct EtcdProcess {
     child: Child,
 }
 
-/// Where etcd is, if it is anywhere.
-fn binary() -> Option<PathBuf> {
+/// Where etcd is, if it is anywhere; else a word that it is not.
+pub fn binary() -> Option<PathBuf> {
     let given = std::env::var_os("ETCD").map(PathBuf::from);
     let kit = std::env::var_os("KIT_WORK").map_or_else(|| PathBuf::from("/var/tmp/k8s-kit"), PathBuf::from);
-    given.into_iter().chain([kit.join("bin/etcd"), PathBuf::from("/usr/bin/etcd")]).find(|path| path.is_file())
+    let found =
+        given.into_iter().chain([kit.join("bin/etcd"), PathBuf::from("/usr/bin/etcd")]).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("skipped: no etcd here; build it with `e2e/kit/build-tools.sh tools`, or name it in ETCD");
+    }
+    found
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl EtcdProcess {
     /// `None`, with a word why, where there is no etcd.
     pub async fn start(dir: &Path) -> Option<Self> {
-        let Some(binary) = binary() else {
-            eprintln!("skipped: no etcd here; build it with `e2e/kit/build-tools.sh tools`, or name it in ETCD");
-            return None;
-        };
+        let binary = binary()?;
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
         let child = Command::new(binary)
