@@ -6,6 +6,7 @@
 pub mod authenticate;
 pub mod certificate;
 mod feed;
+pub mod front_proxy;
 pub mod node;
 pub mod rbac;
 pub mod rules;

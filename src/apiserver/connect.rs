@@ -131,7 +131,7 @@ fn options_object(subresource: &Subresource, query: &crate::query::Query, path: 
     options
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONNECTION)
         .iter()
@@ -331,7 +331,7 @@ impl Carrier {
 }
 
 /// What belongs to one connection (RFC 9110 §7.6.1).
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

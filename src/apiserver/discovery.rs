@@ -10,13 +10,15 @@ use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, VARY};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::aggregate::{Catalog, Group, Snapshot, Source, Version};
 use crate::filters::Call;
 use crate::negotiate::{self, Accept};
 use crate::respond::{self, Response};
 use crate::served::{KindTable, Served};
 use crate::server::ApiServer;
 
-/// Aggregated documents of one table, made on first use: core and the rest, v2 and v2beta1.
+/// Aggregated documents of one table and one snapshot of aggregated servers, made on first use: core and the rest, v2
+/// and v2beta1.
 #[derive(Default)]
 pub struct Documents([[OnceLock<Document>; 2]; 2]);
 
@@ -25,41 +27,28 @@ struct Document {
     etag: String,
 }
 
-/// The versions of a group in order of preference.
-fn versions<'t>(table: &'t KindTable, group: &str) -> Vec<&'t str> {
-    let mut versions: Vec<&str> = Vec::new();
-    for served in table.all.iter().filter(|s| s.def.gvk.group == group) {
-        if !versions.contains(&served.def.gvk.version.as_str()) {
-            versions.push(&served.def.gvk.version);
-        }
-    }
-    versions
-}
-
-/// Groups but the core one, in their order.
-fn groups(table: &KindTable) -> Vec<&str> {
-    let mut groups: Vec<&str> = Vec::new();
-    for served in &table.all {
-        let group = served.def.gvk.group.as_str();
-        if !group.is_empty() && !groups.contains(&group) {
-            groups.push(group);
-        }
-    }
-    groups
+/// What discovery is told from.
+struct Seen {
+    table: Arc<KindTable>,
+    snapshot: Arc<Snapshot>,
+    catalog: Catalog,
 }
 
 /// Answers the discovery paths; `None` for a path that names nothing.
 pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response> {
-    let table = server.table.load();
+    let (table, snapshot) = (server.table.load_full(), server.aggregator.snapshot());
+    let see =
+        || Seen { catalog: Catalog::new(&table, &snapshot), table: Arc::clone(&table), snapshot: snapshot.clone() };
     let value = match parts {
         ["api"] | ["apis"] => {
             if let Some(beta) = wants_aggregated(call) {
-                return Some(aggregated(&table, call, parts == ["apis"], beta));
+                let documents = server.aggregator.documents(&table, &snapshot);
+                return Some(aggregated(&documents, see, call, parts == ["apis"], beta));
             }
-            if parts == ["api"] { core_versions(server) } else { group_list(&table) }
+            if parts == ["api"] { core_versions(server) } else { group_list(&see()) }
         }
         ["api", version] => resources(&table, "", version)?,
-        ["apis", group] => group_value(&table, group)?,
+        ["apis", group] => group_value(&see(), group)?,
         ["apis", group, version] => resources(&table, group, version)?,
         _ => return None,
     };
@@ -82,22 +71,22 @@ fn core_versions(server: &ApiServer) -> Value {
     })
 }
 
-fn group_list(table: &KindTable) -> Value {
-    let groups: Vec<Value> = groups(table).into_iter().map(|g| group_entry(table, g)).collect();
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+fn group_list(seen: &Seen) -> Value {
+    let named = seen.catalog.groups.iter().filter(|g| !g.name.is_empty());
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": named.map(group_entry).collect::<Vec<_>>()})
 }
 
-fn group_entry(table: &KindTable, group: &str) -> Value {
-    let entry = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    let versions: Vec<Value> = versions(table, group).iter().map(entry).collect();
-    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+fn group_entry(group: &Group) -> Value {
+    let entry = |version: &Version| json!({"groupVersion": format!("{}/{}", group.name, version.name), "version": version.name});
+    let versions: Vec<Value> = group.versions.iter().map(entry).collect();
+    json!({"name": group.name, "preferredVersion": versions.first(), "versions": versions})
 }
 
-fn group_value(table: &KindTable, group: &str) -> Option<Value> {
-    if versions(table, group).is_empty() || group.is_empty() {
+fn group_value(seen: &Seen, group: &str) -> Option<Value> {
+    if group.is_empty() {
         return None;
     }
-    let mut value = group_entry(table, group);
+    let mut value = group_entry(seen.catalog.group(group)?);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
@@ -189,9 +178,9 @@ fn wants_aggregated(call: &Call) -> Option<bool> {
     None
 }
 
-fn aggregated(table: &KindTable, call: &Call, named: bool, beta: bool) -> Response {
-    let document = table.discovery.0[usize::from(named)][usize::from(beta)].get_or_init(|| {
-        let body = aggregated_value(table, named, beta).to_string();
+fn aggregated(documents: &Documents, see: impl Fn() -> Seen, call: &Call, named: bool, beta: bool) -> Response {
+    let document = documents.0[usize::from(named)][usize::from(beta)].get_or_init(|| {
+        let body = aggregated_value(&see(), named, beta).to_string();
         let etag = format!("\"{}\"", upper_hex(&Sha512::digest(&body)));
         Document { body: body.into(), etag }
     });
@@ -219,24 +208,32 @@ pub(crate) fn upper_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
-fn aggregated_value(table: &KindTable, named: bool, beta: bool) -> Value {
-    let groups = if named { groups(table) } else { vec![""] };
+fn aggregated_value(seen: &Seen, named: bool, beta: bool) -> Value {
     let mut items = Vec::new();
-    for group in groups {
-        let versions: Vec<Value> = versions(table, group)
-            .into_iter()
-            .map(|version| {
-                let mut all: Vec<&Arc<Served>> = of_version(table, group, version).collect();
-                all.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
-                let resources: Vec<Value> = all.into_iter().map(|s| aggregated_resource(s)).collect();
-                json!({"version": version, "resources": resources, "freshness": "Current"})
-            })
-            .collect();
-        let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+    for group in seen.catalog.groups.iter().filter(|g| g.name.is_empty() != named) {
+        let versions: Vec<Value> = group.versions.iter().map(|v| aggregated_version(seen, &group.name, v)).collect();
+        let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
         items.push(json!({"metadata": metadata, "versions": versions}));
     }
     let version = if beta { "apidiscovery.k8s.io/v2beta1" } else { "apidiscovery.k8s.io/v2" };
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
+}
+
+fn aggregated_version(seen: &Seen, group: &str, version: &Version) -> Value {
+    let name = &version.name;
+    if matches!(version.source, Source::Remote) {
+        let told = seen.snapshot.remote(group, name).and_then(|remote| remote.told.clone()).unwrap_or_default();
+        let freshness = if told.current { "Current" } else { "Stale" };
+        let mut value = json!({"version": name, "freshness": freshness});
+        if told.resources.as_array().is_some_and(|list| !list.is_empty()) {
+            value["resources"] = told.resources.clone();
+        }
+        return value;
+    }
+    let mut all: Vec<&Arc<Served>> = of_version(&seen.table, group, name).collect();
+    all.sort_by(|a, b| a.def.resource.cmp(&b.def.resource));
+    let resources: Vec<Value> = all.into_iter().map(|s| aggregated_resource(s)).collect();
+    json!({"version": name, "resources": resources, "freshness": "Current"})
 }
 
 fn aggregated_resource(served: &Served) -> Value {

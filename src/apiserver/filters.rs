@@ -196,6 +196,7 @@ async fn identify(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo, Sta
         None => server.authenticator.authenticate(parts).await?,
     };
     parts.headers.remove(http::header::AUTHORIZATION);
+    crate::auth::front_proxy::clear(&mut parts.headers);
     impersonation::apply(server, user, parts).await
 }
 

@@ -4,6 +4,7 @@
 //! every request, from a socket or in memory, goes through the one chain in [`filters`]; stored bytes are copied, not
 //! encoded again.
 
+pub mod aggregate;
 pub mod auth;
 pub mod cache;
 pub mod codec;

@@ -253,6 +253,7 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
         "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"37\"}} 1",
         crate::health::GIT_VERSION
     )?;
+    server.aggregator.metrics(out)?;
     process(server, out)
 }
 

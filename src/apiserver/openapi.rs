@@ -9,8 +9,10 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY,
 };
 use http::{HeaderMap, HeaderValue};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::aggregate::{self, Snapshot};
 use crate::discovery::upper_hex;
 use crate::filters::Call;
 use crate::negotiate::JSON;
@@ -50,14 +52,25 @@ fn hash(resources: &[Resource]) -> String {
 /// Answers an OpenAPI path; `None` for one that names nothing.
 pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Option<Response> {
     let table = server.table.load_full();
+    let snapshot = server.aggregator.snapshot();
     match parts {
-        ["openapi", "v2"] => Some(v2(server, table, call).await),
+        ["openapi", "v2"] => Some(v2(server, table, &snapshot, call).await),
         ["openapi", "v3"] => {
             let groups = by_version(&table);
-            let index = Documents::v3_index(groups.iter().map(|(gv, resources)| (gv, hash(resources))));
+            let mut index = Documents::v3_index(groups.iter().map(|(gv, resources)| (gv, hash(resources))));
+            aggregate::openapi::extend_index(&snapshot, &mut index);
             Some(respond::bytes(200, JSON, index.to_string()))
         }
         ["openapi", "v3", "api", version] => v3(server, table, call, GroupVersion::new("", *version)).await,
+        ["openapi", "v3", "apis", group, version] if snapshot.remote(group, version).is_some() => {
+            // Documents that the other server has itself went there before.
+            match snapshot.remote(group, version)?.document()? {
+                aggregate::openapi::Place::Served => None,
+                aggregate::openapi::Place::Made(part) => {
+                    made_v3(server, call, GroupVersion::new(*group, *version), part).await
+                }
+            }
+        }
         ["openapi", "v3", "apis", group, version] => v3(server, table, call, GroupVersion::new(*group, *version)).await,
         _ => None,
     }
@@ -66,30 +79,54 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Opti
 async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: GroupVersion) -> Option<Response> {
     let resources = by_version(&table).remove(&gv)?;
     let current = hash(&resources);
-    let asked = call.query.get("hash");
-    if asked.is_some_and(|asked| asked != current) {
-        let mut response = respond::text(301, "");
-        let url = format!("{}?hash={current}", call.info.path);
-        response.headers_mut().insert(LOCATION, HeaderValue::from_str(&url).ok()?);
-        return Some(response);
+    if let Some(elsewhere) = redirected(call, &current) {
+        return Some(elsewhere);
     }
     let documents = Arc::clone(&server.openapi);
     // A document is good as long as its own resources are, whatever comes and goes beside them.
     let generation = current.get(..16).and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or_default();
     let made = make(move || documents.v3(&gv, generation, || resources)).await;
-    let mut response = document(call, made, JSON);
-    if asked.is_some() {
+    Some(cached(server, call, document(call, made, JSON)))
+}
+
+/// A version 3 document made from another server's version 2 document.
+async fn made_v3(server: &Arc<ApiServer>, call: &Call, gv: GroupVersion, part: Arc<Value>) -> Option<Response> {
+    let fingerprint = aggregate::openapi::fingerprint(&part);
+    if let Some(elsewhere) = redirected(call, &format!("{fingerprint:016X}")) {
+        return Some(elsewhere);
+    }
+    let documents = Arc::clone(&server.openapi);
+    let made = make(move || documents.v3_of_part(&gv, fingerprint, &part)).await;
+    Some(cached(server, call, document(call, made, JSON)))
+}
+
+/// Where the document is now, if another was asked for.
+fn redirected(call: &Call, current: &str) -> Option<Response> {
+    call.query.get("hash").filter(|asked| *asked != current)?;
+    let mut response = respond::text(301, "");
+    let url = format!("{}?hash={current}", call.info.path);
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&url).ok()?);
+    Some(response)
+}
+
+/// With headers that let a document be kept whose hash was asked for.
+fn cached(server: &ApiServer, call: &Call, mut response: Response) -> Response {
+    if call.query.get("hash").is_some() {
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
         // A year: the hash in the URL changes with the document.
         let expires = server.clock.now() + jiff::SignedDuration::from_hours(24 * 365);
         let text = expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        headers.insert(EXPIRES, HeaderValue::from_str(&text).ok()?);
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(EXPIRES, value);
+        }
     }
-    Some(response)
+    response
 }
 
-async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call) -> Response {
+async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, snapshot: &Snapshot, call: &Call) -> Response {
+    let others = aggregate::openapi::parts(snapshot);
+    let generation = aggregate::openapi::generation(table.generation, &others);
     let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let protobuf = accept.split(',').any(|clause| {
         let name = clause.split(';').next().unwrap_or_default().trim();
@@ -99,9 +136,9 @@ async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call) -> Resp
     let made = make(move || {
         let groups = || by_version(&table).into_iter().collect();
         if protobuf {
-            documents.v2_protobuf(table.generation, groups)
+            documents.v2_protobuf(generation, groups, &others)
         } else {
-            documents.v2_json(table.generation, groups)
+            documents.v2_json(generation, groups, &others)
         }
     })
     .await;

@@ -6,6 +6,7 @@ use api::Status;
 use axum::body::Body;
 use http::{Method, Request};
 
+use crate::aggregate;
 use crate::discovery;
 use crate::filters::{self, Call};
 use crate::health;
@@ -21,6 +22,9 @@ pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response 
 
 /// After the filters: to a verb, or to one of the server's own documents.
 pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
+    if let Some(remote) = server.aggregator.route(&call.info.path) {
+        return aggregate::proxy::serve(server, call, &remote).await;
+    }
     if call.info.is_resource {
         return verbs::serve(server, call).await;
     }
@@ -67,6 +71,10 @@ fn paths(server: &ApiServer) -> Response {
             paths.push(format!("/apis/{}", gvk.group));
             paths.push(format!("/apis/{}/{}", gvk.group, gvk.version));
         }
+    }
+    for remote in server.aggregator.snapshot().all() {
+        paths.push(format!("/apis/{}", remote.group));
+        paths.push(remote.path());
     }
     paths.sort();
     paths.dedup();

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::auth::ConnectionIdentity;
+use crate::auth::front_proxy::FrontProxy;
 use crate::server::ApiService;
 
 /// A handshake that takes longer is given up.
@@ -39,6 +40,8 @@ pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     /// What client certificates are checked against.
     pub client_authority: CertificateDer<'static>,
+    /// Whose word is taken for who asks; `None`: nobody's.
+    pub front_proxy: Option<FrontProxy>,
 }
 
 /// Serves connections until `shutdown`, then lets open requests end. Returns when all connections are closed.
@@ -68,6 +71,7 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
                     acceptor: acceptor.clone(),
                     builder: Arc::clone(&builder),
                     authority: tls.client_authority.clone(),
+                    proxies: tls.front_proxy.clone(),
                     service: service.clone(),
                     shutdown: shutdown.clone(),
                 };
@@ -94,6 +98,7 @@ struct Connection {
     acceptor: TlsAcceptor,
     builder: Arc<auto::Builder<TokioExecutor>>,
     authority: CertificateDer<'static>,
+    proxies: Option<FrontProxy>,
     service: ApiService,
     shutdown: Shutdown,
 }
@@ -113,7 +118,7 @@ impl Connection {
         let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?;
         let Some(stream) = accepted? else { return Ok(()) };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let identity = ConnectionIdentity::from_chain(chain, &self.authority);
+        let identity = ConnectionIdentity::from_chain(chain, &self.authority, self.proxies.as_ref());
         let service = self.service;
         let answer = service_fn(move |request: Request<Incoming>| {
             let service = service.clone();

@@ -64,7 +64,6 @@ pub struct KindTable {
     by_gvr: HashMap<Gvr, Arc<Served>>,
     /// In the order they were given, which is discovery's order within a version.
     pub all: Vec<Arc<Served>>,
-    pub(crate) discovery: crate::discovery::Documents,
     /// Grows with every table.
     pub(crate) generation: u64,
 }

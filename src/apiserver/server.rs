@@ -20,9 +20,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use storage::Store;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::aggregate::Aggregator;
 use crate::connect::Kubelets;
 use crate::filters::Authenticate;
 use crate::metrics::Metrics;
@@ -54,6 +55,8 @@ pub struct Config {
     /// `--max-mutating-requests-inflight`).
     pub reads_in_flight_max: usize,
     pub writes_in_flight_max: usize,
+    /// What is shown to aggregated API servers; `None`: nothing.
+    pub front_proxy: Option<pki::Leaf>,
 }
 
 /// The server. Shared by its services, its registry and its plugins.
@@ -76,6 +79,10 @@ pub struct ApiServer {
     pub(crate) documents: Vec<(String, Value)>,
     /// Connections to webhooks; see [`api::webhook::Webhooks`], which the server implements.
     pub(crate) webhooks: Connections,
+    /// Groups and versions that other servers serve.
+    pub(crate) aggregator: Aggregator,
+    /// Generation of `table`.
+    tables: watch::Sender<u64>,
 }
 
 /// Requests being served, against their limits.
@@ -121,6 +128,8 @@ impl ApiServer {
         metrics.set_start(config.clock.now().as_duration().as_secs_f64());
         Arc::new(Self {
             webhooks: Connections::new(tasks.clone(), config.shutdown.clone()),
+            aggregator: Aggregator::new(config.front_proxy),
+            tables: watch::Sender::new(table.generation),
             advertise: config.advertise,
             kubelets: config.kubelets,
             metrics,
@@ -169,6 +178,12 @@ impl ApiServer {
         let table = Arc::new(KindTable::new(&kinds, &old, &self.objects.store, &self.tasks, &self.shutdown));
         self.table.store(Arc::clone(&table));
         old.retire(&table);
+        self.tables.send_replace(table.generation);
+    }
+
+    /// Tells when the table of kinds has changed.
+    pub(crate) fn table_changes(&self) -> watch::Receiver<u64> {
+        self.tables.subscribe()
     }
 
     /// A cache of a prefix that no served kind has.

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::selector::LabelSelector;
 use api::services::Registry;
 use api::webhook::{Place, Target, WebhookError, Webhooks};
-use api::{Gvr, Object};
+use api::{Gvr, Object, Status};
 use async_trait::async_trait;
 use base::Shutdown;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use crate::cache::view::Selection;
 use crate::server::ApiServer;
 
 /// Go's `http.Transport.IdleConnTimeout` as client-go sets it.
@@ -75,18 +77,26 @@ impl Connections {
             .map_err(|_| WebhookError::Config(format!("invalid server name {server_name:?}")))?;
         let config = pki::serving::bundle_client_config(bundle)
             .map_err(|e| WebhookError::Config(base::chain(&e).to_string()))?;
-        let executor = Tasks { tasks: self.tasks.clone(), shutdown: self.shutdown.clone() };
-        let client = Client::builder(executor)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_PER_ADDRESS)
-            .build(Connector { name, config: Arc::new(config) });
+        let client = pooled(self.tasks.clone(), self.shutdown.clone(), Connector::new(name, Arc::new(config)));
         if clients.len() >= CLIENTS_MAX {
             clients.shift_remove_index(0);
         }
         clients.insert(key, client.clone());
         Ok(client)
     }
+}
+
+/// A client that keeps idle connections for a while. They are tasks of the server.
+pub(crate) fn pooled<B>(tasks: TaskTracker, shutdown: Shutdown, connector: Connector) -> Client<Connector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    Client::builder(Tasks { tasks, shutdown })
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        .pool_max_idle_per_host(IDLE_PER_ADDRESS)
+        .build(connector)
 }
 
 /// Runs connections as tasks of the server, which end with it.
@@ -115,9 +125,15 @@ where
 
 /// Opens TLS connections to the address in the URI, whatever the certificate's name.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
+}
+
+impl Connector {
+    pub fn new(name: ServerName<'static>, config: Arc<ClientConfig>) -> Self {
+        Self { name, config }
+    }
 }
 
 impl tower::Service<Uri> for Connector {
@@ -166,7 +182,7 @@ fn tls_error(error: io::Error) -> io::Error {
 }
 
 /// A TLS connection as hyper's pool wants it.
-struct Secured(TokioIo<TlsStream<TcpStream>>);
+pub(crate) struct Secured(TokioIo<TlsStream<TcpStream>>);
 
 impl Connection for Secured {
     fn connected(&self) -> Connected {
@@ -251,7 +267,7 @@ async fn call(server: &ApiServer, target: &Target, url: &str, body: Bytes) -> Re
 }
 
 /// The text of the cause at the end of the chain: what is around it is hyper's.
-fn innermost(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -293,7 +309,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
 }
 
 /// `host:port` of one of a Service's ready endpoints, at random, those of the first IP family first.
-async fn resolve(server: &ApiServer, namespace: &str, name: &str, port: u16) -> Result<String, String> {
+pub(crate) async fn resolve(server: &ApiServer, namespace: &str, name: &str, port: u16) -> Result<String, String> {
     let services = Gvr::new("", "v1", "services");
     let service = Registry::get(server, &services, namespace, name).await.map_err(|status| match status.code {
         404 => format!("service {name:?} not found"),
@@ -312,9 +328,7 @@ async fn resolve(server: &ApiServer, namespace: &str, name: &str, port: u16) -> 
     let Some(wanted) = wanted else { return Err(format!("no service port {port} found for service {name:?}")) };
     let port_name = wanted.get("name").and_then(Value::as_str).unwrap_or_default();
     let family = service.array(&["spec", "ipFamilies"]).first().and_then(Value::as_str).unwrap_or("IPv4").to_owned();
-    let slices = Gvr::new("discovery.k8s.io", "v1", "endpointslices");
-    let mut slices = Registry::list(server, &slices, namespace).await.map_err(|status| status.message)?;
-    slices.retain(|slice| slice.label("kubernetes.io/service-name") == Some(name));
+    let slices = endpoint_slices(server, namespace, name).await.map_err(|status| status.message)?;
     let (preferred, others): (Vec<&Object>, Vec<&Object>) =
         slices.iter().partition(|slice| slice.str(&["addressType"]) == Some(family.as_str()));
     for group in [preferred, others] {
@@ -324,6 +338,18 @@ async fn resolve(server: &ApiServer, namespace: &str, name: &str, port: u16) -> 
         }
     }
     Err(format!("no endpoints available for service {name:?}"))
+}
+
+/// The EndpointSlices of a Service.
+pub(crate) async fn endpoint_slices(server: &ApiServer, namespace: &str, name: &str) -> Result<Vec<Object>, Status> {
+    let served = server.served(&Gvr::new("discovery.k8s.io", "v1", "endpointslices"))?;
+    let stored = served.stored()?;
+    stored.cache.fresh().await?;
+    let mut selection = Selection::everything(Arc::clone(&stored.view), namespace);
+    selection.labels = LabelSelector::parse(&format!("kubernetes.io/service-name={name}"))
+        .map_err(|why| Status::bad_request(why.to_string()))?;
+    let listing = stored.cache.list(&selection, "", 0);
+    listing.entries.iter().map(|entry| stored.view.object(entry)).collect()
 }
 
 /// The ready addresses of a slice at the port of this name.

@@ -31,6 +31,8 @@ pub struct Credentials {
     pub ca: Arc<CertificateAuthority>,
     /// Signs the front proxy's client certificate, which aggregated API servers trust.
     pub front_proxy_ca: CertificateAuthority,
+    /// What the API server shows to them.
+    pub front_proxy_client: Leaf,
     pub tokens: Arc<TokenSigner>,
     server_spec: LeafSpec,
     pub serving: Arc<ServingCertificate>,
@@ -60,6 +62,8 @@ impl Credentials {
         let kubelet = ca.load_or_issue(&dir, "kubelet", &kubelet_spec, clock.as_ref())?;
         let client = LeafSpec::client("kube-apiserver-kubelet-client", &["kubeadm:cluster-admins", api::user::MASTERS]);
         let kubelet_client = ca.load_or_issue(&dir, "kube-apiserver-kubelet-client", &client, clock.as_ref())?;
+        let proxy = LeafSpec::client(apiserver::auth::front_proxy::ALLOWED_NAME, &[]);
+        let front_proxy_client = front_proxy_ca.load_or_issue(&dir, "front-proxy-client", &proxy, clock.as_ref())?;
         let admin = LeafSpec::client("system:admin", &[api::user::MASTERS]);
         let admin = ca.load_or_issue(&dir, "admin", &admin, clock.as_ref())?;
         Ok(Self {
@@ -67,6 +71,7 @@ impl Credentials {
             kubelet_serving: ServingCertificate::new(&kubelet)?,
             ca: Arc::new(ca),
             front_proxy_ca,
+            front_proxy_client,
             tokens: Arc::new(tokens),
             server_spec,
             kubelet_spec,

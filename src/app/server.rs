@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::UserInfo;
+use apiserver::aggregate::trust::Trust;
+use apiserver::auth::front_proxy::{self, FrontProxy};
 use apiserver::auth::node::NodeAuthorizer;
 use apiserver::auth::rbac::Rbac;
 use apiserver::auth::tokens::ServiceAccountTokens;
@@ -177,17 +179,29 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         format!("cannot listen on {address}: is another server running? (--https-listen-port, --bind-address)")
     })?;
     let authority = credentials.ca.cert_der().clone();
-    let config = credentials.serving.server_config(std::slice::from_ref(&authority), &[b"h2", b"http/1.1"])?;
-    let tls = Tls { config: Arc::new(config), client_authority: authority };
+    let front_proxy = FrontProxy {
+        authority: credentials.front_proxy_ca.cert_der().clone(),
+        allowed_names: vec![front_proxy::ALLOWED_NAME.to_owned()],
+    };
+    let asked_for = [authority.clone(), front_proxy.authority.clone()];
+    let config = credentials.serving.server_config(&asked_for, &[b"h2", b"http/1.1"])?;
+    let tls = Tls { config: Arc::new(config), client_authority: authority, front_proxy: Some(front_proxy) };
     serving.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), serving.shutdown.clone()));
     serving.tasks.spawn(crate::memory::trim_after_bursts(Arc::clone(&api), serving.shutdown.clone()));
     serving.tasks.spawn(credentials.clone().renew(serving.shutdown.clone()));
+
+    serving.tasks.spawn(apiserver::aggregate::run(api.clone(), serving.shutdown.clone()));
 
     // What every cluster has.
     let connect = Clients { service: api.service() };
     let loopback = connect.superuser();
     rbac.synced().await;
     bootstrap::apply_all(&loopback, kinds::bootstrap::objects()).await.context("cannot create the first objects")?;
+    let trust = Trust {
+        client_ca: credentials.ca.cert_pem().to_owned(),
+        front_proxy_ca: credentials.front_proxy_ca.cert_pem().to_owned(),
+    };
+    serving.tasks.spawn(apiserver::aggregate::trust::run(api.clone(), trust, serving.shutdown.clone()));
     let mut advertise = vec![identity.advertise];
     let mut entry = None;
     if datastore.is_shared() {
@@ -416,6 +430,7 @@ fn make_api_server(
         documents: issuer_documents(credentials.tokens.as_ref()),
         reads_in_flight_max: READS_IN_FLIGHT_MAX,
         writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
+        front_proxy: Some(credentials.front_proxy_client.clone()),
     });
     tokens.set_registry(api.services().registry);
     Ok((api, rbac))

@@ -7,7 +7,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::non_negative;
-use crate::columns::{age, column, integer, name, name_as, string, text};
+use crate::columns::{age, integer, name, name_as, string, text};
 use crate::core::event;
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill, items_mut};
@@ -301,43 +301,4 @@ fn migration_status(object: &api::Object, old: &api::Object) -> ErrorList {
         wrong("Failed condition cannot be set to false once it is true");
     }
     errors
-}
-
-/// `apiregistration.k8s.io`.
-pub(crate) fn extensions(kind: &str) -> Option<Extra> {
-    Some(match kind {
-        "APIService" => {
-            let columns = vec![
-                name(),
-                text("Service", |o, _| {
-                    let service = dig(o, &["spec", "service"]);
-                    if service.is_null() {
-                        return "Local".into();
-                    }
-                    format!("{}/{}", service.text("namespace"), service.text("name")).into()
-                }),
-                column("Available", "string", "", "", 0, |o, _| available(o).into()),
-                age(),
-            ];
-            let rules = Rules {
-                default: |object| {
-                    if let Some(service) = crate::json::existing_at(&mut object.0, &["spec", "service"]) {
-                        fill(service, "port", 443);
-                    }
-                },
-                ..Rules::GENERIC
-            };
-            Extra::new(rules, columns)
-        }
-        _ => return None,
-    })
-}
-
-fn available(object: &api::Object) -> String {
-    let conditions = object.array(&["status", "conditions"]);
-    match conditions.iter().find(|c| c.text("type") == "Available") {
-        None => "Unknown".to_owned(),
-        Some(c) if c.text("status") == "True" => "True".to_owned(),
-        Some(c) => format!("{} ({})", c.text("status"), c.text("reason")),
-    }
 }

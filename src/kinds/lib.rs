@@ -5,6 +5,7 @@
 //! what actions and hooks need of other objects they ask of [`api::services::Registry`].
 
 pub mod apiextensions;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -72,7 +73,7 @@ fn extra(facts: &ResourceFacts, config: &Config) -> Extra {
         "" => core::extra(kind, config),
         "admissionregistration.k8s.io" => groups::admission_registration(kind),
         "apiextensions.k8s.io" => apiextensions::extra(kind),
-        "apiregistration.k8s.io" => groups::extensions(kind),
+        "apiregistration.k8s.io" => apiregistration::extra(kind),
         "apps" => apps::extra(kind),
         "authentication.k8s.io" | "authorization.k8s.io" => reviews::extra(kind),
         "autoscaling" => autoscaling::extra(kind, &facts.gvk.version),

@@ -163,11 +163,17 @@ pub fn client_config(roots: &[CertificateDer<'static>], leaf: Option<&Leaf>) -> 
     }
 }
 
-/// A client configuration that trusts the certificates of a PEM bundle, or the system's roots if it is empty.
+/// [`bundle_client_config_as`] without a certificate of one's own.
+pub fn bundle_client_config(bundle: &[u8]) -> Result<rustls::ClientConfig, PkiError> {
+    bundle_client_config_as(bundle, None)
+}
+
+/// A client configuration that trusts the certificates of a PEM bundle, or the system's roots if it is empty, and shows
+/// `leaf`, if given.
 ///
 /// As Go does, a certificate that is itself in the bundle is trusted, authority or not: self-signed serving
 /// certificates are common.
-pub fn bundle_client_config(bundle: &[u8]) -> Result<rustls::ClientConfig, PkiError> {
+pub fn bundle_client_config_as(bundle: &[u8], leaf: Option<&Leaf>) -> Result<rustls::ClientConfig, PkiError> {
     let mut roots = RootCertStore::empty();
     let mut pinned = Vec::new();
     if bundle.is_empty() {
@@ -186,12 +192,76 @@ pub fn bundle_client_config(bundle: &[u8]) -> Result<rustls::ClientConfig, PkiEr
             Err(error) => return Err(PkiError::Tls(rustls::Error::General(error.to_string()))),
         };
     let verifier = BundleVerifier { webpki, pinned, provider: provider.clone() };
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
+    verified_by(Arc::new(verifier), provider, leaf)
+}
+
+/// A client configuration that takes any server certificate and shows `leaf`, if given.
+pub fn unverified_client_config(leaf: Option<&Leaf>) -> Result<rustls::ClientConfig, PkiError> {
+    let provider = Arc::new(default_provider());
+    verified_by(Arc::new(Unverified(provider.clone())), provider, leaf)
+}
+
+fn verified_by(
+    verifier: Arc<dyn ServerCertVerifier>,
+    provider: Arc<CryptoProvider>,
+    leaf: Option<&Leaf>,
+) -> Result<rustls::ClientConfig, PkiError> {
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(PkiError::Tls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(verifier);
+    match leaf {
+        None => Ok(builder.with_no_client_auth()),
+        Some(leaf) => {
+            let (chain, key) = parse(leaf)?;
+            builder.with_client_auth_cert(chain, key).map_err(PkiError::Tls)
+        }
+    }
+}
+
+/// The certificates of a leaf, its own first.
+pub fn certificates(leaf: &Leaf) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    parse(leaf).map(|(chain, _)| chain)
+}
+
+/// Takes any certificate: for servers that users told us not to verify.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &rustls_pki_types::ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// The usual verification, and certificates that are in the bundle themselves.

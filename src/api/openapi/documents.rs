@@ -46,6 +46,13 @@ impl Document {
     }
 }
 
+/// The version 2 document of what is served here and elsewhere.
+fn whole(builder: &Builder<'_>, groups: &[(GroupVersion, Vec<Resource>)], others: &[Arc<Value>]) -> Value {
+    let mut document = builder.v2(groups);
+    others.iter().for_each(|part| super::merge(&mut document, part));
+    document
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
@@ -92,22 +99,31 @@ impl Documents {
         })
     }
 
-    /// `/openapi/v2` as JSON.
+    /// `/openapi/v3/apis/GROUP/VERSION` of another server, from its part of a version 2 document.
+    pub fn v3_of_part(&self, gv: &GroupVersion, generation: u64, part: &Value) -> Arc<Document> {
+        self.get(Key::V3(gv.clone()), generation, |_| serde_json::to_vec(&super::to_v3(part)).unwrap_or_default())
+    }
+
+    /// `/openapi/v2` as JSON, with the parts of other servers.
     pub fn v2_json(
         &self,
         generation: u64,
         groups: impl FnOnce() -> Vec<(GroupVersion, Vec<Resource>)>,
+        others: &[Arc<Value>],
     ) -> Arc<Document> {
-        self.get(Key::V2Json, generation, |builder| serde_json::to_vec(&builder.v2(&groups())).unwrap_or_default())
+        self.get(Key::V2Json, generation, |builder| {
+            serde_json::to_vec(&whole(builder, &groups(), others)).unwrap_or_default()
+        })
     }
 
-    /// `/openapi/v2` as `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`.
+    /// [`Documents::v2_json`] as `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`.
     pub fn v2_protobuf(
         &self,
         generation: u64,
         groups: impl FnOnce() -> Vec<(GroupVersion, Vec<Resource>)>,
+        others: &[Arc<Value>],
     ) -> Arc<Document> {
-        self.get(Key::V2Protobuf, generation, |builder| super::encode_v2(&builder.v2(&groups())))
+        self.get(Key::V2Protobuf, generation, |builder| super::encode_v2(&whole(builder, &groups(), others)))
     }
 
     fn get(&self, key: Key, generation: u64, make: impl FnOnce(&Builder<'_>) -> Vec<u8>) -> Arc<Document> {

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::certificate::ConnectionIdentity;
+use super::front_proxy;
 
 /// Turns a request's credentials into a user.
 pub struct Authenticator {
@@ -21,7 +22,7 @@ impl Authenticator {
         Self { tokens, clock }
     }
 
-    /// The identity of an in-memory caller, of a client certificate or of a bearer token, in this order; without any
+    /// The identity of an in-memory caller, of whom a front proxy names, of a client certificate or of a bearer token, in this order; without any
     /// credentials the anonymous user. Credentials that are present and no good are a 401.
     pub async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, Status> {
         if let Some(user) = parts.extensions.get::<UserInfo>() {
@@ -29,6 +30,11 @@ impl Authenticator {
         }
         let now = self.clock.now().as_second();
         let identity = parts.extensions.get::<ConnectionIdentity>();
+        if identity.is_some_and(|identity| identity.is_proxy(now))
+            && let Some(user) = front_proxy::user(&parts.headers)
+        {
+            return Ok(user);
+        }
         if let Some(user) = identity.and_then(|identity| identity.user(now)) {
             return Ok(user.clone());
         }

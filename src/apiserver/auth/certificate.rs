@@ -6,6 +6,8 @@ use api::UserInfo;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
+use super::front_proxy::{FrontProxy, Validity};
+
 /// What the listener learned of a connection's client certificate. An extension of every request on it.
 ///
 /// The handshake has proved that the peer holds the leaf's key and nothing else; whether the certificate is trusted and
@@ -14,6 +16,8 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionIdentity {
     client: Option<Client>,
+    /// The certificate is a front proxy's: whom its requests' headers name is asking.
+    proxy: Option<Validity>,
     refused: bool,
 }
 
@@ -26,17 +30,29 @@ struct Client {
 }
 
 impl ConnectionIdentity {
-    /// Reads the peer's chain, leaf first, against the authority. The reason why a leaf is not trusted is logged at
-    /// debug level.
-    pub fn from_chain(chain: &[CertificateDer<'_>], authority: &CertificateDer<'_>) -> Self {
+    /// Reads the peer's chain, leaf first, against the authorities of clients and of front proxies. The reason why a
+    /// leaf is not trusted is logged at debug level.
+    pub fn from_chain(
+        chain: &[CertificateDer<'_>],
+        authority: &CertificateDer<'_>,
+        proxies: Option<&FrontProxy>,
+    ) -> Self {
         let Some(leaf) = chain.first() else { return Self::default() };
+        let proxy = proxies.and_then(|proxies| proxies.recognise(leaf));
         match read(leaf, authority) {
-            Ok(client) => Self { client: Some(client), refused: false },
+            Ok(client) => Self { client: Some(client), proxy, refused: false },
             Err(why) => {
-                tracing::debug!(why, "client certificate refused");
-                Self { client: None, refused: true }
+                if proxy.is_none() {
+                    tracing::debug!(why, "client certificate refused");
+                }
+                Self { client: None, proxy, refused: true }
             }
         }
+    }
+
+    /// Whether the connection is a front proxy's at `now` (seconds since the epoch).
+    pub fn is_proxy(&self, now: i64) -> bool {
+        self.proxy.is_some_and(|validity| validity.not_before <= now && now <= validity.not_after)
     }
 
     /// A certificate was shown that is not of ours, or is outside its validity (a valid one makes a user first).

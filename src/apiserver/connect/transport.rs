@@ -8,10 +8,8 @@ use api::kind::{ConnectTarget, Tls};
 use axum::body::Body;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -42,7 +40,12 @@ pub async fn connect(server: &ApiServer, target: &ConnectTarget) -> io::Result<S
                     server.kubelets.as_ref().ok_or_else(|| io::Error::other("no kubelet client certificate"))?;
                 secure(server, stream, Arc::clone(&kubelets.tls), target).await
             }
-            Tls::Insecure => secure(server, stream, unverified()?, target).await,
+            Tls::Insecure => {
+                // Upstream's proxy transport: `InsecureSkipVerify`. What is behind `https:` names has certificates of
+                // its own.
+                let config = pki::serving::unverified_client_config(None).map_err(io::Error::other)?;
+                secure(server, stream, Arc::new(config), target).await
+            }
         }
     };
     tokio::time::timeout(DIAL_TIMEOUT, dial).await.unwrap_or_else(|_| {
@@ -88,55 +91,4 @@ where
         }
     });
     Ok(sender)
-}
-
-/// Upstream's proxy transport: `InsecureSkipVerify`.
-fn unverified() -> io::Result<Arc<ClientConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-/// Takes any certificate: pods and services behind `https:` names have certificates of their own.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

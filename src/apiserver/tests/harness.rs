@@ -215,6 +215,7 @@ impl Harness {
             texts: Default::default,
             reads_in_flight_max: 400,
             writes_in_flight_max: 200,
+            front_proxy: None,
         });
         Self { server, shutdown, _dir: dir }
     }

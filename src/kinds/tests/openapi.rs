@@ -156,7 +156,7 @@ fn documents_are_kept_until_the_generation_changes() {
             let document = documents.v3(&gv, 1, || resources);
             std::fs::write(format!("{dir}/{}_{}.json", gv.group, gv.version), document.plain()).unwrap();
         }
-        std::fs::write(format!("{dir}/v2.json"), documents.v2_json(1, groups).plain()).unwrap();
-        std::fs::write(format!("{dir}/v2.pb"), documents.v2_protobuf(1, groups).plain()).unwrap();
+        std::fs::write(format!("{dir}/v2.json"), documents.v2_json(1, groups, &[]).plain()).unwrap();
+        std::fs::write(format!("{dir}/v2.pb"), documents.v2_protobuf(1, groups, &[]).plain()).unwrap();
     }
 }
