@@ -88,6 +88,7 @@ impl Harness {
             texts: Default::default,
             reads_in_flight_max: 400,
             writes_in_flight_max: 200,
+            front_proxy: None,
         });
         let (sender, ready) = tokio::sync::oneshot::channel();
         let definitions = Arc::new(CustomResources { webhooks: None });
