@@ -21,6 +21,7 @@ launch() {
   setsid "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --kubelet-port "$KUBELET_PORT" --node-name "$NAME" \
     --bridge "$NAME"0 --cluster-cidr "10.$NET.0.0/16" --service-cidr "10.$((NET + 1)).0.0/16" --resolv-conf "$DIR/resolv.conf" \
     --eviction-hard 'nodefs.available<1%,imagefs.available<1%,nodefs.inodesFree<1%,memory.available<50Mi' \
+    --kubelet-arg image-gc-high-threshold=100 \
     --private-registry "$DIR/registries.yaml" ${SKIFF_ARGS:-} >> "$DIR/log" 2>&1 < /dev/null &
   echo $! > "$DIR/pid"
 }
