@@ -157,12 +157,12 @@ export -f value same; export K NS HN
 
 check 'fetch the dependency' 'Deleting outdated charts|Saving 1 charts' $H dependency update $C
 check 'lint' '0 chart\(s\) failed' $H lint $C
-check 'a dry run by the server' 'namespace: "default"' $H install shop $C -n default --dry-run=server
 check 'install' 'STATUS: deployed' $HN install shop $C --create-namespace --wait --timeout 80s
 check 'the hook ran before it' 'pre-install 1' $K -n $NS logs job/shop-pre-install
 check 'lookup saw the cluster, capabilities its API' '^true$' bash -c 'value has'
 check 'the dependency is there with its values' '^large red$' $K -n $NS get cm shop-cache -o 'jsonpath={.data.size} {.data.color}'
 check 'the CRD is there, and an object with its defaults' '^sweet 3$' $K -n $NS get flavor shop -o 'jsonpath={.spec.taste} {.spec.level}'
+check 'a dry run by the server' 'namespace: "default"' $H install shop $C -n default --dry-run=server
 check 'the pod runs' '1/1' $K -n $NS get deploy shop
 check 'the live state is the manifest' 'no difference' bash -c same
 check 'list' 'shop.*deployed' $HN list

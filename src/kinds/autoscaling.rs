@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::columns::{age, name, number, text};
 use crate::define::Extra;
-use crate::json::{Json, Members, child, dig, existing, fill};
+use crate::json::{Json, Members, absent, child, dig, existing, fill};
 use crate::rules::Rules;
 
 use validate::{status, validate};
@@ -79,13 +79,6 @@ fn default(object: &mut Object) {
     }
     if let Some(behavior) = existing(spec, "behavior") {
         behavior_defaults(behavior);
-    }
-}
-
-/// Fills what is not there at all; an empty text is no nil pointer.
-fn absent(map: &mut Members, key: &str, value: &str) {
-    if !map.has(key) {
-        map.insert(key.to_owned(), value.into());
     }
 }
 

@@ -17,6 +17,33 @@ use crate::json::{Json, child, dig, existing, fill, items_mut, restore, same};
 use crate::rules::Rules;
 use crate::{signers, timestamp};
 
+/// What a certificate may be for, in the alphabet's order (`allValidUsages`).
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
 /// What is special about a kind of this group.
 pub(crate) fn extra(kind: &str) -> Option<Extra> {
     Some(match kind {
@@ -162,6 +189,12 @@ fn validate(object: &Object) -> ErrorList {
     let request = STANDARD.decode(spec.text("request")).unwrap_or_default();
     if !String::from_utf8_lossy(&request).contains("-----BEGIN CERTIFICATE REQUEST-----") {
         errors.push(Error::invalid(at.child("request"), Value::Null, "PEM block type must be CERTIFICATE REQUEST"));
+    }
+    for (i, usage) in spec.list("usages").iter().enumerate() {
+        let usage = usage.as_str().unwrap_or_default();
+        if !USAGES.contains(&usage) {
+            errors.push(Error::not_supported(at.child("usages").index(i), usage, USAGES));
+        }
     }
     if spec.count("usages") == 0 {
         errors.push(Error::required(at.child("usages"), ""));

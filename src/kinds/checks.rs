@@ -124,6 +124,15 @@ pub(crate) fn template_meta(errors: &mut ErrorList, path: &Path, metadata: &Valu
     }
 }
 
+/// `IsDecremented` of a status' count of collisions.
+pub(crate) fn not_decremented(errors: &mut ErrorList, object: &api::Object, old: &api::Object) {
+    let (new, old) = (object.at("status").int("collisionCount"), old.at("status").int("collisionCount"));
+    if old.is_some() && new.unwrap_or_default() < old.unwrap_or_default() || old.is_some() && new.is_none() {
+        let at = Path::new("status").child("collisionCount");
+        errors.push(Error::invalid(at, new.unwrap_or_default(), "cannot be decremented"));
+    }
+}
+
 /// `IsValidPortNum`.
 pub(crate) fn port_number(errors: &mut ErrorList, path: Path, port: i64) {
     errors.extend(validation::port_number(port).into_iter().map(|text| Error::invalid(path.clone(), port, text)));

@@ -35,6 +35,8 @@ fn slice() -> Extra {
                 }
             }
         },
+        create: |_, object| drop_topology(object),
+        update: |_, object, _| drop_topology(object),
         validate,
         validate_update: Some(|object, old| {
             let mut errors = validate(object);
@@ -75,6 +77,13 @@ fn some_of(items: impl Iterator<Item = String>) -> String {
         "<unset>".to_owned()
     } else {
         text
+    }
+}
+
+/// `dropTopologyOnV1`: what v1beta1 had as topology is not written through v1.
+fn drop_topology(object: &mut Object) {
+    for endpoint in items_mut(&mut object.0, "endpoints") {
+        endpoint.remove("deprecatedTopology");
     }
 }
 

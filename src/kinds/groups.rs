@@ -10,12 +10,19 @@ use crate::checks::non_negative;
 use crate::columns::{age, integer, name, name_as, string, text};
 use crate::core::event;
 use crate::define::Extra;
-use crate::json::{Json, dig, existing, fill, items_mut};
+use crate::json::{Json, absent, dig, existing, fill, items_mut};
 use crate::rules::Rules;
 
 /// `events.k8s.io`.
 pub(crate) fn events(kind: &str) -> Option<Extra> {
     (kind == "Event").then(event::new_style)
+}
+
+/// What coordinated leader election would use is off.
+fn no_coordination(object: &mut api::Object) {
+    for member in ["strategy", "preferredHolder"] {
+        object.remove(&["spec", member]);
+    }
 }
 
 /// `coordination.k8s.io`.
@@ -36,12 +43,8 @@ pub(crate) fn coordination(kind: &str) -> Option<Extra> {
             }
             errors
         },
-        create: |_, object| {
-            // What coordinated leader election would use is off.
-            for member in ["strategy", "preferredHolder"] {
-                object.remove(&["spec", member]);
-            }
-        },
+        create: |_, object| no_coordination(object),
+        update: |_, object, _| no_coordination(object),
         create_on_update: true,
         unconditional_update: false,
         any_finalizers: true,
@@ -99,14 +102,14 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
     let webhooks = Rules {
         default: |object| {
             for webhook in items_mut(&mut object.0, "webhooks") {
-                fill(webhook, "failurePolicy", "Fail");
+                absent(webhook, "failurePolicy", "Fail");
                 fill(webhook, "timeoutSeconds", 10);
                 match_defaults(webhook);
                 if let Some(service) = crate::json::existing_at(webhook, &["clientConfig", "service"]) {
                     fill(service, "port", 443);
                 }
                 for rule in items_mut(webhook, "rules") {
-                    fill(rule, "scope", "*");
+                    absent(rule, "scope", "*");
                 }
             }
         },
@@ -124,7 +127,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                         let Some(generic) = admission_registration("ValidatingWebhookConfiguration") else { return };
                         generic.strategy.default(object);
                         for webhook in items_mut(&mut object.0, "webhooks") {
-                            fill(webhook, "reinvocationPolicy", "Never");
+                            absent(webhook, "reinvocationPolicy", "Never");
                         }
                     },
                     validate: webhooks::validate,
@@ -148,7 +151,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
 }
 
 fn match_defaults(target: &mut crate::json::Members) {
-    fill(target, "matchPolicy", "Equivalent");
+    absent(target, "matchPolicy", "Equivalent");
     fill(target, "namespaceSelector", serde_json::json!({}));
     fill(target, "objectSelector", serde_json::json!({}));
 }
@@ -161,17 +164,23 @@ fn policy(
     let rules = Rules {
         default: |object| {
             let Some(spec) = existing(&mut object.0, "spec") else { return };
-            fill(spec, "failurePolicy", "Fail");
+            absent(spec, "failurePolicy", "Fail");
             if let Some(constraints) = existing(spec, "matchConstraints") {
                 match_defaults(constraints);
                 for list in ["resourceRules", "excludeResourceRules"] {
                     for rule in items_mut(constraints, list) {
-                        fill(rule, "scope", "*");
+                        absent(rule, "scope", "*");
                     }
                 }
             }
         },
         validate,
+        validate_status: |object, _| {
+            let mut errors = ErrorList::new();
+            let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
+            crate::conditions::validate(&mut errors, &at, list);
+            errors
+        },
         any_finalizers: true,
         ..Rules::GENERIC
     };
@@ -197,7 +206,7 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
                 match_defaults(resources);
                 for list in ["resourceRules", "excludeResourceRules"] {
                     for rule in items_mut(resources, list) {
-                        fill(rule, "scope", "*");
+                        absent(rule, "scope", "*");
                     }
                 }
             }

@@ -100,6 +100,13 @@ pub(crate) fn fill(map: &mut Members, key: &str, value: impl Into<Value>) {
     }
 }
 
+/// Sets `key` unless it is there, as Go has it for pointers: an empty text is there.
+pub(crate) fn absent(map: &mut Members, key: &str, value: impl Into<Value>) {
+    if !map.has(key) {
+        map.insert(key.to_owned(), value.into());
+    }
+}
+
 /// Sets `key` unless it is there and a number other than zero.
 pub(crate) fn fill_zero(map: &mut Members, key: &str, value: i64) {
     if map.get(key).and_then(Value::as_i64).unwrap_or_default() == 0 {

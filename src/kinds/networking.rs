@@ -115,6 +115,7 @@ fn ip_address() -> Extra {
             }
             text.to_lowercase().into()
         }),
+        age(),
     ];
     let parent = |member: &'static str, value: fn(&api::Object) -> String| field(member, value);
     Extra::new(rules, columns).with_fields(vec![parent("spec.parentRef.name", |o| {

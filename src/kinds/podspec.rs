@@ -12,6 +12,7 @@ pub(crate) mod update;
 pub(crate) mod validate;
 pub(crate) mod volume;
 pub(crate) mod volume_source;
+pub(crate) mod warnings;
 
 use serde_json::Value;
 

@@ -42,8 +42,13 @@ fn disruption_budget() -> Extra {
             for member in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
                 non_negative(&mut errors, Path::new("status").child(member), object.at("status").at(member));
             }
+            let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
+            crate::conditions::validate(&mut errors, &at, list);
             errors
         },
+        // Upstream checks the spec alone, and leaves metadata to what holds for all kinds.
+        name: api::validation::path_segment,
+        any_finalizers: true,
         unconditional_update: false,
         ..Rules::GENERIC
     };

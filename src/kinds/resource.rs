@@ -44,20 +44,23 @@ fn template() -> Rules {
                 device_requests(devices);
             }
         },
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            let (spec, at) = (object.at("spec"), Path::new("spec"));
-            crate::checks::template_meta(&mut errors, &at.child("metadata"), spec.at("metadata"));
-            claim::spec(&mut errors, &at.child("spec").child("devices"), spec.at("spec").at("devices"));
-            errors
-        },
+        validate: template_spec,
         validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
+            let mut errors = template_spec(object);
             immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
         ..Rules::GENERIC
     }
+}
+
+/// `ValidateResourceClaimTemplate`.
+fn template_spec(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (spec, at) = (object.at("spec"), Path::new("spec"));
+    crate::checks::template_meta(&mut errors, &at.child("metadata"), spec.at("metadata"));
+    claim::spec(&mut errors, &at.child("spec").child("devices"), spec.at("spec").at("devices"));
+    errors
 }
 
 fn claim() -> Rules {

@@ -6,7 +6,7 @@ use api::field::{Error, ErrorList, Path};
 use crate::checks::{immutable, one_of};
 use crate::columns::{age, column, integer, name, number, text};
 use crate::define::Extra;
-use crate::json::{Json, fill};
+use crate::json::Json;
 use crate::rules::Rules;
 
 /// The highest value of a class that is not the system's.
@@ -20,7 +20,15 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
 
 fn priority_class() -> Extra {
     let rules = Rules {
-        default: |object| fill(&mut object.0, "preemptionPolicy", "PreemptLowerPriority"),
+        default: |object| {
+            // An empty text is no nil pointer.
+            if !object.has("preemptionPolicy") {
+                object.0.insert("preemptionPolicy".to_owned(), "PreemptLowerPriority".into());
+            }
+        },
+        create: |_, object| {
+            object.set(&["metadata", "generation"], 1);
+        },
         validate,
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
@@ -40,7 +48,7 @@ fn priority_class() -> Extra {
         age(),
         text("PreemptionPolicy", |o, _| o.text("preemptionPolicy").into()),
     ];
-    Extra::new(rules, columns).with_generation()
+    Extra::new(rules, columns)
 }
 
 /// `ValidatePriorityClass`.

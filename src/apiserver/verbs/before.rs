@@ -240,7 +240,9 @@ fn invalid(def: &KindDef, object: &Object, errors: &ErrorList) -> Result<(), Sta
             once.push(error.clone());
         }
     }
-    Err(Status::invalid(&def.gvk.group, &def.gvk.kind, object.name(), &once))
+    // Strategies check the stored kind, which for events.k8s.io is the core group's.
+    let gvk = def.storage.as_ref().filter(|_| def.custom.is_none()).map_or(&def.gvk, |storage| &storage.gvk);
+    Err(Status::invalid(&gvk.group, &gvk.kind, object.name(), &once))
 }
 
 #[cfg(test)]

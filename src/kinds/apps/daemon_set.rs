@@ -5,13 +5,13 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, percent, selector_matches,
+    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, not_decremented, percent, selector_matches,
     selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill, same};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 /// Where apps/v1 keeps what older versions had as `spec.templateGeneration`.
@@ -46,6 +46,25 @@ pub(super) fn extra() -> Extra {
             spec(&mut errors, &at, object.at("spec"));
             errors
         }),
+        validate_status: |object, old| {
+            let mut errors = ErrorList::new();
+            for member in [
+                "currentNumberScheduled",
+                "numberMisscheduled",
+                "desiredNumberScheduled",
+                "numberReady",
+                "observedGeneration",
+                "updatedNumberScheduled",
+                "numberAvailable",
+                "numberUnavailable",
+                "collisionCount",
+            ] {
+                non_negative(&mut errors, Path::new("status").child(member), object.at("status").at(member));
+            }
+            not_decremented(&mut errors, object, old);
+            errors
+        },
+        warnings: |object, old| warnings::template(object, old, &["spec", "template"]),
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -64,8 +83,11 @@ pub(super) fn extra() -> Extra {
     Extra::new(rules, columns).with_generation()
 }
 
-/// `SetDefaults_DaemonSet`.
+/// `SetDefaults_DaemonSet`, and the annotation that the conversion from apps/v1 always makes.
 fn default(object: &mut Object) {
+    if object.annotation(GENERATION).is_none() {
+        object.set(&["metadata", "annotations", GENERATION], "0");
+    }
     let Some(spec) = existing(&mut object.0, "spec") else { return };
     if let Some(strategy) = child(spec, "updateStrategy") {
         fill(strategy, "type", "RollingUpdate");

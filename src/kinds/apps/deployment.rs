@@ -4,11 +4,11 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, percent};
+use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, not_decremented, percent};
 use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -34,12 +34,13 @@ pub(super) fn extra() -> Extra {
         validate_status: |object, old| {
             let mut errors = ErrorList::new();
             counts(&mut errors, object);
-            let (new, old) = (object.at("status").int("collisionCount"), old.at("status").int("collisionCount"));
-            if old.is_some() && new.unwrap_or_default() < old.unwrap_or_default() {
-                let at = Path::new("status").child("collisionCount");
-                errors.push(Error::invalid(at, new.unwrap_or_default(), "cannot be decremented"));
-            }
+            not_decremented(&mut errors, object, old);
             errors
+        },
+        warnings: |object, old| {
+            let mut out = warnings::host_name(object, old);
+            out.extend(warnings::template(object, old, &["spec", "template"]));
+            out
         },
         ..Rules::GENERIC
     };

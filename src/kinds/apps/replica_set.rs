@@ -8,7 +8,7 @@ use crate::checks::{immutable, label_selector, non_negative, selects_everything}
 use crate::columns::{age, container_images, container_names, field, integer, name, number, selector, wide};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -40,6 +40,11 @@ pub(super) fn extra() -> Extra {
             let mut errors = ErrorList::new();
             status(&mut errors, object);
             errors
+        },
+        warnings: |object, old| {
+            let mut out = warnings::host_name(object, old);
+            out.extend(warnings::template(object, old, &["spec", "template"]));
+            out
         },
         ..Rules::GENERIC
     };
@@ -78,7 +83,7 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
 /// `ValidateReplicaSetStatus`, the same for ReplicationControllers.
 pub(crate) fn status(errors: &mut ErrorList, object: &Object) {
     let (status, at) = (object.at("status"), Path::new("status"));
-    for member in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+    for member in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"] {
         non_negative(errors, at.child(member), status.at(member));
     }
     let count = |member: &str| status.int(member).unwrap_or_default();

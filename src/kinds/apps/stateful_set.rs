@@ -5,14 +5,14 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_name, label_selector, non_negative, one_of_if_set, percent,
-    selects_everything,
+    at_most_100_percent, immutable, int_or_percent, label_name, label_selector, non_negative, not_decremented,
+    one_of_if_set, percent, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, name, text, wide};
 use crate::core::claim;
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill, items_mut};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -31,6 +31,23 @@ pub(super) fn extra() -> Extra {
             errors
         }),
         name: api::validation::dns1123_label,
+        validate_status: |object, old| {
+            let mut errors = ErrorList::new();
+            counts(&mut errors, object, old);
+            errors
+        },
+        warnings: |object, old| {
+            let mut out = warnings::template(object, old, &["spec", "template"]);
+            for (i, claim) in object.array(&["spec", "volumeClaimTemplates"]).iter().enumerate() {
+                let at = Path::new("spec").child("volumeClaimTemplates").index(i);
+                warnings::claim(&mut out, &if old.is_some() { at.child("Spec") } else { at }, claim.at("spec"));
+            }
+            if object.at("spec").int("revisionHistoryLimit").is_some_and(|limit| limit < 0) {
+                let text = "a negative value retains all historical revisions; a value >= 0 is recommended";
+                out.push(format!("spec.revisionHistoryLimit: {text}"));
+            }
+            out
+        },
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -44,6 +61,24 @@ pub(super) fn extra() -> Extra {
         wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
     ];
     Extra::new(rules, columns).with_generation().with_scale(&["spec", "selector"])
+}
+
+/// `ValidateStatefulSetStatusUpdate`.
+fn counts(errors: &mut ErrorList, object: &Object, old: &Object) {
+    let (status, at) = (object.at("status"), Path::new("status"));
+    let members = ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+    for member in members.into_iter().chain(["observedGeneration", "collisionCount"]) {
+        non_negative(errors, at.child(member), status.at(member));
+    }
+    let count = |member: &str| status.int(member).unwrap_or_default();
+    let limits = members.into_iter().skip(1).map(|member| (member, "replicas"));
+    for (member, than) in limits.chain([("availableReplicas", "readyReplicas")]) {
+        if count(member) > count(than) {
+            let text = format!("cannot be greater than status.{than}");
+            errors.push(Error::invalid(at.child(member), count(member), text));
+        }
+    }
+    not_decremented(errors, object, old);
 }
 
 /// `SetDefaults_StatefulSet`.

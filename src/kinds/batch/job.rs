@@ -11,7 +11,7 @@ use crate::columns::{age, container_images, container_names, field, name, select
 use crate::define::Extra;
 use crate::duration::{human, time};
 use crate::json::{Json, Members, dig, existing, fill, items_mut, restore, same};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
@@ -29,19 +29,13 @@ pub(super) fn extra() -> Extra {
             errors
         },
         validate_update: Some(validate_update),
-        validate_status,
+        validate_status: super::job_status::validate,
         // Jobs leave their pods by default, as they always did in batch/v1.
         propagation: Propagation::Orphan,
         warnings: |object, old| {
-            let problems = api::validation::dns1123_label(object.name(), false);
-            if old.is_some() || problems.is_empty() {
-                return Vec::new();
-            }
-            vec![format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
-                 label is recommended: [{}]",
-                problems.join(" ")
-            )]
+            let mut out = warnings::host_name(object, old);
+            out.extend(warnings::template(object, old, &["spec", "template"]));
+            out
         },
         ..Rules::GENERIC
     };
@@ -59,7 +53,7 @@ pub(super) fn extra() -> Extra {
     Extra::new(rules, columns).with_generation().with_fields(vec![succeeded])
 }
 
-fn condition(object: &Object, kind: &str) -> bool {
+pub(super) fn condition(object: &Object, kind: &str) -> bool {
     let conditions = object.array(&["status", "conditions"]);
     conditions.iter().find(|c| c.text("type") == kind).is_some_and(|c| c.text("status") == "True")
 }
@@ -142,6 +136,9 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
         return;
     }
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
+    // Labels that were taken from the template (by default or by hand) follow it: in upstream they are one map.
+    let template = dig(object, &["spec", "template", "metadata", "labels"]);
+    let follow = object.at("metadata").count("labels") == 0 || object.at("metadata").at("labels") == template;
     for (labels, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
         for label in labels {
             if !dig(object, &["spec", "template", "metadata", "labels"]).has(label) {
@@ -152,8 +149,7 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
     if !dig(object, &["spec", "selector", "matchLabels"]).has(UID_LABELS[1]) {
         object.set(&["spec", "selector", "matchLabels", UID_LABELS[1]], uid);
     }
-    // Upstream fills the Job's own labels when it reads the object back.
-    if object.at("metadata").count("labels") == 0 {
+    if follow {
         let labels = dig(object, &["spec", "template", "metadata", "labels"]).clone();
         object.set(&["metadata", "labels"], labels);
     }
@@ -455,44 +451,6 @@ fn comparable(old: &Object, new: &Value, before: &Value) -> Value {
         }
     }
     template
-}
-
-/// What must hold for a Job's status (the core of `validateJobStatus`).
-fn validate_status(object: &Object, _: &Object) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (status, at) = (object.at("status"), Path::new("status"));
-    for member in ["active", "succeeded", "failed", "ready", "terminating"] {
-        non_negative(&mut errors, at.child(member), status.at(member));
-    }
-    let is = |kind: &str| condition(object, kind);
-    let conditions = at.child("conditions");
-    let mut never = |a: &str, b: &str, text: &str| {
-        if is(a) && is(b) {
-            errors.push(Error::invalid(conditions.clone(), Value::Null, text));
-        }
-    };
-    never("Complete", "Failed", "cannot set Complete=True and Failed=true conditions");
-    never("Complete", "FailureTarget", "cannot set Complete=True and FailureTarget=true conditions");
-    never("SuccessCriteriaMet", "Failed", "cannot set SuccessCriteriaMet=True and Failed=true conditions");
-    never(
-        "SuccessCriteriaMet",
-        "FailureTarget",
-        "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions",
-    );
-    if status.has("completionTime") && !is("Complete") {
-        let value = status.at("completionTime").clone();
-        let text = "cannot set completionTime when there is no Complete=True condition";
-        errors.push(Error::invalid(at.child("completionTime"), value, text));
-    }
-    if !status.has("completionTime") && is("Complete") {
-        let text = "completionTime is required for Complete jobs";
-        errors.push(Error::required(at.child("completionTime"), text));
-    }
-    let active = status.int("active").unwrap_or_default();
-    if active > 0 && (is("Complete") || is("Failed")) {
-        errors.push(Error::invalid(at.child("active"), active, "active>0 is invalid for finished job"));
-    }
-    errors
 }
 
 #[cfg(test)]

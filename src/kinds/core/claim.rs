@@ -27,13 +27,18 @@ pub(super) fn extra() -> Extra {
             errors
         },
         validate_update: Some(validate_update),
+        warnings: |object, _| {
+            let mut out = Vec::new();
+            crate::podspec::warnings::claim(&mut out, &Path::new("spec"), object.at("spec"));
+            out
+        },
         ..Rules::GENERIC
     };
     let columns = vec![
         name(),
         text("Status", |o, _| if o.is_deleting() { "Terminating".into() } else { string(o, &["status", "phase"]) }),
         text("Volume", |o, _| string(o, &["spec", "volumeName"])),
-        text("Capacity", |o, _| if bound(o) { string(o, &["status", "capacity", "storage"]) } else { "".into() }),
+        text("Capacity", |o, _| if bound(o) { string_or(o, &["status", "capacity", "storage"], "0") } else { "".into() }),
         text("Access Modes", |o, _| {
             if bound(o) { access_modes(o.at("status").list("accessModes")).into() } else { "".into() }
         }),
@@ -78,7 +83,9 @@ fn default(object: &mut Object) {
 
 /// `SetDefaults_PersistentVolumeClaimSpec`.
 pub(crate) fn spec_defaults(spec: &mut Members) {
-    fill(spec, "volumeMode", "Filesystem");
+    if !spec.has("volumeMode") {
+        spec.insert("volumeMode".to_owned(), "Filesystem".into());
+    }
 }
 
 /// `DropDisabledFields` and `NormalizeDataSources`: the old field knows claims and snapshots only, and the two agree.
@@ -132,6 +139,10 @@ pub(crate) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
         subdomain(errors, &path.child("storageClassName"), storage_class);
     }
     one_of_if_set(errors, path.child("volumeMode"), spec.at("volumeMode"), &["Block", "Filesystem"]);
+    let attributes = spec.text("volumeAttributesClassName");
+    if !attributes.is_empty() {
+        subdomain(errors, &path.child("volumeAttributesClassName"), attributes);
+    }
     for member in ["dataSource", "dataSourceRef"] {
         let source = spec.at(member);
         if source.is_null() {

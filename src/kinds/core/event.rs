@@ -42,6 +42,7 @@ pub(super) fn extra() -> Extra {
             errors
         },
         create_on_update: true,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let mut extra = Extra::new(rules, columns()).with_fields(fields());
@@ -61,6 +62,7 @@ pub(crate) fn new_style() -> Extra {
         },
         validate_update: Some(validate_update),
         create_on_update: true,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let mut extra = Extra::new(rules, columns()).with_fields(new_fields());

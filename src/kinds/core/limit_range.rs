@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::columns::generic;
 use crate::define::Extra;
 use crate::json::{Json, Members, amount, child, existing, items_mut};
-use crate::podspec::resources::{quantity, resource_name};
+use crate::podspec::resources::{container_resource_name, overcommits, resource_name};
+use crate::checks::{invalid_all, qualified_name};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -53,7 +54,10 @@ fn validate(object: &Object) -> ErrorList {
     for (i, item) in object.array(&["spec", "limits"]).iter().enumerate() {
         let at = Path::new("spec").child("limits").index(i);
         let kind = item.text("type");
-        if !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") && !kind.contains('/') {
+        let problems = qualified_name(kind);
+        if !problems.is_empty() {
+            invalid_all(&mut errors, &at.child("type"), kind, problems);
+        } else if !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") && !kind.contains('/') {
             errors.push(Error::invalid(at.child("type"), kind, "must be a standard limit type or fully qualified"));
         }
         if !seen.insert(kind) {
@@ -66,15 +70,22 @@ fn validate(object: &Object) -> ErrorList {
 
 fn limits(errors: &mut ErrorList, at: &Path, item: &Value) {
     let mut names = BTreeSet::new();
+    let kind = item.text("type");
     for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
-        for (name, value) in item.entries(list) {
-            let at = at.child(list).key(name);
-            resource_name(errors, &at, name);
-            quantity(errors, &at, name, value);
-            names.insert(name);
+        if kind == "Pod" && matches!(list, "default" | "defaultRequest") {
+            if item.count(list) > 0 {
+                errors.push(Error::forbidden(at.child(list), "may not be specified when `type` is 'Pod'"));
+            }
+            continue;
         }
-        if item.text("type") == "Pod" && matches!(list, "default" | "defaultRequest") && item.count(list) > 0 {
-            errors.push(Error::forbidden(at.child(list), "may not be specified when `type` is 'Pod'"));
+        for (name, _) in item.entries(list) {
+            let at = at.child(list).key(name);
+            if matches!(kind, "Pod" | "Container") {
+                container_resource_name(errors, &at, name);
+            } else {
+                resource_name(errors, &at, name);
+            }
+            names.insert(name);
         }
     }
     let claim = item.text("type") == "PersistentVolumeClaim";
@@ -106,6 +117,25 @@ fn limits(errors: &mut ErrorList, at: &Path, item: &Value) {
         {
             let text = format!("ratio {} is less than 1", plain(ratio));
             errors.push(Error::invalid(at.child("maxLimitRequestRatio").key(name), plain(ratio), text));
+        }
+        if let (Some(ratio), Some(low), Some(high)) = (value("maxLimitRequestRatio"), value("min"), value("max")) {
+            let milli = |value: &Value| amount(value).milli_value() as f64;
+            let most = milli(high) / milli(low);
+            if milli(ratio) / 1000.0 > most {
+                let text = format!("ratio {} is greater than max/min = {most:.6}", plain(ratio));
+                errors.push(Error::invalid(at.child("maxLimitRequestRatio").key(name), plain(ratio), text));
+            }
+        }
+        if let (Some(default), Some(request)) = (value("default"), value("defaultRequest"))
+            && !overcommits(name)
+            && amount(default) != amount(request)
+        {
+            let text = format!(
+                "default value {} must equal to defaultRequest value {} in {name}",
+                plain(default),
+                plain(request)
+            );
+            errors.push(Error::invalid(at.child("defaultRequest").key(name), plain(request), text));
         }
     }
 }

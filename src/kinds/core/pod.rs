@@ -44,9 +44,13 @@ pub(super) fn extra(config: &Config) -> Extra {
         }),
         validate_status,
         graceful,
-        warnings: |object, old| match old {
-            None => name_warnings(object),
-            Some(_) => Vec::new(),
+        warnings: |object, old| {
+            let mut out = if old.is_none() { name_warnings(object) } else { Vec::new() };
+            if old.is_none_or(|old| old.generation() != object.generation()) {
+                let pod = serde_json::json!({"metadata": object.at("metadata"), "spec": object.at("spec")});
+                out.extend(crate::podspec::warnings::warnings(&Path::default(), &pod, false));
+            }
+            out
         },
         ..Rules::GENERIC
     };

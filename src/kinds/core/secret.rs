@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::checks::{config_key, immutable, invalid_all};
-use crate::columns::{age, field, integer, name, string, text};
+use crate::columns::{age, field, name, string, text};
 use crate::define::Extra;
 use crate::json::{Json, child, dig, fill};
 use crate::rules::Rules;
@@ -25,10 +25,11 @@ pub(super) fn extra() -> Extra {
         },
         validate,
         validate_update: Some(validate_update),
+        warnings: |object, _| key_pair(object),
         ..Rules::GENERIC
     };
     let columns =
-        vec![name(), text("Type", |o, _| string(o, &["type"])), integer("Data", |o, _| o.count("data").into()), age()];
+        vec![name(), text("Type", |o, _| string(o, &["type"])), text("Data", |o, _| o.count("data").into()), age()];
     Extra::new(rules, columns).with_fields(vec![field("type", |o| o.text("type").to_owned())])
 }
 
@@ -93,6 +94,24 @@ fn validate(object: &Object) -> ErrorList {
         _ => {}
     }
     errors
+}
+
+/// What Go's `tls.X509KeyPair` says of a TLS secret whose members are no PEM at all.
+fn key_pair(object: &Object) -> Vec<String> {
+    if object.text("type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    for (member, noun, label) in [("tls.crt", "certificate", "CERTIFICATE"), ("tls.key", "key", "PRIVATE KEY")] {
+        let bytes = STANDARD.decode(object.at("data").text(member)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        if !text.contains("-----BEGIN ") {
+            return vec![format!("tls: failed to find any PEM data in {noun} input")];
+        }
+        if !text.contains(&format!("{label}-----")) {
+            return vec![format!("tls: failed to find PEM block with type ending in {label:?} in {noun} input")];
+        }
+    }
+    Vec::new()
 }
 
 fn json_document(errors: &mut ErrorList, object: &Object, key: &str) {

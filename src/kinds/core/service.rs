@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use api::Object;
+use api::field::Path;
+use api::validation::{cidr_warnings, ip_warnings};
 use api::kind::{RequestContext, SubresourceKind};
 use serde_json::{Value, json};
 
@@ -237,22 +239,56 @@ fn drop_if_same(spec: &mut Members, before: &Value, member: &str) {
 
 /// The core of `GetWarningsForService`.
 fn warnings(object: &Object, _: Option<&Object>) -> Vec<String> {
-    let spec = object.at("spec");
+    let (spec, at) = (object.at("spec"), Path::new("spec"));
     let mut texts = Vec::new();
-    let mut say = |text: &str| texts.push(text.to_owned());
+    if object.at("metadata").at("annotations").has("service.kubernetes.io/topology-aware-hints") {
+        texts.push(
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use \
+             service.kubernetes.io/topology-mode instead"
+                .to_owned(),
+        );
+    }
+    let ips = |texts: &mut Vec<String>, list: &str| {
+        for (i, ip) in spec.list(list).iter().enumerate() {
+            texts.extend(ip_warnings(&at.child(list).index(i), ip.as_str().unwrap_or_default()));
+        }
+    };
+    let headless = is_headless(spec);
+    if !headless && kind(spec) != "ExternalName" {
+        ips(&mut texts, "clusterIPs");
+    }
+    let say = |texts: &mut Vec<String>, text: &str| texts.push(text.to_owned());
     let external = spec.count("externalIPs") > 0;
-    if is_headless(spec) {
+    if headless {
         if spec.count("loadBalancerIP") > 0 {
-            say("spec.loadBalancerIP is ignored for headless services");
+            say(&mut texts, "spec.loadBalancerIP is ignored for headless services");
         }
         if external {
-            say("spec.externalIPs is ignored for headless services");
+            say(&mut texts, "spec.externalIPs is ignored for headless services");
         }
         if spec.text("sessionAffinity") != "None" {
-            say("spec.SessionAffinity is ignored for headless services");
+            say(&mut texts, "spec.SessionAffinity is ignored for headless services");
         }
-    } else if external && kind(spec) != "ExternalName" {
-        say("spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+    }
+    ips(&mut texts, "externalIPs");
+    if external && !headless && kind(spec) != "ExternalName" {
+        say(&mut texts, "spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+    }
+    if spec.count("loadBalancerIP") > 0 {
+        texts.extend(ip_warnings(&at.child("loadBalancerIP"), spec.text("loadBalancerIP")));
+    }
+    for (i, range) in spec.list("loadBalancerSourceRanges").iter().enumerate() {
+        let at = at.child("loadBalancerSourceRanges").index(i);
+        texts.extend(cidr_warnings(&at, range.as_str().unwrap_or_default()));
+    }
+    if kind(spec) == "ExternalName" && external {
+        say(&mut texts, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    }
+    if kind(spec) != "ExternalName" && spec.count("externalName") > 0 {
+        say(&mut texts, "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    }
+    if spec.text("trafficDistribution") == "PreferClose" {
+        say(&mut texts, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
     }
     texts
 }

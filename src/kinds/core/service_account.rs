@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::columns::{age, name};
 use crate::define::Extra;
-use crate::json::{Json, dig};
+use crate::json::{Json, dig, items_mut};
 use crate::rules::Rules;
 use crate::timestamp;
 
@@ -20,9 +20,20 @@ const LONGEST: i64 = 1 << 32;
 const SHORTEST: i64 = 600;
 
 pub(super) fn extra() -> Extra {
-    let rules = Rules { ..Rules::GENERIC };
+    let rules = Rules {
+        create: |_, object| secret_names(object),
+        update: |_, object, _| secret_names(object),
+        ..Rules::GENERIC
+    };
     // Upstream's table shows Secrets no more: bound tokens took their place.
     Extra::new(rules, vec![name(), age()]).with_subresource("token", SubresourceKind::Action(Arc::new(Token)))
+}
+
+/// `cleanSecretReferences`: of the Secrets nothing but their names is kept.
+fn secret_names(object: &mut Object) {
+    for secret in items_mut(&mut object.0, "secrets") {
+        secret.retain(|member, _| member == "name");
+    }
 }
 
 /// `serviceaccounts/token` (`pkg/registry/core/serviceaccount/storage/token.go`).

@@ -63,6 +63,7 @@ pub(super) fn extra() -> Extra {
         },
         validate,
         validate_update: Some(validate_update),
+        warnings: |object, _| warnings(object.at("spec")),
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -253,6 +254,34 @@ fn source(errors: &mut ErrorList, at: &Path, spec: &Value, name: &str) {
     if seen == 0 {
         errors.push(Error::required(at.clone(), "must specify a volume type"));
     }
+}
+
+/// `GetWarningsForPersistentVolume`.
+fn warnings(spec: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let at = Path::new("spec");
+    if spec.text("persistentVolumeReclaimPolicy") == "Recycle" {
+        let text = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic \
+            provisioning.";
+        out.push(format!("{}: {text}", at.child("persistentVolumeReclaimPolicy")));
+    }
+    let required = at.child("nodeAffinity").child("required").child("nodeSelectorTerms");
+    for (i, term) in spec.at("nodeAffinity").at("required").list("nodeSelectorTerms").iter().enumerate() {
+        crate::podspec::warnings::node_term(&mut out, &required.index(i), term, false);
+    }
+    for (member, shown, text) in [
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ] {
+        if spec.has(member) {
+            out.push(format!("{}: {text}", at.child(shown)));
+        }
+    }
+    out
 }
 
 /// `ValidatePersistentVolumeUpdate`: a volume's source stays.

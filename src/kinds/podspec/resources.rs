@@ -76,7 +76,7 @@ fn is_extended(name: &str) -> bool {
 }
 
 /// Resources of which requests may be below limits.
-fn overcommits(name: &str) -> bool {
+pub(crate) fn overcommits(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
@@ -110,6 +110,16 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// `validateResourceQuantityHugePageValue`: an amount is a multiple of the page's size, which is in the name.
+fn whole_pages(errors: &mut ErrorList, path: &Path, name: &str, value: &Value) {
+    let Some(size) = name.strip_prefix("hugepages-") else { return };
+    let page = amount(&Value::from(size)).value();
+    if page > 0 && (amount(value).milli_value() % 1000 != 0 || amount(value).value() % page != 0) {
+        let why = format!("{} is not positive integer multiple of {name}", text(value));
+        errors.push(Error::invalid(path.clone(), text(value), why));
+    }
+}
+
 /// `ValidateContainerResourceRequirements`.
 pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Value, claims: &BTreeSet<&str>) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
@@ -118,6 +128,7 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         let at = limits_path.key(name);
         container_resource_name(errors, &at, name);
         quantity(errors, &at, name, value);
+        whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);
     }
@@ -126,6 +137,7 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         let at = requests_path.key(name);
         container_resource_name(errors, &at, name);
         quantity(errors, &at, name, value);
+        whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);
         if limits.has(name) {
