@@ -5,8 +5,8 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, not_decremented, percent, selector_matches,
-    selects_everything,
+    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, not_decremented, percent,
+    selector_matches, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;

@@ -83,7 +83,14 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
 /// `ValidateReplicaSetStatus`, the same for ReplicationControllers.
 pub(crate) fn status(errors: &mut ErrorList, object: &Object) {
     let (status, at) = (object.at("status"), Path::new("status"));
-    for member in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"] {
+    for member in [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ] {
         non_negative(errors, at.child(member), status.at(member));
     }
     let count = |member: &str| status.int(member).unwrap_or_default();

@@ -38,7 +38,10 @@ pub(super) fn extra() -> Extra {
         name(),
         text("Status", |o, _| if o.is_deleting() { "Terminating".into() } else { string(o, &["status", "phase"]) }),
         text("Volume", |o, _| string(o, &["spec", "volumeName"])),
-        text("Capacity", |o, _| if bound(o) { string_or(o, &["status", "capacity", "storage"], "0") } else { "".into() }),
+        text(
+            "Capacity",
+            |o, _| if bound(o) { string_or(o, &["status", "capacity", "storage"], "0") } else { "".into() },
+        ),
         text("Access Modes", |o, _| {
             if bound(o) { access_modes(o.at("status").list("accessModes")).into() } else { "".into() }
         }),

@@ -6,11 +6,11 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
+use crate::checks::{invalid_all, qualified_name};
 use crate::columns::generic;
 use crate::define::Extra;
 use crate::json::{Json, Members, amount, child, existing, items_mut};
 use crate::podspec::resources::{container_resource_name, overcommits, resource_name};
-use crate::checks::{invalid_all, qualified_name};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use api::Object;
 use api::field::Path;
-use api::validation::{cidr_warnings, ip_warnings};
 use api::kind::{RequestContext, SubresourceKind};
+use api::validation::{cidr_warnings, ip_warnings};
 use serde_json::{Value, json};
 
 use crate::Config;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::checks::{cidr, invalid_all, label_selector, one_of, port_name, port_number};
 use crate::columns::{age, name, selector, text};
 use crate::define::Extra;
-use crate::json::{Json, dig, existing, absent, items_mut};
+use crate::json::{Json, absent, dig, existing, items_mut};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {

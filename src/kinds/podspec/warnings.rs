@@ -25,7 +25,10 @@ const OLD_LABELS: [(&str, &str); 8] = [
 ];
 
 const OLD_ANNOTATIONS: [(&str, &str); 3] = [
-    ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
+    (
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+    ),
     ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
     ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
 ];
@@ -228,7 +231,8 @@ fn container(out: &mut Vec<String>, at: &Path, container: &Value, notes: (&Path,
     for (i, item) in env.iter().enumerate() {
         let name = item.text("name");
         let reference = format!("$({name})");
-        let hides = item.has("valueFrom") || item.text("value") == reference || !item.text("value").contains(&reference);
+        let hides =
+            item.has("valueFrom") || item.text("value") == reference || !item.text("value").contains(&reference);
         if hides && env[..i].iter().any(|earlier| earlier.text("name") == name) {
             let text = "which may be dropped when using apply";
             out.push(format!("{}: hides previous definition of {name:?}, {text}", at.child("env").index(i)));
@@ -305,15 +309,22 @@ mod tests {
         let check = |spec: Value, want: &[&str]| {
             assert_eq!(warnings(&Path::default(), &json!({ "spec": spec }), false), want);
         };
-        check(json!({"containers": [{"name": "c", "ports": [{"name": "h", "containerPort": 80, "protocol": "TCP", "hostIP": "1.2.3.4"}]}]}), &[
-            "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:h HostPort:0 ContainerPort:80 Protocol:TCP HostIP:1.2.3.4}",
-        ]);
-        check(json!({"containers": [{"name": "c", "resources": {"limits": {"memory": "1500m"}}, "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}]}), &[
-            "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
-            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
-        ]);
-        check(json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}}), &[
-            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
-        ]);
+        check(
+            json!({"containers": [{"name": "c", "ports": [{"name": "h", "containerPort": 80, "protocol": "TCP", "hostIP": "1.2.3.4"}]}]}),
+            &[
+                "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:h HostPort:0 ContainerPort:80 Protocol:TCP HostIP:1.2.3.4}",
+            ],
+        );
+        check(
+            json!({"containers": [{"name": "c", "resources": {"limits": {"memory": "1500m"}}, "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}]}),
+            &[
+                "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            ],
+        );
+        check(
+            json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}}),
+            &["spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead"],
+        );
     }
 }
