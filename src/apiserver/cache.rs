@@ -9,6 +9,7 @@
 
 pub mod entry;
 mod feed;
+mod queue;
 pub mod splice;
 pub mod view;
 pub mod watcher;
@@ -35,8 +36,6 @@ const RING_CHANGES_MAX: usize = 2048;
 /// … and, beyond the first hundred, at most so many bytes of replaced objects.
 const RING_BYTES_MAX: usize = 2 << 20;
 const RING_CHANGES_MIN: usize = 100;
-/// Changes that a watcher may lag behind before it is closed.
-const WATCHER_QUEUE: usize = 1024;
 
 /// The cache of one storage prefix. Starts on first use.
 pub struct Cache {
@@ -257,7 +256,7 @@ impl Cache {
             }
             WatchStart::Now => {}
         }
-        let (sender, receiver) = mpsc::channel(WATCHER_QUEUE);
+        let (sender, receiver) = queue::queue();
         let id = state.next_watcher;
         state.next_watcher += 1;
         state.watchers.insert(id, Slot { selection, sender });
@@ -363,7 +362,7 @@ impl State {
     fn dispatch(&mut self, change: &Change) {
         self.watchers.retain(|_, slot| match watcher::Event::of(change, &slot.selection) {
             None => !slot.sender.is_closed(),
-            Some(event) => slot.sender.try_send(event).is_ok(),
+            Some(event) => slot.sender.send(event),
         });
     }
 

@@ -1,6 +1,7 @@
 //! `/healthz`, `/livez`, `/readyz` and `/version` (apiserver `server/healthz`).
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use crate::filters::Call;
 use crate::respond::{self, Response};
@@ -68,7 +69,9 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
 async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
         "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),
-        "shutdown" if server.shutdown.is_cancelled() => Err("process is shutting down".to_owned()),
+        "shutdown" if server.stopping.load(Ordering::Relaxed) || server.shutdown.is_cancelled() => {
+            Err("process is shutting down".to_owned())
+        }
         name if CHECKS.contains(&name) || name == "shutdown" => Ok(()),
         name => server.objects.store.check(name).await,
     }

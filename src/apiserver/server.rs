@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use api::admission::AdmissionPlugin;
@@ -70,6 +70,8 @@ pub struct ApiServer {
     pub(crate) tokens: Arc<dyn Tokens>,
     pub(crate) clock: SharedClock,
     pub(crate) shutdown: Shutdown,
+    /// See [`ApiServer::begin_stop`].
+    pub(crate) stopping: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) in_flight: InFlight,
     pub(crate) advertise: String,
@@ -144,6 +146,7 @@ impl ApiServer {
             tokens: config.tokens,
             clock: config.clock,
             shutdown: config.shutdown,
+            stopping: AtomicBool::new(false),
             tasks,
             in_flight: InFlight {
                 reads: AtomicUsize::new(0),
@@ -159,6 +162,12 @@ impl ApiServer {
     /// Completes when a few hundred requests came in since it last completed: time to give memory back.
     pub async fn burst(&self) {
         self.in_flight.burst.notified().await;
+    }
+
+    /// Makes `/readyz` say that the process is going away, so that balancers turn to other servers, while everything is
+    /// still served to those parts of the process that stop first.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Sets the admission plugins, in their order. They need a client of this server, so they come after it.

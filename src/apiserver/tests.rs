@@ -5,5 +5,6 @@ mod documents;
 mod harness;
 mod lists;
 mod objects;
+mod serving;
 mod watches;
 mod webhooks;

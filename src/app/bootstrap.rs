@@ -7,6 +7,7 @@ use client::client::resource_path;
 use client::{Client, Error};
 use http::Method;
 use jiff::Timestamp;
+use kinds::bootstrap::Step;
 use serde_json::{Value, json};
 
 /// Where the API server is found.
@@ -153,20 +154,46 @@ async fn read(client: &Client, path: &str) -> Result<Object, Error> {
     serde_json::from_slice(&bytes).map_err(Error::Decode)
 }
 
+/// Somebody else changed the object between two steps so often: another server that starts, or a user.
+const ATTEMPTS_MAX: usize = 5;
+
 async fn ensure(client: &Client, wanted: &Object) -> Result<(), Error> {
+    let mut attempt = 1;
+    loop {
+        match ensure_once(client, wanted).await {
+            Err(error)
+                if attempt < ATTEMPTS_MAX
+                    && (error.is_conflict() || error.is_already_exists() || error.is_not_found()) =>
+            {
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn ensure_once(client: &Client, wanted: &Object) -> Result<(), Error> {
     let collection = collection(wanted);
     let path = format!("{collection}/{}", wanted.name());
-    match read(client, &path).await {
-        Ok(held) => match kinds::bootstrap::reconcile(wanted, &held) {
-            Some(merged) => send(client, Method::PUT, &path, &merged).await,
-            None => Ok(()),
-        },
-        Err(error) if error.is_not_found() => match send(client, Method::POST, &collection, wanted).await {
-            // Another server was first.
-            Err(error) if error.is_already_exists() => Ok(()),
-            result => result,
-        },
-        Err(error) => Err(error),
+    let held = match read(client, &path).await {
+        Ok(held) => held,
+        Err(error) if error.is_not_found() => return send(client, Method::POST, &collection, wanted).await,
+        Err(error) => return Err(error),
+    };
+    match kinds::bootstrap::reconcile(wanted, &held) {
+        Step::Nothing => Ok(()),
+        Step::Update(merged) => {
+            tracing::info!(kind = wanted.kind(), name = wanted.name(), "brought up to date");
+            send(client, Method::PUT, &path, &merged).await
+        }
+        Step::Recreate => {
+            tracing::info!(kind = wanted.kind(), name = wanted.name(), "made anew for its role");
+            let options = object(json!({
+                "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": held.uid()},
+            }));
+            send(client, Method::DELETE, &path, &options).await?;
+            send(client, Method::POST, &collection, wanted).await
+        }
     }
 }
 

@@ -3,9 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use nix::fcntl::{Flock, FlockArg};
+
+/// How often a folder that somebody holds is tried again.
+const LOCK_EVERY: Duration = Duration::from_millis(100);
 
 /// Paths of one instance.
 #[derive(Debug, Clone)]
@@ -25,8 +29,7 @@ impl Layout {
         Self { root, run: Path::new("/run/skiff").join(format!("{:08x}", hash >> 32)) }
     }
 
-    /// Makes the data folder (for root only) and locks it against a second server until the result is dropped.
-    pub fn lock(&self) -> anyhow::Result<Flock<File>> {
+    fn try_lock(&self) -> anyhow::Result<Option<Flock<File>>> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -43,13 +46,32 @@ impl Layout {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
                 self.link_run()?;
-                Ok(lock)
+                Ok(Some(lock))
             }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                bail!("another skiff uses {}: stop it, or choose another --data-dir", self.root.display())
-            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
+    }
+
+    /// [`Layout::lock`], and while somebody holds the folder tries again for `patience`.
+    pub async fn lock_within(&self, patience: Duration) -> anyhow::Result<Flock<File>> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.try_lock()? {
+                Some(lock) => return Ok(lock),
+                None if tokio::time::Instant::now() >= deadline => return Err(self.in_use()),
+                None => tokio::time::sleep(LOCK_EVERY).await,
+            }
+        }
+    }
+
+    /// Makes the data folder (for root only) and locks it against a second server until the result is dropped.
+    pub fn lock(&self) -> anyhow::Result<Flock<File>> {
+        self.try_lock()?.ok_or_else(|| self.in_use())
+    }
+
+    fn in_use(&self) -> anyhow::Error {
+        anyhow!("another skiff uses {}: stop it, or choose another --data-dir", self.root.display())
     }
 
     /// Makes `<data-dir>/run` point to what lies below `/run`, for people and scripts.
@@ -163,5 +185,23 @@ mod tests {
         assert!(error.contains("another skiff uses"), "{error}");
         drop(held);
         layout.lock().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_killed_server_is_waited_for_and_a_running_one_is_not_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("data"));
+        let held = layout.lock().unwrap();
+        let ending = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(held);
+        });
+        let lock = layout.lock_within(Duration::from_secs(5)).await.unwrap();
+        ending.await.unwrap();
+        let began = tokio::time::Instant::now();
+        let error = layout.lock_within(Duration::from_secs(5)).await.unwrap_err().to_string();
+        assert!(error.contains("another skiff uses"), "{error}");
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        drop(lock);
     }
 }

@@ -40,8 +40,12 @@ use crate::{addons, etcd, node, node_address, shared_keys};
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_IN_FLIGHT_MAX: usize = 400;
 const WRITES_IN_FLIGHT_MAX: usize = 200;
+/// A server that was killed holds its data until the kernel has ended its last thread.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
 /// How long parts may take to stop before the process ends without them.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How long the tasks of the API server's caches and tunnels may take, which end with its listener.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Addresses and names that everything else is made from.
 pub struct Identity {
@@ -110,9 +114,15 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         runtime::containerd::child::find(None)?; // said before anything is made, not in the middle of the start
     }
     let layout = Layout::new(&options.data_dir);
-    let lock = layout.lock()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+
+    let lock = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        lock = layout.lock_within(LOCK_WITHIN) => lock?,
+    };
 
     // Storage.
     let mut storing = Stage::new("storage");
@@ -202,6 +212,8 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         front_proxy_ca: credentials.front_proxy_ca.cert_pem().to_owned(),
     };
     serving.tasks.spawn(apiserver::aggregate::trust::run(api.clone(), trust, serving.shutdown.clone()));
+    // Whoever starts now finds the rights that were just written.
+    rbac.caught_up(&*shared).await.context("cannot read the roles")?;
     let mut advertise = vec![identity.advertise];
     let mut entry = None;
     if datastore.is_shared() {
@@ -285,10 +297,14 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         () = datastore.failed() => true,
     };
     tracing::info!("stopping");
+    api.begin_stop();
     running.stop().await;
     controlling.stop().await;
     informers.stopped().await;
     serving.stop().await;
+    if tokio::time::timeout(CLOSE_WITHIN, api.closed()).await.is_err() {
+        tracing::warn!(part = "API server", "tasks of requests did not stop in time");
+    }
     storing.shutdown.cancel();
     datastore.closed().await;
     storing.stop().await;

@@ -4,11 +4,12 @@
 //! - An object that is missing is created.
 //! - [`Reconcile::Once`]: an existing object is left as it is.
 //! - [`Reconcile::Union`] (roles and bindings): where the object's annotation
-//!   `rbac.authorization.kubernetes.io/autoupdate` is not `false`, missing rules and subjects are added, others stay
-//!   ([`reconcile`]). A binding whose `roleRef` differs is deleted and made anew.
+//!   `rbac.authorization.kubernetes.io/autoupdate` is not `false`, missing rules, subjects, labels and annotations are
+//!   added, others stay ([`reconcile`]). A binding whose `roleRef` differs is deleted and made anew.
 //! - [`Reconcile::Replace`] (flow schemas, priority levels): the spec is put back while the annotation
 //!   `apf.kubernetes.io/autoupdate-spec` is `true`.
 
+mod covers;
 mod flow;
 mod rbac;
 
@@ -23,6 +24,17 @@ pub enum Reconcile {
     Once,
     Union,
     Replace,
+}
+
+/// What is to be done with an object that is already there.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// It is as it should be, or not ours to change.
+    Nothing,
+    /// Write this over it.
+    Update(Object),
+    /// Delete it and create the wanted one: its role cannot be changed.
+    Recreate,
 }
 
 const RBAC_AUTO: &str = "rbac.authorization.kubernetes.io/autoupdate";
@@ -65,11 +77,12 @@ pub fn policy(wanted: &Object) -> Reconcile {
     }
 }
 
-/// What is to be written over `existing` so that it has what `wanted` has; `None` if nothing.
-pub fn reconcile(wanted: &Object, existing: &Object) -> Option<Object> {
-    match policy(wanted) {
+/// What makes `existing` have what `wanted` has.
+pub fn reconcile(wanted: &Object, existing: &Object) -> Step {
+    let changed = match policy(wanted) {
         Reconcile::Once => None,
         Reconcile::Union if existing.annotation(RBAC_AUTO) == Some("false") => None,
+        Reconcile::Union if !same(wanted.at("roleRef"), existing.at("roleRef")) => return Step::Recreate,
         Reconcile::Union => union(wanted, existing),
         Reconcile::Replace => {
             let own = existing.annotation(FLOW_AUTO) == Some("true");
@@ -79,34 +92,43 @@ pub fn reconcile(wanted: &Object, existing: &Object) -> Option<Object> {
                 changed
             })
         }
-    }
+    };
+    changed.map_or(Step::Nothing, Step::Update)
 }
 
+/// `computeReconciledRole` and `computeReconciledRoleBinding`
+/// (`k8s.io/component-helpers/auth/rbac/reconciliation`): an administrator's own labels, annotations, rules and subjects
+/// stay.
 fn union(wanted: &Object, existing: &Object) -> Option<Object> {
     let mut changed = existing.clone();
     let mut dirty = false;
     for member in ["labels", "annotations"] {
         for (key, value) in dig(wanted, &["metadata", member]).as_object().into_iter().flatten() {
-            if dig(existing, &["metadata", member]).at(key) != value {
+            if dig(existing, &["metadata", member]).at(key).is_null() {
                 changed.set(&["metadata", member, key], value.clone());
                 dirty = true;
             }
         }
     }
-    // The rules of an aggregated role are the sum of others and not ours to write.
-    let members: &[&str] = if wanted.at("aggregationRule").is_null() { &["rules", "subjects"] } else { &[] };
-    for member in members {
-        let mut list = existing.array(&[member]).to_vec();
-        let missing: Vec<Value> =
-            wanted.array(&[member]).iter().filter(|item| !list.iter().any(|have| same(have, item))).cloned().collect();
-        if !missing.is_empty() {
-            list.extend(missing);
-            changed.set(&[member], list);
+    let missing_subjects = |have: &[Value], wanted: &[Value]| {
+        wanted.iter().filter(|item| !have.iter().any(|have| same(have, item))).cloned().collect::<Vec<Value>>()
+    };
+    let lists: [(&[&str], &dyn Fn(&[Value], &[Value]) -> Vec<Value>); 3] = [
+        (&["rules"], &covers::missing),
+        (&["subjects"], &missing_subjects),
+        (&["aggregationRule", "clusterRoleSelectors"], &missing_subjects),
+    ];
+    for (member, missing) in lists {
+        let mut list = existing.array(member).to_vec();
+        let lacking = missing(&list, wanted.array(member));
+        if !lacking.is_empty() {
+            list.extend(lacking);
+            changed.set(member, list);
             dirty = true;
         }
     }
-    if wanted.at("aggregationRule").is_object() && !same(wanted.at("aggregationRule"), existing.at("aggregationRule")) {
-        changed.set(&["aggregationRule"], wanted.at("aggregationRule").clone());
+    if wanted.at("aggregationRule").is_null() && existing.at("aggregationRule").is_object() {
+        changed.set(&["aggregationRule"], Value::Null);
         dirty = true;
     }
     dirty.then_some(changed)
@@ -142,18 +164,69 @@ mod tests {
     #[test]
     fn what_is_there_needs_nothing() {
         for object in objects() {
-            assert_eq!(reconcile(&object, &object), None, "{} {}", object.kind(), object.name());
+            assert_eq!(reconcile(&object, &object), Step::Nothing, "{} {}", object.kind(), object.name());
+        }
+    }
+
+    #[track_caller]
+    fn updated(wanted: &Object, existing: &Object) -> Object {
+        match reconcile(wanted, existing) {
+            Step::Update(object) => object,
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn missing_rules_are_added_and_others_stay() {
+    fn what_an_older_version_left_gets_what_is_new_and_keeps_the_rest() {
         let wanted = find("ClusterRole", "system:node-proxier");
         let mut existing = wanted.clone();
         existing.set(&["rules"], json!([{"apiGroups": ["x"], "resources": ["y"], "verbs": ["z"]}]));
-        let changed = reconcile(&wanted, &existing).unwrap();
-        assert_eq!(changed.array(&["rules"]).len(), wanted.array(&["rules"]).len() + 1);
+        existing.set(&["metadata", "labels"], json!({"own": "label", "kubernetes.io/bootstrapping": "other"}));
+        let changed = updated(&wanted, &existing);
+        assert_eq!(changed.array(&["rules"])[0], existing.array(&["rules"])[0]);
+        assert_eq!(covers::missing(changed.array(&["rules"]), wanted.array(&["rules"])), Vec::<Value>::new());
+        assert_eq!(
+            (changed.label("own"), changed.label("kubernetes.io/bootstrapping")),
+            (Some("label"), Some("other"))
+        );
+        assert_eq!(reconcile(&wanted, &changed), Step::Nothing);
         existing.set(&["metadata", "annotations", RBAC_AUTO], "false");
-        assert_eq!(reconcile(&wanted, &existing), None);
+        assert_eq!(reconcile(&wanted, &existing), Step::Nothing);
+    }
+
+    #[test]
+    fn a_wider_rule_of_the_administrator_is_enough() {
+        let wanted = find("ClusterRole", "system:controller:pvc-protection-controller");
+        let mut existing = wanted.clone();
+        existing.set(&["rules"], json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]));
+        assert_eq!(reconcile(&wanted, &existing), Step::Nothing);
+    }
+
+    #[test]
+    fn bindings_get_missing_subjects_and_are_made_anew_for_another_role() {
+        let wanted = find("ClusterRoleBinding", "system:controller:pv-protection-controller");
+        let mut existing = wanted.clone();
+        let own = json!({"kind": "User", "name": "own", "apiGroup": "rbac.authorization.k8s.io"});
+        existing.set(&["subjects"], json!([own]));
+        let changed = updated(&wanted, &existing);
+        assert_eq!(changed.array(&["subjects"]), [vec![own], wanted.array(&["subjects"]).to_vec()].concat());
+        existing.set(&["roleRef", "name"], "other");
+        assert_eq!(reconcile(&wanted, &existing), Step::Recreate);
+        existing.set(&["metadata", "annotations", RBAC_AUTO], "false");
+        assert_eq!(reconcile(&wanted, &existing), Step::Nothing);
+    }
+
+    #[test]
+    fn aggregation_is_as_wanted_and_more() {
+        let wanted = find("ClusterRole", "admin");
+        let mut existing = wanted.clone();
+        let own = json!({"matchLabels": {"own": "yes"}});
+        existing.set(&["aggregationRule", "clusterRoleSelectors"], json!([own]));
+        let changed = updated(&wanted, &existing);
+        assert_eq!(changed.array(&["aggregationRule", "clusterRoleSelectors"]).len(), 2);
+        let plain = find("ClusterRole", "system:node-proxier");
+        let mut aggregated = plain.clone();
+        aggregated.set(&["aggregationRule"], json!({"clusterRoleSelectors": [own]}));
+        assert!(updated(&plain, &aggregated).at("aggregationRule").is_null());
     }
 }

@@ -19,13 +19,13 @@ pub enum Change<'a> {
     },
 }
 
-/// Applies everything under `prefix` and its changes to `apply`, until `shutdown`. Calls `synced` after the first
-/// complete pass.
+/// Applies everything under `prefix` and its changes to `apply`, until `shutdown`. `reached` is told the revision up to
+/// which everything has been applied, whenever that is known.
 pub async fn follow(
     store: Arc<dyn Store>,
     prefix: String,
     apply: impl Fn(Change<'_>) + Send,
-    synced: impl Fn() + Send,
+    reached: impl Fn(Revision) + Send,
     shutdown: Shutdown,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5)).with_jitter(0.2);
@@ -33,7 +33,7 @@ pub async fn follow(
         let result = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            result = pass(store.as_ref(), &prefix, &apply, &synced) => result,
+            result = pass(store.as_ref(), &prefix, &apply, &reached) => result,
         };
         if let Err(error) = result {
             tracing::warn!(prefix, error = %base::chain(&error), "cannot follow the store; trying again");
@@ -53,7 +53,7 @@ async fn pass(
     store: &dyn Store,
     prefix: &str,
     apply: &(impl Fn(Change<'_>) + Send),
-    synced: &(impl Fn() + Send),
+    reached: &(impl Fn(Revision) + Send),
 ) -> Result<(), StoreError> {
     let range = KeyRange::prefix(prefix.to_owned());
     let listed = store.range(range.clone(), RangeOptions::default()).await?;
@@ -63,12 +63,12 @@ async fn pass(
             apply(Change::Put { key, value: &kv.value });
         }
     }
-    synced();
+    reached(listed.revision);
     let start = Revision(listed.revision.0 + 1);
     let mut watch = store.watch(range, WatchOptions { start, prev_kv: false }).await?;
     while let Some(message) = watch.messages.recv().await {
         match message {
-            WatchMessage::Events { events, .. } => {
+            WatchMessage::Events { events, revision } => {
                 for event in events.iter() {
                     let Some(key) = relative(&event.kv.key, prefix) else { continue };
                     match event.kind {
@@ -76,8 +76,9 @@ async fn pass(
                         EventKind::Delete => apply(Change::Delete { key }),
                     }
                 }
+                reached(revision);
             }
-            WatchMessage::Progress(_) => {}
+            WatchMessage::Progress(revision) => reached(revision),
             WatchMessage::Compacted(_) | WatchMessage::Lagged => break,
         }
     }

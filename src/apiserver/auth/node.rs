@@ -68,7 +68,7 @@ impl NodeAuthorizer {
             store.clone(),
             "/registry/pods/".to_owned(),
             move |change| index.write().apply(change),
-            || {},
+            |_| {},
             shutdown.clone(),
         ));
         let index = graph.clone();
@@ -76,7 +76,7 @@ impl NodeAuthorizer {
             store.clone(),
             "/registry/persistentvolumes/".to_owned(),
             move |change| index.write().apply_volume(change),
-            || {},
+            |_| {},
             shutdown.clone(),
         ));
         let index = graph.clone();
@@ -84,7 +84,7 @@ impl NodeAuthorizer {
             store.clone(),
             "/registry/volumeattachments/".to_owned(),
             move |change| index.write().apply_attachment(change),
-            || {},
+            |_| {},
             shutdown.clone(),
         ));
         (Arc::new(Self { graph, rules: node_rules() }), tasks)

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::UserInfo;
 use api::services::{AuthorizationAttributes, Authorizer, Decision};
@@ -13,7 +14,7 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use storage::Store;
+use storage::{Store, StoreError};
 use tokio::sync::watch;
 
 use super::feed::{Change, follow};
@@ -22,11 +23,14 @@ use super::rules::PolicyRule;
 /// Decides by Roles and ClusterRoles.
 pub struct Rbac {
     index: Arc<RwLock<Index>>,
-    synced: watch::Receiver<u32>,
+    /// Up to which revision each feed has been applied; -1 before its first pass.
+    reached: watch::Receiver<[i64; FEEDS]>,
 }
 
-/// How many prefixes are followed, and so how many first passes make the index complete.
-const FEEDS: u32 = 4;
+/// How many prefixes are followed.
+const FEEDS: usize = 4;
+/// How often feeds that are still reading history are asked how far they are.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Index {
@@ -87,22 +91,20 @@ impl Rbac {
     /// Indexes and follows the store in tasks that end with `shutdown`.
     pub fn start(store: &Arc<dyn Store>, shutdown: &Shutdown) -> (Arc<Self>, tokio::task::JoinSet<()>) {
         let index = Arc::new(RwLock::new(Index::default()));
-        let (progress, synced) = watch::channel(0);
+        let (progress, reached) = watch::channel([-1; FEEDS]);
         let progress = Arc::new(progress);
         let mut tasks = tokio::task::JoinSet::new();
+        let mut feeds = 0;
         let mut feed = |prefix: &str, apply: fn(&mut Index, Change<'_>)| {
             let index = index.clone();
             let progress = progress.clone();
-            let first = std::sync::atomic::AtomicBool::new(true);
+            let feed = feeds;
+            feeds += 1;
             tasks.spawn(follow(
                 store.clone(),
                 prefix.to_owned(),
                 move |change| apply(&mut index.write(), change),
-                move || {
-                    if first.swap(false, std::sync::atomic::Ordering::Relaxed) {
-                        progress.send_modify(|n| *n += 1);
-                    }
-                },
+                move |revision| progress.send_modify(|reached| reached[feed] = revision.0),
                 shutdown.clone(),
             ));
         };
@@ -110,14 +112,29 @@ impl Rbac {
         feed("/registry/roles/", |index, change| apply_role(&mut index.roles, change));
         feed("/registry/clusterrolebindings/", |index, change| index.cluster_bindings.apply(change));
         feed("/registry/rolebindings/", |index, change| index.bindings.apply(change));
-        (Arc::new(Self { index, synced }), tasks)
+        (Arc::new(Self { index, reached }), tasks)
     }
 
     /// Returns when the index holds what the store held at start.
     pub async fn synced(&self) {
-        let mut synced = self.synced.clone();
+        self.reach(0).await;
+    }
+
+    /// Returns when the index holds everything that was written before the call.
+    pub async fn caught_up(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let newest = store.revision().await?;
+        loop {
+            store.request_progress().await?;
+            if tokio::time::timeout(ASK_EVERY, self.reach(newest.0)).await.is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn reach(&self, revision: i64) {
+        let mut reached = self.reached.clone();
         // The sender lives as long as the feeds; an error means that they were stopped.
-        let _stopped = synced.wait_for(|n| *n >= FEEDS).await;
+        let _stopped = reached.wait_for(|feeds| feeds.iter().all(|reached| *reached >= revision)).await;
     }
 
     /// Calls `visit` for every rule that applies to the user in the namespace (empty: cluster scope) until it returns
@@ -307,8 +324,8 @@ mod tests {
                 _ => index.bindings.apply(change),
             }
         }
-        let (_, synced) = watch::channel(FEEDS);
-        Rbac { index: Arc::new(RwLock::new(index)), synced }
+        let (_, reached) = watch::channel([0; FEEDS]);
+        Rbac { index: Arc::new(RwLock::new(index)), reached }
     }
 
     fn get_pods(namespace: &str) -> AuthorizationAttributes {

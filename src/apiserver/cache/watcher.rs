@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::entry::{Change, Entry};
+use super::queue::{Receiver, Sender};
 use super::view::Selection;
 
 /// What the client is told.
@@ -55,13 +54,13 @@ impl Event {
 /// The cache's end of a watch.
 pub(super) struct Slot {
     pub selection: Selection,
-    pub sender: mpsc::Sender<Event>,
+    pub sender: Sender,
 }
 
 /// The client's end. `receiver` ends when the client was too slow or the cache had to begin again.
 pub struct Watcher {
     pub initial: VecDeque<Event>,
-    pub receiver: mpsc::Receiver<Event>,
+    pub receiver: Receiver,
     /// The cache's revision when the watch was registered.
     pub revision: i64,
 }

@@ -47,8 +47,12 @@ impl Authorizer for AllowAll {
 
 #[async_trait]
 impl Authenticate for AllowAll {
-    async fn authenticate(&self, _: &http::request::Parts) -> Result<UserInfo, Status> {
-        Err(Status::unauthorized(""))
+    /// Whoever comes over a connection with any credentials is the tester.
+    async fn authenticate(&self, parts: &http::request::Parts) -> Result<UserInfo, Status> {
+        match parts.headers.contains_key(http::header::AUTHORIZATION) {
+            true => Ok(UserInfo::new("tester", &[])),
+            false => Err(Status::unauthorized("")),
+        }
     }
 }
 

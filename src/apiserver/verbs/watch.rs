@@ -154,7 +154,7 @@ impl Frames {
                     };
                     let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
                     self.push(&mut out, event.kind.as_str(), &event.entry);
-                    while out.len() < BATCH && let Ok(event) = self.watcher.receiver.try_recv() {
+                    while out.len() < BATCH && let Some(event) = self.watcher.receiver.try_recv() {
                         let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
                         self.push(&mut out, event.kind.as_str(), &event.entry);
                     }
