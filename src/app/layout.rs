@@ -116,6 +116,11 @@ impl Layout {
         self.root.join("etcd.port")
     }
 
+    /// Process id of the etcd member.
+    pub fn etcd_pid(&self) -> PathBuf {
+        self.root.join("etcd.pid")
+    }
+
     /// Client addresses of all members, as the last start saw them.
     pub fn etcd_endpoints(&self) -> PathBuf {
         self.root.join("etcd.endpoints")

@@ -6,11 +6,14 @@
 //! learner, starts its member and promotes it when it has caught up. From then on the etcd cluster is the datastore of
 //! all of them.
 
+pub(crate) mod list;
+mod process;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,24 +22,23 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Client;
 use http::Method;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pki::{CertificateAuthority, LeafSpec, Usage};
 use serde_json::{Value, json};
 use storage::etcd::{EtcdCluster, EtcdMemberInfo};
-use storage::{KeyRange, RangeOptions, Store, snapshot};
-use tokio::process::Command;
+use storage::{EtcdStore, KeyRange, RangeOptions, Store, snapshot};
 use tokio::task::JoinSet;
 
 use crate::datastore;
 use crate::layout::Layout;
 use crate::options::{ClusterOptions, DatastoreOptions};
 use crate::shared_keys::{self, Bundle};
+use list::MemberList;
+use process::MemberProcess;
 
 /// Where a binary of etcd is looked for besides PATH.
 const PLACES: [&str; 3] = ["/usr/bin/etcd", "/usr/local/bin/etcd", "/usr/sbin/etcd"];
-/// How long a member may take to stop in order.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// The others may take so long to say whether they know this member.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// How often a learner asks for its vote.
 const PROMOTE_EVERY: Duration = Duration::from_secs(2);
 const JOIN_NAMESPACE: &str = "kube-public";
@@ -51,6 +53,8 @@ pub struct OwnMember {
     pub datastore: DatastoreOptions,
     pub token: String,
     dir: PathBuf,
+    /// Its endpoint for clients on other machines.
+    client_url: String,
 }
 
 /// Facts about this server.
@@ -107,13 +111,24 @@ pub async fn start(
         .mode(0o700)
         .create(&data)
         .with_context(|| format!("cannot make {}", data.display()))?;
-    let log = data.join("etcd.log");
-    tasks.spawn(supervise(names.binary.clone(), arguments, log, shutdown.clone()));
+    let process = MemberProcess {
+        binary: names.binary.clone(),
+        arguments,
+        log: data.join("etcd.log"),
+        pid_file: host.layout.etcd_pid(),
+        data: data.clone(),
+    };
     let mut endpoints = vec![local];
     endpoints.append(&mut others);
     let datastore = datastore_options(&dir, endpoints);
+    let (asked, own_url) = (datastore.clone(), peer_url.clone());
+    let removed = move || {
+        let (asked, own_url) = (asked.clone(), own_url.clone());
+        async move { is_removed(&asked, &own_url).await }
+    };
+    tasks.spawn(process.supervise(removed, shutdown.clone()));
     tasks.spawn(promote(datastore.clone(), peer_url, shutdown.clone()));
-    Ok(Some(OwnMember { datastore, token, dir }))
+    Ok(Some(OwnMember { datastore, token, dir, client_url }))
 }
 
 /// Flags as if the user had named an external cluster.
@@ -234,65 +249,14 @@ fn arguments(names: &Names<'_>, client_url: &str, peer_url: &str, cluster: &Clus
     .collect()
 }
 
-/// Runs etcd and starts it again when it ends, until `shutdown`.
-async fn supervise(binary: PathBuf, arguments: Vec<String>, log: PathBuf, shutdown: Shutdown) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-    loop {
-        let started = tokio::time::Instant::now();
-        let ended = run_once(&binary, &arguments, &log, &shutdown).await;
-        if shutdown.is_cancelled() {
-            return;
-        }
-        match ended {
-            Ok(status) => tracing::error!(%status, log = %log.display(), "the etcd member ended: starting it again"),
-            Err(error) => tracing::error!(binary = %binary.display(), %error, "cannot run the etcd member"),
-        }
-        if started.elapsed() > Duration::from_secs(60) {
-            backoff.reset();
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(backoff.step()) => {}
-        }
-    }
-}
-
-async fn run_once(
-    binary: &Path,
-    arguments: &[String],
-    log: &Path,
-    shutdown: &Shutdown,
-) -> std::io::Result<std::process::ExitStatus> {
-    let open = || std::fs::File::options().create(true).append(true).mode(0o600).open(log);
-    // A log of a run that went on and on is not kept for ever.
-    if std::fs::metadata(log).is_ok_and(|meta| meta.len() > 16 << 20) {
-        std::fs::remove_file(log)?;
-    }
-    let mut child = Command::new(binary)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(open()?)
-        .stderr(open()?)
-        .kill_on_drop(true)
-        .spawn()?;
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {}
-        status = child.wait() => return status,
-    }
-    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok())
-        && let Err(error) = kill(Pid::from_raw(id), Signal::SIGTERM)
-    {
-        tracing::debug!(%error, "the etcd member has ended already");
-    }
-    match tokio::time::timeout(STOP_WITHIN, child.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            child.kill().await?;
-            child.wait().await
-        }
-    }
+/// Whether the others say that there is no member with this address. Nobody who answers is no answer.
+async fn is_removed(options: &DatastoreOptions, peer_url: &str) -> bool {
+    let asked = async {
+        let tls = datastore::client_tls(options)?;
+        let members = EtcdCluster::new(&options.datastore_endpoint, tls.as_ref())?.list().await?;
+        anyhow::Ok(!members.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)))
+    };
+    matches!(tokio::time::timeout(ASK_WITHIN, asked).await, Ok(Ok(true)))
 }
 
 /// Asks for the vote; `true` if the member has it.
@@ -303,6 +267,7 @@ async fn promote_once(options: &DatastoreOptions, peer_url: &str) -> anyhow::Res
     let Some(own) = own else { return Ok(false) };
     if own.learner {
         cluster.promote(own.id).await?;
+        list::tell(&cluster).await?;
         tracing::info!(member = own.name, "the etcd member has its vote");
     }
     Ok(true)
@@ -374,8 +339,7 @@ impl OwnMember {
     /// Leaves for joining servers what they need, and for the next start where the other members are.
     pub async fn publish(&self, client: &Client, layout: &Layout) -> anyhow::Result<()> {
         let mut bundle = shared_keys::read_files(&self.dir)?;
-        let mut endpoints: Vec<String> = self.list().await?.into_iter().flat_map(|member| member.client_urls).collect();
-        endpoints.sort();
+        let endpoints = list::endpoints(&self.datastore).await?;
         pki::files::write(&layout.etcd_endpoints(), &endpoints.join(","), pki::files::PRIVATE)?;
         bundle.insert(ENDPOINTS.to_owned(), endpoints.join(","));
         for name in ETCD_FILES {
@@ -421,12 +385,24 @@ impl OwnMember {
             let body = serde_json::to_vec(&object)?;
             client.raw(Method::PATCH, &path, "application/apply-patch+yaml", body).await?;
         }
-        Ok(())
+        let tls = datastore::client_tls(&self.datastore)?;
+        list::tell(&EtcdCluster::new(&self.datastore.datastore_endpoint, tls.as_ref())?).await
     }
 
-    async fn list(&self) -> anyhow::Result<Vec<EtcdMemberInfo>> {
-        let tls = datastore::client_tls(&self.datastore)?;
-        Ok(EtcdCluster::new(&self.datastore.datastore_endpoint, tls.as_ref())?.list().await?)
+    /// Keeps `store` able to fail over to members that join later, until `shutdown`.
+    pub fn follow_members(
+        &self,
+        store: Arc<EtcdStore>,
+        layout: &Layout,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let followed = MemberList {
+            local: self.datastore.datastore_endpoint.first().cloned().unwrap_or_default(),
+            datastore: self.datastore.clone(),
+            own: self.client_url.clone(),
+            file: layout.etcd_endpoints(),
+        };
+        followed.follow(store, shutdown)
     }
 }
 
@@ -479,10 +455,14 @@ pub async fn cluster_of(layout: &Layout) -> anyhow::Result<Option<EtcdCluster>> 
         return Ok(None);
     }
     let port = std::fs::read_to_string(layout.etcd_port()).ok().and_then(|text| text.trim().parse().ok());
-    let local = vec![format!("https://127.0.0.1:{}", port.unwrap_or(2379u16))];
-    let tls = datastore::client_tls(&datastore_options(&layout.tls(), local.clone()))?;
-    let first = EtcdCluster::new(&local, tls.as_ref())?;
-    let members = first.list().await.context("the etcd member of this server does not answer")?;
+    let mut known = vec![format!("https://127.0.0.1:{}", port.unwrap_or(2379u16))];
+    // The others answer when this server's own member does not.
+    known.extend(
+        pki::files::read_opt(&layout.etcd_endpoints())?.iter().flat_map(|list| list.split(',')).map(str::to_owned),
+    );
+    known.retain(|endpoint| !endpoint.is_empty());
+    let tls = datastore::client_tls(&datastore_options(&layout.tls(), known.clone()))?;
+    let members = EtcdCluster::new(&known, tls.as_ref())?.list().await.context("no etcd member answers")?;
     let endpoints: Vec<String> = members.into_iter().flat_map(|member| member.client_urls).collect();
     Ok(Some(EtcdCluster::new(&endpoints, tls.as_ref())?))
 }
@@ -491,6 +471,10 @@ pub async fn cluster_of(layout: &Layout) -> anyhow::Result<Option<EtcdCluster>> 
 pub async fn print_health(cluster: &EtcdCluster) -> anyhow::Result<bool> {
     let mut good = true;
     let members = cluster.list().await?;
+    for member in members.iter().filter(|member| member.client_urls.is_empty()) {
+        good = false;
+        println!("etcd     {}: added, and has not started yet", member.peer_urls.join(","));
+    }
     for health in cluster.health().await {
         match health {
             Ok(health) => {

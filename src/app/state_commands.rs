@@ -163,6 +163,7 @@ pub async fn datastore(options: DatastoreCommandOptions) -> anyhow::Result<()> {
             let found = found.with_context(|| format!("there is no etcd member {name:?}"))?;
             cluster.remove(found.id).await.with_context(|| format!("cannot remove the etcd member {name:?}"))?;
             println!("removed the etcd member {name}");
+            members::list::tell(&cluster).await?;
             return Ok(());
         }
     };

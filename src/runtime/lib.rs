@@ -11,6 +11,7 @@ mod files;
 pub mod images;
 pub mod init;
 pub mod logs;
+pub mod process;
 pub mod reference;
 pub mod sandbox;
 pub mod spec;

@@ -136,6 +136,14 @@ impl EtcdStore {
         self.tasks.wait().await;
     }
 
+    /// From now on the cluster is reached at these; whether they are others than before.
+    ///
+    /// # Errors
+    /// None is given, or one is no address of a member; then everything stays as it was.
+    pub fn set_endpoints(&self, endpoints: &[String]) -> Result<bool, EndpointError> {
+        self.shared.members.replace(endpoints)
+    }
+
     /// Live watchers, for tests and metrics.
     pub fn watchers(&self) -> usize {
         self.shared.hub.watchers()

@@ -12,10 +12,10 @@ use std::time::Duration;
 use base::{Backoff, Shutdown};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use super::connection::Connection;
+use crate::process::{ProcessEnd, reap};
 use crate::sys;
 
 /// How long a new containerd may take until it answers: it opens its database and walks its snapshots first.
@@ -195,28 +195,6 @@ async fn answering(socket: &Path) -> Option<i32> {
     let answer = tokio::time::timeout(Duration::from_secs(5), client.version(()));
     answer.await.ok()?.ok()?;
     Some(pid)
-}
-
-/// A process that can be waited for, child or not.
-struct ProcessEnd(AsyncFd<std::os::fd::OwnedFd>);
-
-impl ProcessEnd {
-    fn of(pid: i32) -> io::Result<Self> {
-        sys::watch_process(pid).map(Self)
-    }
-
-    /// A pidfd becomes readable when its process ends.
-    async fn ended(&self) {
-        // An error here means that the event loop is gone, and with it whoever waits.
-        let _ = self.0.readable().await;
-    }
-}
-
-/// Collects the exit status, if it is our child.
-fn reap(pid: i32) {
-    use nix::sys::wait::{WaitPidFlag, waitpid};
-    // Not a child: it was started by a former run of ours, and its parent collects it.
-    let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
 
 /// The binary that would be started: in `dir`, or with `None` on `PATH` and in the usual folders.

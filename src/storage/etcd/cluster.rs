@@ -3,12 +3,12 @@
 use etcd_client::proto::{
     PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest, PbMemberListResponse,
     PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest, PbMemberRemoveResponse, PbStatusRequest,
-    PbStatusResponse,
+    PbStatusResponse, PbTxnResponse,
 };
 
 use super::wire::{CallError, Effect, Members, plain};
 use super::{EtcdTls, convert};
-use crate::store::{Revision, StoreError};
+use crate::store::{Op, Put, Revision, StoreError, Txn};
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,10 +101,18 @@ impl EtcdCluster {
         answer.map(drop).map_err(failed("remove a member"))
     }
 
+    /// Writes a key, for programs that have no store open: servers watch it.
+    pub async fn put(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        let put = Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() };
+        let request = convert::txn_request(&Txn { success: vec![Op::Put(put)], ..Txn::default() });
+        let answer: Result<PbTxnResponse, _> = self.members.call("/etcdserverpb.KV/Txn", Effect::Writes, request).await;
+        answer.map(drop).map_err(failed("write"))
+    }
+
     /// Asks every endpoint how it is.
     pub async fn health(&self) -> Vec<Result<EtcdHealth, (String, StoreError)>> {
         let asked = (0..self.members.len()).map(|member| async move {
-            let endpoint = self.members.endpoint(member).to_owned();
+            let endpoint = self.members.endpoint(member);
             let call = self.members.call_member(member, "/etcdserverpb.Maintenance/Status", PbStatusRequest::default());
             let answer: Result<PbStatusResponse, _> = call.await;
             match answer {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base::Backoff;
 use http::Uri;
 use http::uri::PathAndQuery;
@@ -79,9 +80,12 @@ pub(super) enum CallError {
     NoAnswer(Status),
 }
 
-/// The members of a cluster as a client sees them.
+/// The members of a cluster as a client sees them. They are numbered; a number that was taken before the members changed
+/// means some member.
 pub(super) struct Members {
-    members: Vec<Member>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    /// Never empty.
+    members: ArcSwap<Vec<Arc<Member>>>,
     /// The one to ask first.
     current: AtomicUsize,
 }
@@ -94,19 +98,51 @@ struct Member {
 impl Members {
     /// `endpoints` as `https://host:port` or `http://host:port`; `tls` for the former.
     pub(super) fn new(endpoints: &[String], tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Self, EndpointError> {
+        let members = Self::make(endpoints, tls, &[])?;
+        Ok(Self { tls: tls.cloned(), members: ArcSwap::from_pointee(members), current: AtomicUsize::new(0) })
+    }
+
+    /// Connections of `known` members are kept.
+    fn make(
+        endpoints: &[String],
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        known: &[Arc<Member>],
+    ) -> Result<Vec<Arc<Member>>, EndpointError> {
         if endpoints.is_empty() {
             return Err(EndpointError::None);
         }
-        let members = endpoints.iter().map(|endpoint| Member::new(endpoint, tls)).collect::<Result<_, _>>()?;
-        Ok(Self { members, current: AtomicUsize::new(0) })
+        let member = |endpoint: &String| match known.iter().find(|member| member.endpoint == *endpoint) {
+            Some(member) => Ok(Arc::clone(member)),
+            None => Member::new(endpoint, tls).map(Arc::new),
+        };
+        endpoints.iter().map(member).collect()
+    }
+
+    /// From now on these are the members; whether they are others than before.
+    pub(super) fn replace(&self, endpoints: &[String]) -> Result<bool, EndpointError> {
+        let known = self.members.load_full();
+        if known.iter().map(|member| &member.endpoint).eq(endpoints) {
+            return Ok(false);
+        }
+        let members = Self::make(endpoints, self.tls.as_ref(), &known)?;
+        let asked = &known[self.current() % known.len()].endpoint;
+        let current = members.iter().position(|member| member.endpoint == *asked).unwrap_or(0);
+        self.members.store(Arc::new(members));
+        self.current.store(current, Ordering::Relaxed);
+        Ok(true)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.members.len()
+        self.members.load().len()
     }
 
-    pub(super) fn endpoint(&self, member: usize) -> &str {
-        &self.members[member].endpoint
+    fn member(&self, member: usize) -> Arc<Member> {
+        let members = self.members.load();
+        Arc::clone(&members[member % members.len()])
+    }
+
+    pub(super) fn endpoint(&self, member: usize) -> String {
+        self.member(member).endpoint.clone()
     }
 
     /// The member to ask first.
@@ -116,7 +152,7 @@ impl Members {
 
     /// Another than `failed` is to be asked first from now on.
     pub(super) fn leave(&self, failed: usize) {
-        let next = (failed + 1) % self.members.len();
+        let next = (failed + 1) % self.len();
         // Somebody else may have left it already.
         let _left = self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -146,7 +182,7 @@ impl Members {
             if !again || Instant::now() >= deadline {
                 return Err(CallError::NoAnswer(status));
             }
-            if tried % self.members.len() == 0 {
+            if tried % self.len() == 0 {
                 tokio::time::sleep(backoff.step()).await;
             }
         }
@@ -193,7 +229,7 @@ impl Members {
     }
 
     fn grpc(&self, member: usize) -> Grpc<Channel> {
-        Grpc::new(self.members[member].channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        Grpc::new(self.member(member).channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 }
 
@@ -364,6 +400,23 @@ mod tests {
         check("127.0.0.1:2379", "is no endpoint");
         check("postgres://host:1", "is no endpoint");
         check("http://host", "is no endpoint");
+    }
+
+    #[tokio::test]
+    async fn members_may_change() {
+        let of = |names: &[&str]| names.iter().map(|name| format!("http://{name}:1")).collect::<Vec<_>>();
+        let members = Members::new(&of(&["a", "b"]), None).unwrap();
+        members.leave(0);
+        let kept = members.member(1);
+        assert!(members.replace(&of(&["c", "a", "b"])).unwrap());
+        assert!(!members.replace(&of(&["c", "a", "b"])).unwrap());
+        assert_eq!(members.endpoint(members.current()), "http://b:1");
+        assert!(Arc::ptr_eq(&kept, &members.member(2)), "its connection was dropped");
+        members.replace(&of(&["c"])).unwrap();
+        assert_eq!((members.current(), members.endpoint(7).as_str()), (0, "http://c:1"));
+        assert!(members.replace(&[]).is_err());
+        assert!(members.replace(&["nonsense".to_owned()]).is_err());
+        assert_eq!(members.len(), 1);
     }
 
     #[test]
