@@ -4,37 +4,20 @@
 # or repeats an event. Needs root, the kit's etcd, and BIN (the skiff binary). Everything lies below DIR.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
-MODE=${1:-short}; DIR=${DIR:-/tmp/skiff-cluster}; BIN=${BIN:-$here/../target/debug/skiff}; ETCD=${ETCD:-$KIT_WORK/bin/etcd}
+MODE=${1:-short}; DIR=${DIR:-/tmp/skiff-cluster}; BIN=${BIN:-$here/../target-link/debug/skiff}; ETCD=${ETCD:-$KIT_WORK/bin/etcd}
 ETCDCTL=${ETCDCTL:-$KIT_WORK/bin/etcdctl}; P=${P:-skc}; NET=10.213.77
 case $MODE in short) outage=4 rest=3;; long) outage=30 rest=10;; *) echo "usage: cluster.sh [short|long]"; exit 2;; esac
 [ -x "$ETCD" ] || { echo "skipped: no etcd at $ETCD; build it with e2e/kit/build-tools.sh tools"; exit 0; }
-mkdir -p "$DIR"; declare -A pid
-
-place() { echo "$NET.$1"; }
-inside() { local n=$1; shift; ip netns exec "$P$n" "$@"; }
-cleanup() {
-  trap - EXIT
-  for p in "${pid[@]}"; do kill -9 "$p" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  for n in 11 12 13 21 22; do ip netns del "$P$n" 2>/dev/null || true; ip link del "${P}v$n" 2>/dev/null || true; done
-  ip link del "${P}br" 2>/dev/null || true
-}
-trap cleanup EXIT
-cleanup; trap cleanup EXIT
-rm -rf "${DIR:?}"/*
-
-ip link add "${P}br" type bridge; ip addr add "$NET.1/24" dev "${P}br"; ip link set "${P}br" up
-for n in 11 12 13 21 22; do
-  ip netns add "$P$n"
-  ip link add "${P}v$n" type veth peer name eth0 netns "$P$n"
-  ip link set "${P}v$n" master "${P}br" up
-  inside $n ip addr add "$NET.$n/24" dev eth0; inside $n ip link set eth0 up; inside $n ip link set lo up
-  inside $n ip route add default via "$NET.1"
-done
+PLACES='11 12 13 21 22'; . "$here/cluster/net.sh"
+cleanup() { trap - EXIT; net_down; }
+trap cleanup EXIT; cleanup; trap cleanup EXIT
+mkdir -p "$DIR"; rm -rf "${DIR:?}"/*
+net_up
 
 initial="e11=http://$NET.11:2380,e12=http://$NET.12:2380,e13=http://$NET.13:2380"
 etcd() {
-  exec ip netns exec "$P$1" "$ETCD" --name "e$1" --data-dir "$DIR/e$1" --log-level error --initial-cluster "$initial" \
+  exec ip netns exec "$P$1" "$ETCD" --name "e$1" --data-dir "$DIR/e$1" --log-level error --heartbeat-interval 200 --election-timeout 2000 \
+    --initial-cluster "$initial" \
     --listen-peer-urls "http://$NET.$1:2380" --initial-advertise-peer-urls "http://$NET.$1:2380" \
     --listen-client-urls "http://$NET.$1:2379" --advertise-client-urls "http://$NET.$1:2379" >> "$DIR/e$1.log" 2>&1 < /dev/null
 }
@@ -43,27 +26,16 @@ skiff() {
   exec ip netns exec "$P$1" "$BIN" server --config /dev/null --data-dir "$DIR/s$1" --node-name "s$1" --node-ip "$NET.$1" --bridge "${P}b$1" \
     --datastore-endpoint "$endpoints" --token cluster-test --disable-agent --disable-kube-proxy >> "$DIR/s$1.log" 2>&1 < /dev/null
 }
-up() { # waits until a server is ready
-  for _ in $(seq 600); do
-    kill -0 "${pid[$1]}" 2>/dev/null || { echo "server $1 ended:"; tail -3 "$DIR/s$1.log"; exit 1; }
-    [ -e "$DIR/s$1/admin.kubeconfig" ] && "$KB/kubectl" --kubeconfig "$DIR/s$1/admin.kubeconfig" --server "https://$NET.$1:6443" get --raw /readyz >/dev/null 2>&1 && return
-    sleep 0.1
-  done
-  echo "server $1 did not become ready:"; tail -5 "$DIR/s$1.log"; exit 1
-}
 leader() { # the last number of the leader's address
   "$ETCDCTL" --endpoints "$endpoints" -w json endpoint status 2>/dev/null | python3 -c '
 import json, sys
 for e in json.load(sys.stdin):
     if e["Status"]["leader"] == e["Status"]["header"]["member_id"]: print(e["Endpoint"].split(".")[-1].split(":")[0])' | head -1 || true
 }
-end() { kill -9 "${pid[$1]}"; wait "${pid[$1]}" 2>/dev/null || true; }
 
-# In the background as themselves, so that their numbers are those of the processes.
-run() { "$1" "$2" & pid[$2]=$!; }
 for n in 11 12 13; do run etcd $n; done
 run skiff 21; up 21; run skiff 22; up 22
-kubectl() { "$KB/kubectl" --kubeconfig "$DIR/s21/admin.kubeconfig" --server "https://$NET.21:6443" "$@"; }
+kubectl() { on 21 "$@"; }
 cmp "$DIR/s21/tls/ca.crt" "$DIR/s22/tls/ca.crt"
 [ "$(kubectl get endpoints kubernetes -o 'jsonpath={.subsets[0].addresses[*].ip}')" = "$NET.21 $NET.22" ] \
   || { echo "both servers must be endpoints of the Service kubernetes"; kubectl get endpoints kubernetes -o yaml; exit 1; }

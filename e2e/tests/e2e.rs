@@ -122,6 +122,20 @@ fn etcdctl_finds_no_difference_to_etcd() {
 }
 
 #[test]
+fn two_servers_on_three_etcd_members_lose_nothing_when_one_of_them_goes() {
+    tool("etcd").unwrap();
+    let mut script = Command::new(here().join("cluster.sh"));
+    println!("{}", output(script.arg("short").env("DIR", "/var/tmp/skiff-e2e-cluster")).unwrap());
+}
+
+#[test]
+fn servers_with_their_own_etcd_members_join_share_and_leave() {
+    tool("etcd").unwrap();
+    let mut script = Command::new(here().join("members.sh"));
+    println!("{}", output(script.env("DIR", "/var/tmp/skiff-e2e-members")).unwrap());
+}
+
+#[test]
 fn a_stock_api_server_works_on_the_store() {
     tool("kube-apiserver").unwrap();
     println!("{}", output(Command::new(here().join("stock-apiserver-on-shim.sh")).env("SHIM", shim())).unwrap());

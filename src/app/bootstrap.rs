@@ -1,10 +1,13 @@
 //! Objects that every cluster has: brought into being at start, and kept as they must be.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use api::Object;
+use base::{Backoff, Shutdown};
 use client::client::resource_path;
-use client::{Client, Error};
+use client::k8s_openapi::api::core::v1::Namespace;
+use client::{Client, Error, Event, Informers};
 use http::Method;
 use jiff::Timestamp;
 use kinds::bootstrap::Step;
@@ -25,6 +28,38 @@ pub async fn apply_all(client: &Client, objects: Vec<Object>) -> Result<(), Erro
         ensure(client, &object).await?;
     }
     Ok(())
+}
+
+/// Makes the system's namespaces anew when somebody deletes one, until `shutdown` (upstream
+/// `controlplane/controller/systemnamespaces`, which looks once a minute).
+pub async fn keep_namespaces(client: Client, informers: Informers, shutdown: Shutdown) {
+    let mut wanted = kinds::bootstrap::objects();
+    wanted.retain(|object| object.kind() == "Namespace");
+    let mut changes = informers.informer::<Namespace>().subscribe();
+    loop {
+        let changed = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            changed = changes.recv() => changed,
+        };
+        let gone = match changed {
+            None => return,
+            Some(Event::Deleted(namespace)) => namespace.metadata.name.clone(),
+            Some(Event::Resync) => None,
+            Some(Event::Added(_) | Event::Updated { .. }) => continue,
+        };
+        for namespace in wanted.iter().filter(|own| gone.as_deref().is_none_or(|gone| own.name() == gone)) {
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+            while let Err(error) = ensure(&client, namespace).await {
+                tracing::warn!(name = namespace.name(), error = %base::chain(&error), "cannot make a system namespace anew");
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(backoff.step()) => {}
+                }
+            }
+        }
+    }
 }
 
 /// The Services `kubernetes` and `kube-dns` with their endpoints.

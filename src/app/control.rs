@@ -51,7 +51,7 @@ impl Control {
         let encryption = || {
             let none =
                 "nothing is encrypted: start the server with --secrets-encryption or --encryption-provider-config";
-            self.encryption.as_ref().context(none)
+            self.encryption.as_ref().filter(|encryption| encryption.is_on()).context(none)
         };
         Ok(match request {
             Request::SnapshotSave { name } => {

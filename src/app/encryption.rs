@@ -2,6 +2,7 @@
 //! keys that skiff makes itself.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +12,16 @@ use base::{Clock, Shutdown};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
-use storage::Store;
 use storage::encryption::{Census, Cipher, EncryptedStore, ProviderSpec, Rules};
+use storage::{KeyRange, RangeOptions, Revision, Store};
 
 use crate::addons;
 use crate::layout::Layout;
 use crate::options::SafetyOptions;
+use crate::shared_encryption::{self, Held, SharedConfiguration};
 
 /// An editor writes a file in several steps; they are taken together.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -98,34 +101,151 @@ pub struct Encryption {
     /// skiff made the file and may change it.
     own: bool,
     prefixes: Prefixes,
+    /// Where the file's text lies for all servers of the datastore.
+    shared: Option<SharedConfiguration>,
+    /// When what is used was written there.
+    applied: Mutex<Revision>,
     pub store: Arc<EncryptedStore>,
+}
+
+/// How the servers of one datastore share the keys that skiff makes; `None` if they do not.
+pub async fn sharing(
+    options: &SafetyOptions,
+    layout: &Layout,
+    store: Arc<dyn Store>,
+    token: Option<&str>,
+    own: IpAddr,
+) -> anyhow::Result<Option<SharedConfiguration>> {
+    let there = shared_encryption::is_there(&*store).await?;
+    if options.encryption_provider_config.is_some() {
+        if there {
+            bail!("the servers of this datastore share keys that skiff made: leave out --encryption-provider-config");
+        }
+        return Ok(None);
+    }
+    match token {
+        Some(token) => Ok(Some(SharedConfiguration::new(store, token, own))),
+        None if there => {
+            bail!(
+                "the datastore's Secrets are encrypted with keys that its servers share: give this server their --token"
+            )
+        }
+        None if options.secrets_encryption && !layout.encryption().exists() => bail!(
+            "--secrets-encryption with --datastore-endpoint needs --token, by which servers share the keys; or give every \
+             server the same --encryption-provider-config"
+        ),
+        None => Ok(None),
+    }
+}
+
+/// Refuses a datastore whose Secrets this server cannot read.
+pub async fn refuse_unreadable(store: Arc<dyn Store>, encryption: Option<&Encryption>) -> anyhow::Result<()> {
+    let readable = match encryption {
+        Some(encryption) => encryption.store.clone(),
+        None => EncryptedStore::new(store, Rules::default()),
+    };
+    let options = RangeOptions { limit: 1, ..RangeOptions::default() };
+    let found = readable.range(KeyRange::prefix(format!("{ROOT}secrets/")), options).await;
+    found.map(drop).context(
+        "cannot read the datastore's Secrets: every server needs the same --token, or the same \
+         --encryption-provider-config",
+    )
 }
 
 impl Encryption {
     /// Puts the encryption that the options ask for in front of `store`; `None` if they ask for none.
-    pub fn open(
+    pub async fn open(
         options: &SafetyOptions,
         layout: &Layout,
         prefixes: impl FnOnce() -> Prefixes,
         store: Arc<dyn Store>,
+        shared: Option<SharedConfiguration>,
         clock: &dyn Clock,
     ) -> anyhow::Result<Option<Arc<Self>>> {
         let (file, own) = match (&options.encryption_provider_config, options.secrets_encryption) {
             (Some(file), _) => (file.clone(), false),
-            // Once values are encrypted they must stay readable, also when the flag is gone.
-            (None, asked) if asked || layout.encryption().exists() => (layout.encryption(), true),
+            // Once values are encrypted they must stay readable, also when the flag is gone. Where servers share keys,
+            // another one may begin to use them.
+            (None, asked) if asked || shared.is_some() || layout.encryption().exists() => (layout.encryption(), true),
             (None, _) => return Ok(None),
         };
-        if own && !file.exists() {
+        if own && shared.is_none() && !file.exists() {
             write(&file, &configuration(vec![new_key(clock)]))?;
         }
-        let prefixes = prefixes();
-        let rules = load(&file, &prefixes)?;
-        Ok(Some(Arc::new(Self { file, own, prefixes, store: EncryptedStore::new(store, rules) })))
+        let encryption = Self {
+            file,
+            own,
+            prefixes: prefixes(),
+            shared: shared.filter(|_| own),
+            applied: Mutex::new(Revision(0)),
+            store: EncryptedStore::new(store, Rules::default()),
+        };
+        match &encryption.shared {
+            Some(shared) => encryption.join(shared, options.secrets_encryption, clock).await?,
+            None => encryption.store.replace(load(&encryption.file, &encryption.prefixes)?),
+        }
+        Ok(Some(Arc::new(encryption)))
     }
 
-    /// Takes over changes of the file until `shutdown`. A file that cannot be used changes nothing.
+    /// Brings this server and the others of the datastore to one configuration. `asked`: there is to be one.
+    async fn join(&self, shared: &SharedConfiguration, asked: bool, clock: &dyn Clock) -> anyhow::Result<()> {
+        let wanted = asked || self.file.exists();
+        let mut failed: Option<anyhow::Error> = None;
+        loop {
+            let held = shared.read().await?;
+            let (text, done) = match &held {
+                Some(held) => {
+                    self.apply(held)?;
+                    let keys = own_keys(&parse(&held.text)?);
+                    // An interrupted start leaves one by which nothing is encrypted yet.
+                    let done = !wanted || held.text != print(&reading(keys.clone()))?;
+                    (print(&configuration(keys))?, done)
+                }
+                None if wanted => {
+                    let keys = if self.file.exists() { own_keys(&read(&self.file)?) } else { vec![new_key(clock)] };
+                    (print(&reading(keys))?, false)
+                }
+                None => return Ok(()),
+            };
+            if done {
+                return Ok(());
+            }
+            if let Some(error) = failed.take() {
+                return Err(error);
+            }
+            // Another server that starts may have been first: then it has what we wanted.
+            failed = shared.replace(held.as_ref(), &text, |held| self.apply(held)).await.err();
+        }
+    }
+
+    /// Uses what the servers share, unless something newer is used already.
+    fn apply(&self, held: &Held) -> anyhow::Result<()> {
+        let mut applied = self.applied.lock();
+        if held.revision <= *applied {
+            return Ok(());
+        }
+        shared_encryption::keep(&self.file, &held.text)?;
+        self.store.replace(load(&self.file, &self.prefixes)?);
+        *applied = held.revision;
+        tracing::info!("took over the encryption keys that the servers share");
+        Ok(())
+    }
+
+    /// Whether anything is encrypted.
+    pub fn is_on(&self) -> bool {
+        !self.own || self.file.exists()
+    }
+
+    /// Takes over changes until `shutdown`: of the file, or of what the servers share. A configuration that cannot be
+    /// used changes nothing.
     pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
+        match &self.shared {
+            Some(shared) => shared.follow(|held| self.apply(held), shutdown).await,
+            None => self.follow_file(shutdown).await,
+        }
+    }
+
+    async fn follow_file(&self, shutdown: Shutdown) {
         let folder = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let watch = match addons::watch(folder) {
             Ok(watch) => watch,
@@ -179,6 +299,9 @@ impl Encryption {
                 self.file.display()
             );
         }
+        if let Some(shared) = &self.shared {
+            return self.rotate_shared(shared, clock).await;
+        }
         let mut keys = vec![new_key(clock)];
         keys.extend(own_keys(&read(&self.file)?));
         write(&self.file, &configuration(keys.clone()))?;
@@ -186,6 +309,26 @@ impl Encryption {
         keys.truncate(1);
         write(&self.file, &configuration(keys))?;
         self.store.replace(load(&self.file, &self.prefixes)?);
+        Ok(written)
+    }
+
+    /// [`Encryption::rotate`] with other servers, which must be able to read what any of them writes at any time.
+    async fn rotate_shared(&self, shared: &SharedConfiguration, clock: &dyn Clock) -> anyhow::Result<u64> {
+        let held = shared.read().await?.context("the servers share no keys yet")?;
+        let old = own_keys(&parse(&held.text)?);
+        let new = new_key(clock);
+        let readable = [&old[..], std::slice::from_ref(&new)].concat();
+        let mut keys = vec![new];
+        keys.extend(old);
+        let apply = |held: &Held| self.apply(held);
+        let held = shared.replace(Some(&held), &print(&configuration(readable))?, apply).await?;
+        let held = shared.replace(Some(&held), &print(&configuration(keys.clone()))?, apply).await?;
+        let mut written = self.store.rewrite().await?;
+        // A write that a server had begun with the old key may still be on its way to the datastore.
+        tokio::time::sleep(shared.writes_arrive).await;
+        written += self.store.rewrite().await?;
+        keys.truncate(1);
+        shared.replace(Some(&held), &print(&configuration(keys))?, apply).await?;
         Ok(written)
     }
 }
@@ -207,15 +350,25 @@ fn configuration(keys: Vec<Key>) -> Configuration {
     }
 }
 
+/// The same, while some servers may not know the keys yet: nothing is written with them.
+fn reading(keys: Vec<Key>) -> Configuration {
+    let mut configuration = configuration(keys);
+    configuration.resources.iter_mut().for_each(|rule| rule.providers.reverse());
+    configuration
+}
+
 fn own_keys(configuration: &Configuration) -> Vec<Key> {
     let providers = configuration.resources.iter().flat_map(|rule| &rule.providers);
     providers.filter_map(|provider| provider.secretbox.as_ref()).flat_map(|keys| keys.keys.clone()).collect()
 }
 
 fn write(file: &Path, configuration: &Configuration) -> anyhow::Result<()> {
+    Ok(pki::files::write(file, &print(configuration)?, pki::files::PRIVATE)?)
+}
+
+fn print(configuration: &Configuration) -> anyhow::Result<String> {
     // JSON is YAML, and needs no other writer.
-    let text = serde_json::to_string_pretty(configuration)?;
-    Ok(pki::files::write(file, &text, pki::files::PRIVATE)?)
+    Ok(serde_json::to_string_pretty(configuration)?)
 }
 
 fn read(file: &Path) -> anyhow::Result<Configuration> {

@@ -21,6 +21,7 @@ pub mod options;
 mod registries;
 mod s3;
 mod server;
+mod shared_encryption;
 mod shared_keys;
 mod snapshots;
 mod state_commands;

@@ -17,6 +17,16 @@ const EVERY: Duration = Duration::from_secs(10);
 const TTL_SECONDS: i64 = 15;
 const PREFIX: &str = "/registry/masterleases/";
 
+/// The addresses of the servers that are alive, in order.
+pub async fn alive(store: &dyn Store) -> Result<Vec<IpAddr>, StoreError> {
+    let options = RangeOptions { keys_only: true, ..RangeOptions::default() };
+    let found = store.range(KeyRange::prefix(PREFIX), options).await?;
+    let address = |key: &[u8]| std::str::from_utf8(&key[PREFIX.len()..]).ok()?.parse::<IpAddr>().ok();
+    let mut all: Vec<IpAddr> = found.kvs.iter().filter_map(|kv| address(&kv.key)).collect();
+    all.sort();
+    Ok(all)
+}
+
 /// This server's entry.
 pub struct MasterLease {
     store: Arc<dyn Store>,
@@ -37,11 +47,11 @@ impl MasterLease {
     }
 
     async fn renew(&mut self) -> Result<Vec<IpAddr>, StoreError> {
-        let alive = match self.lease {
+        let renewed = match self.lease {
             LeaseId(0) => Err(StoreError::LeaseNotFound),
             lease => self.store.lease_keep_alive(lease).await,
         };
-        match alive {
+        match renewed {
             Ok(_) => {}
             Err(StoreError::LeaseNotFound) => {
                 self.lease = self.store.lease_grant(LeaseId(0), TTL_SECONDS).await?.id;
@@ -56,12 +66,7 @@ impl MasterLease {
             }
             Err(error) => return Err(error),
         }
-        let options = RangeOptions { keys_only: true, ..RangeOptions::default() };
-        let found = self.store.range(KeyRange::prefix(PREFIX), options).await?;
-        let address = |key: &[u8]| std::str::from_utf8(&key[PREFIX.len()..]).ok()?.parse::<IpAddr>().ok();
-        let mut all: Vec<IpAddr> = found.kvs.iter().filter_map(|kv| address(&kv.key)).collect();
-        all.sort();
-        Ok(all)
+        alive(&*self.store).await
     }
 
     /// Keeps the entry and the published endpoints up to date, until `shutdown`; then takes the entry back.

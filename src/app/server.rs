@@ -168,7 +168,16 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // What stands in front of the storage, and what looks after it.
     etcd::serve(&options.etcd_listen, &layout, &datastore, &clock, &mut storing.tasks, &storing.shutdown).await?;
     let prefixes = || encryption::prefixes(&make_kinds(&options));
-    let encryption = Encryption::open(&options.safety, &layout, prefixes, datastore.store(), clock.as_ref())?;
+    let token = member.as_ref().map(|member| member.token.as_str()).or(token);
+    let sharing = match datastore.is_shared() {
+        true => encryption::sharing(&options.safety, &layout, datastore.store(), token, identity.advertise).await?,
+        false => None,
+    };
+    let encryption =
+        Encryption::open(&options.safety, &layout, prefixes, datastore.store(), sharing, clock.as_ref()).await?;
+    if datastore.is_shared() {
+        encryption::refuse_unreadable(datastore.store(), encryption.as_deref()).await?;
+    }
     let shared: Arc<dyn Store> = match &encryption {
         Some(encryption) => encryption.store.clone(),
         None => datastore.store(),
@@ -238,6 +247,9 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     write_kubeconfigs(&options, &layout, &credentials)?;
     if let Some(member) = &member {
         member.publish(&loopback, &layout).await.context("cannot leave what joining servers need")?;
+        if let Datastore::Etcd(store) = &datastore {
+            storing.tasks.spawn(member.follow_members(store.clone(), &layout, storing.shutdown.clone()));
+        }
     }
 
     // Clients: admission, scheduler, controllers, add-ons.
@@ -247,6 +259,8 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     if let Some(entry) = entry {
         controlling.tasks.spawn(entry.run(loopback.clone(), controlling.shutdown.clone()));
     }
+    let keeping = bootstrap::keep_namespaces(loopback.clone(), informers.clone(), controlling.shutdown.clone());
+    controlling.tasks.spawn(keeping);
     // Of several servers one schedules, and one runs the controllers.
     let election = Election { needed: datastore.is_shared(), node_name: &identity.node_name, clock: &clock };
     if !options.disable_scheduler {
