@@ -6,6 +6,7 @@ use etcd_client::proto::{
     PbStatusResponse, PbTxnResponse,
 };
 
+use super::shift::Shift;
 use super::wire::{CallError, Effect, Members, plain};
 use super::{EtcdTls, convert};
 use crate::store::{Op, Put, Revision, StoreError, Txn};
@@ -104,7 +105,7 @@ impl EtcdCluster {
     /// Writes a key, for programs that have no store open: servers watch it.
     pub async fn put(&self, key: &str, value: &str) -> Result<(), StoreError> {
         let put = Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() };
-        let request = convert::txn_request(&Txn { success: vec![Op::Put(put)], ..Txn::default() });
+        let request = convert::txn_request(&Txn { success: vec![Op::Put(put)], ..Txn::default() }, Shift::default())?;
         let answer: Result<PbTxnResponse, _> = self.members.call("/etcdserverpb.KV/Txn", Effect::Writes, request).await;
         answer.map(drop).map_err(failed("write"))
     }
