@@ -42,7 +42,7 @@ impl Served {
         client.alpn_protocols = vec![protocol.to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tls = Tls { config: Arc::new(config), client_authority: authority };
+        let tls = Tls { config: Arc::new(config), client_authority: authority, front_proxy: None };
         let listening = tokio::spawn(listen(listener, tls, harness.server.service(), harness.shutdown.clone()));
         Self { harness, address, connector: TlsConnector::from(Arc::new(client)), listening }
     }
