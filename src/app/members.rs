@@ -37,6 +37,10 @@ use process::MemberProcess;
 
 /// Where a binary of etcd is looked for besides PATH.
 const PLACES: [&str; 3] = ["/usr/bin/etcd", "/usr/local/bin/etcd", "/usr/sbin/etcd"];
+/// How long a server that joins waits for others that join.
+const JOIN_WITHIN: Duration = Duration::from_secs(120);
+/// What etcd says while its members change (etcd `server/etcdserver/api/membership` and `errors`).
+const BUSY: [&str; 3] = ["too many learner members", "unhealthy cluster", "not enough started members"];
 /// The others may take so long to say whether they know this member.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// How often a learner asks for its vote.
@@ -201,7 +205,7 @@ async fn join(others: &[String], dir: &Path, peer_url: &str, name: &str) -> anyh
     let listed = cluster.list().await.context("cannot reach the cluster's etcd members")?;
     let members = match listed.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
         true => listed,
-        false => cluster.add_learner(peer_url).await.context("the cluster does not take this member")?.1,
+        false => add(&cluster, peer_url).await?,
     };
     let entry = |member: &EtcdMemberInfo| -> Option<String> {
         let url = member.peer_urls.first()?;
@@ -209,6 +213,24 @@ async fn join(others: &[String], dir: &Path, peer_url: &str, name: &str) -> anyh
         (!name.is_empty()).then(|| format!("{name}={url}"))
     };
     Ok(Cluster { state: "existing", members: members.iter().filter_map(entry).collect::<Vec<_>>().join(",") })
+}
+
+/// Adds the member. While another one is joining, etcd takes none: that is waited for.
+async fn add(cluster: &EtcdCluster, peer_url: &str) -> anyhow::Result<Vec<EtcdMemberInfo>> {
+    let deadline = tokio::time::Instant::now() + JOIN_WITHIN;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5)).with_jitter(0.2);
+    loop {
+        let error = match cluster.add_learner(peer_url).await {
+            Ok((_, members)) => return Ok(members),
+            Err(error) => error,
+        };
+        let text = base::chain(&error).to_string();
+        if !BUSY.iter().any(|busy| text.contains(busy)) || tokio::time::Instant::now() >= deadline {
+            return Err(error).context("the cluster does not take this member");
+        }
+        tracing::info!(why = text, "waiting until the cluster takes this member");
+        tokio::time::sleep(backoff.step()).await;
+    }
 }
 
 struct Names<'a> {

@@ -17,6 +17,7 @@ use base::Backoff;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -93,6 +94,8 @@ pub(super) struct Members {
 struct Member {
     endpoint: String,
     channel: Channel,
+    /// Why the member ended the last connection before it answered anything; empty if it did not.
+    refusal: Refusal,
 }
 
 impl Members {
@@ -200,9 +203,25 @@ impl Members {
             grpc.unary(with_leader(request), PathAndQuery::from_static(path), ProstCodec::<A, B>::default()).await
         };
         match tokio::time::timeout(ANSWER_WITHIN, call).await {
-            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| self.explain(member, status)),
             Err(_) => Err(Status::deadline_exceeded(format!("{} did not answer in time", self.endpoint(member)))),
         }
+    }
+
+    /// A member that does not accept our certificate says so only after the handshake, to whoever reads next: tonic
+    /// knows nothing of it.
+    fn explain(&self, member: usize, status: Status) -> Status {
+        let member = self.member(member);
+        let refusal = if fate(&status) == Fate::Answered { None } else { member.refusal.lock().take() };
+        let Some(alert) = refusal else { return status };
+        let why = match alert {
+            rustls::AlertDescription::CertificateRequired => {
+                "it asks for a client certificate (--datastore-certfile, --datastore-keyfile)".to_owned()
+            }
+            other => format!("it refuses the client certificate: {other:?}"),
+        };
+        let source = io::Error::new(io::ErrorKind::InvalidData, why);
+        Status::from_error(Box::new(NotConnected { endpoint: member.endpoint.clone(), source }))
     }
 
     /// Opens a stream in both directions to one member.
@@ -323,38 +342,77 @@ impl Member {
             .initial_stream_window_size(1024 * 1024)
             .initial_connection_window_size(4 * 1024 * 1024);
         let named = endpoint.to_owned();
+        let refusal = Refusal::default();
+        let noticed = Arc::clone(&refusal);
         let channel = target.connect_with_connector_lazy(service_fn(move |_: Uri| {
             let (named, host, tls) = (named.clone(), host.clone(), tls.clone());
+            let noticed = Arc::clone(&noticed);
             async move {
-                let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&host, port, tls)).await;
+                let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&host, port, tls, noticed)).await;
                 let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 connected.map(TokioIo::new).map_err(|source| NotConnected { endpoint: named, source })
             }
         }));
-        Ok(Self { endpoint: endpoint.to_owned(), channel })
+        Ok(Self { endpoint: endpoint.to_owned(), channel, refusal })
     }
 }
 
-async fn connect(host: &str, port: u16, tls: Option<(TlsConnector, ServerName<'static>)>) -> io::Result<Connection> {
+async fn connect(
+    host: &str,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    refusal: Refusal,
+) -> io::Result<Connection> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     Ok(match tls {
         None => Connection::Plain(stream),
-        Some((connector, name)) => Connection::Tls(Box::new(connector.connect(name, stream).await?)),
+        Some((connector, name)) => Connection::Tls(Box::new(connector.connect(name, stream).await?), refusal),
     })
+}
+
+/// Whether the alert ends a handshake, before any call can have been taken.
+fn is_about_certificates(alert: &rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
+        UnknownCA, UnsupportedCertificate,
+    };
+    matches!(
+        alert,
+        AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnknownCA
+            | UnsupportedCertificate
+    )
 }
 
 /// With or without TLS.
 enum Connection {
     Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>, Refusal),
 }
+
+/// Where a connection leaves the alert that ended it.
+type Refusal = Arc<Mutex<Option<rustls::AlertDescription>>>;
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, refusal) => {
+                let read = Pin::new(stream).poll_read(cx, buf);
+                if let Poll::Ready(Err(error)) = &read
+                    && let Some(rustls::Error::AlertReceived(alert)) =
+                        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+                {
+                    *refusal.lock() = Some(*alert).filter(is_about_certificates);
+                }
+                read
+            }
         }
     }
 }
@@ -363,21 +421,21 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
