@@ -62,6 +62,8 @@ pub struct AuthorizationAttributes {
     pub path: String,
     /// The raw field selector of a list, watch or deletecollection; empty for none.
     pub field_selector: String,
+    /// The raw label selector, likewise.
+    pub label_selector: String,
 }
 
 /// The answer.
@@ -89,8 +91,22 @@ impl Decision {
 pub trait Authorizer: Send + Sync {
     async fn authorize(&self, user: &UserInfo, attributes: &AuthorizationAttributes) -> Decision;
 
+    /// The decision, and what went wrong on the way to it (a webhook that did not answer).
+    async fn authorize_or_fail(
+        &self,
+        user: &UserInfo,
+        attributes: &AuthorizationAttributes,
+    ) -> (Decision, Option<String>) {
+        (self.authorize(user, attributes).await, None)
+    }
+
     /// `(resource rules, non-resource rules, incomplete)` as the items of `SelfSubjectRulesReview.status`.
     async fn rules(&self, user: &UserInfo, namespace: &str) -> (Vec<serde_json::Value>, Vec<serde_json::Value>, bool);
+
+    /// Why [`Self::rules`] are incomplete, if they always are.
+    fn rules_error(&self, _: &UserInfo) -> Option<String> {
+        None
+    }
 }
 
 /// Makes and checks service-account tokens.

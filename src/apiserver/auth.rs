@@ -4,10 +4,15 @@
 //! group, the Node authoriser, RBAC. Nothing here writes to the store.
 
 pub mod authenticate;
+pub mod bearer;
+pub mod bootstrap;
 pub mod certificate;
 mod feed;
 pub mod front_proxy;
+pub mod hooks;
+pub mod modes;
 pub mod node;
+pub mod oidc;
 pub mod rbac;
 pub mod rules;
 pub mod tokens;
@@ -19,7 +24,7 @@ use api::services::{AuthorizationAttributes, Authorizer, Decision};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-pub use authenticate::Authenticator;
+pub use authenticate::{AnonymousAccess, Authenticator};
 pub use certificate::ConnectionIdentity;
 
 /// Asks authorisers in turn until one allows or denies.
@@ -36,18 +41,35 @@ impl Union {
 #[async_trait]
 impl Authorizer for Union {
     async fn authorize(&self, user: &UserInfo, attributes: &AuthorizationAttributes) -> Decision {
+        self.authorize_or_fail(user, attributes).await.0
+    }
+
+    /// `unionAuthzHandler.Authorize`.
+    async fn authorize_or_fail(
+        &self,
+        user: &UserInfo,
+        attributes: &AuthorizationAttributes,
+    ) -> (Decision, Option<String>) {
         if user.in_group(api::user::MASTERS) {
-            return Decision::Allow { reason: String::new() };
+            return (Decision::Allow { reason: String::new() }, None);
         }
-        let mut reasons = Vec::new();
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
         for authorizer in &self.authorizers {
-            match authorizer.authorize(user, attributes).await {
-                Decision::NoOpinion { reason } if reason.is_empty() => {}
-                Decision::NoOpinion { reason } => reasons.push(reason),
-                decided => return decided,
+            let (decision, error) = authorizer.authorize_or_fail(user, attributes).await;
+            match decision {
+                Decision::NoOpinion { reason } => {
+                    reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
+                    errors.extend(error);
+                }
+                decided => return (decided, error),
             }
         }
-        Decision::NoOpinion { reason: reasons.join("\n") }
+        let error = match errors.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            many => Some(format!("[{}]", many.join(", "))),
+        };
+        (Decision::NoOpinion { reason: reasons.join("\n") }, error)
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
@@ -63,6 +85,12 @@ impl Authorizer for Union {
             incomplete |= partial;
         }
         (resources, urls, incomplete)
+    }
+
+    fn rules_error(&self, user: &UserInfo) -> Option<String> {
+        let errors: Vec<String> =
+            self.authorizers.iter().filter_map(|authorizer| authorizer.rules_error(user)).collect();
+        (!errors.is_empty()).then(|| errors.join(", "))
     }
 }
 

@@ -23,8 +23,10 @@ use crate::respond::{self, Response};
 use crate::router;
 use crate::server::ApiServer;
 
-mod deadline;
+pub mod deadline;
 pub mod impersonation;
+
+pub mod audited;
 
 /// Who makes a request that came over the wire.
 #[async_trait]
@@ -144,7 +146,8 @@ async fn fenced(
     warnings: Warnings,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
-    let user = match identify(&server, &mut parts).await {
+    let _fence = audited::Fence;
+    let user = match identify(&server, &info, &query, &mut parts, &warnings).await {
         Ok(user) => user,
         Err(status) => return respond::failure(&status, Accept::JSON),
     };
@@ -189,20 +192,51 @@ async fn fenced(
     }
 }
 
-async fn identify(server: &ApiServer, parts: &mut Parts) -> Result<UserInfo, Status> {
+async fn identify(
+    server: &ApiServer,
+    info: &RequestInfo,
+    query: &Query,
+    parts: &mut Parts,
+    warnings: &Warnings,
+) -> Result<UserInfo, Status> {
+    let received = server.clock.now();
     // Extensions cannot come from a socket: whoever put a user there is this process.
     let user = match parts.extensions.get::<UserInfo>() {
         Some(user) => user.clone(),
-        None => server.authenticator.authenticate(parts).await?,
+        None => match server.authenticator.authenticate(parts).await {
+            Ok(user) => user,
+            Err(status) => {
+                audited::refused(server, info, parts, received, status.code).await;
+                return Err(status);
+            }
+        },
     };
+    let long_running = is_long_running(info, query);
+    audited::begin(server, audited::Arrived { info, received, long_running, warnings }, parts, &user).await?;
     parts.headers.remove(http::header::AUTHORIZATION);
     crate::auth::front_proxy::clear(&mut parts.headers);
-    impersonation::apply(server, user, parts).await
+    impersonation::apply(server, user, &attributes(info), parts).await
 }
 
 /// Whether the user may do this; the error is upstream's `ForbiddenStatusError`.
 pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
-    let attributes = AuthorizationAttributes {
+    let asked = attributes(info);
+    let (decision, error) = server.authorizer.authorize_or_fail(user, &asked).await;
+    if decision.allowed() {
+        audited::decided("allow", decision.reason());
+        return Ok(());
+    }
+    if let Some(error) = error {
+        audited::decided("", "internal error");
+        return Err(Status::internal(error));
+    }
+    audited::decided("forbid", decision.reason());
+    Err(forbidden(user, &asked, decision.reason()))
+}
+
+/// What a request asks the authoriser.
+fn attributes(info: &RequestInfo) -> AuthorizationAttributes {
+    AuthorizationAttributes {
         verb: info.verb.clone(),
         is_resource: info.is_resource,
         group: info.group.clone(),
@@ -213,8 +247,8 @@ pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) 
         name: info.name.clone(),
         path: info.path.clone(),
         field_selector: info.field_selector.clone(),
-    };
-    check(server, user, &attributes).await
+        label_selector: info.label_selector.clone(),
+    }
 }
 
 /// [`authorise`] for a question of the caller's own.

@@ -5,6 +5,7 @@
 //! encoded again.
 
 pub mod aggregate;
+pub mod audit;
 pub mod auth;
 pub mod cache;
 pub mod codec;
@@ -21,6 +22,7 @@ pub mod negotiate;
 pub mod openapi;
 pub mod query;
 pub mod registry;
+pub mod remote;
 pub mod request;
 pub mod respond;
 pub mod router;
@@ -38,4 +40,5 @@ mod websocket;
 mod tests;
 
 pub use filters::Authenticate;
+pub use filters::deadline::parse as parse_duration;
 pub use server::{ApiServer, ApiService, Config};

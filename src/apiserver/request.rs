@@ -23,6 +23,8 @@ pub struct RequestInfo {
     pub rest: String,
     /// Raw field selector of a list, watch or deletecollection.
     pub field_selector: String,
+    /// Raw label selector, likewise.
+    pub label_selector: String,
     /// The verb came from the path (`/api/v1/watch/…`), which upstream deprecated.
     pub legacy_verb: bool,
 }
@@ -93,6 +95,7 @@ impl RequestInfo {
         info.name_by_selector(query);
         if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") && !info.legacy_verb {
             info.field_selector = query.text("fieldSelector").to_owned();
+            info.label_selector = query.text("labelSelector").to_owned();
         }
         Ok(info)
     }

@@ -17,7 +17,7 @@ use crate::verbs;
 
 /// Answers a request.
 pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response {
-    filters::chain(server, request).await
+    filters::audited::serve(server, request).await
 }
 
 /// After the filters: to a verb, or to one of the server's own documents.

@@ -94,6 +94,7 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
         match accepted {
             Ok((stream, peer)) => {
                 backoff.reset();
+                let service = service.for_peer(peer.ip());
                 let connection = Connection {
                     acceptor: acceptor.clone(),
                     builder: Arc::clone(&builder),

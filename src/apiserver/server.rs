@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::Aggregator;
+use crate::audit::{Audit, PeerAddress};
 use crate::connect::Kubelets;
 use crate::filters::Authenticate;
 use crate::metrics::Metrics;
@@ -79,6 +80,7 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     pub(crate) openapi: Arc<Documents>,
     pub(crate) documents: Vec<(String, Value)>,
+    pub(crate) audit: std::sync::OnceLock<Arc<Audit>>,
     /// Connections to webhooks; see [`api::webhook::Webhooks`], which the server implements.
     pub(crate) webhooks: Connections,
     /// Groups and versions that other servers serve.
@@ -136,6 +138,7 @@ impl ApiServer {
             kubelets: config.kubelets,
             metrics,
             documents: config.documents,
+            audit: std::sync::OnceLock::new(),
             openapi: Arc::new(Documents::new(Arc::clone(&config.types), config.texts)),
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),
@@ -203,7 +206,14 @@ impl ApiServer {
 
     /// The tower service: behind a listener, or in memory with an [`UserInfo`] in the request's extensions.
     pub fn service(self: &Arc<Self>) -> ApiService {
-        ApiService(Arc::clone(self))
+        ApiService { server: Arc::clone(self), peer: None }
+    }
+
+    /// From now on requests are told of.
+    pub fn set_audit(&self, audit: Arc<Audit>) {
+        if self.audit.set(audit).is_err() {
+            tracing::error!("auditing was set up twice; the first one stays");
+        }
     }
 
     /// The handles that long-lived code gets.
@@ -241,7 +251,17 @@ impl ApiServer {
 
 /// See [`ApiServer::service`].
 #[derive(Clone)]
-pub struct ApiService(Arc<ApiServer>);
+pub struct ApiService {
+    server: Arc<ApiServer>,
+    peer: Option<PeerAddress>,
+}
+
+impl ApiService {
+    /// The service for a connection from this address.
+    pub fn for_peer(&self, address: std::net::IpAddr) -> Self {
+        Self { peer: Some(PeerAddress(address)), ..self.clone() }
+    }
+}
 
 impl<B> tower::Service<Request<B>> for ApiService
 where
@@ -257,7 +277,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let server = Arc::clone(&self.0);
-        Box::pin(async move { Ok(router::handle(server, request.map(Body::new)).await) })
+        let server = Arc::clone(&self.server);
+        let mut request = request.map(Body::new);
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
+        Box::pin(async move { Ok(router::handle(server, request).await) })
     }
 }

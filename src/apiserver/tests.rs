@@ -3,6 +3,7 @@
 mod consistency;
 mod documents;
 mod harness;
+mod identity;
 mod lists;
 mod objects;
 mod serving;

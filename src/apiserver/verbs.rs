@@ -19,11 +19,13 @@ use api::admission::Operation;
 use api::kind::{Subresource, SubresourceKind};
 use api::{Object, Status};
 
+use serde_json::Value;
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cache::entry::Entry;
-use crate::filters::Call;
-use crate::negotiate::{self, Accept, Shape};
+use crate::filters::{Call, audited};
+use crate::negotiate::{self, Accept, Format, Shape};
 use crate::respond::{self, ListMeta, Response};
 use crate::served::{Served, Stored, method_not_allowed};
 use crate::server::ApiServer;
@@ -182,7 +184,26 @@ impl Verb {
     async fn entry(&self, code: u16, entry: &Arc<Entry>) -> Result<Response, Status> {
         let table = self.table()?;
         self.stored()?.view.prepare(std::slice::from_ref(entry)).await?;
+        self.note_answer(|| Ok(Value::Object(self.stored()?.view.object(entry)?.0)))?;
         respond::entry(code, &self.served, self.stored()?, self.accept, entry, || table)
+    }
+
+    /// Tells auditing of an answer that the client gets in a binary form.
+    fn note_answer(&self, document: impl FnOnce() -> Result<Value, Status>) -> Result<(), Status> {
+        match audited::recorder() {
+            Some(recorder) if recorder.wants_response() && self.accept.format == Format::Protobuf => {
+                recorder.answer(document()?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells auditing what was sent.
+    fn note_request(object: &Object) {
+        if let Some(recorder) = audited::recorder() {
+            recorder.request_object(object);
+        }
     }
 
     async fn get(self) -> Result<Response, Status> {
@@ -196,6 +217,15 @@ impl Verb {
         let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
         let table = self.table()?;
         let (meta, entries) = read::list(&self.server, stored, &options).await?;
+        self.note_answer(|| {
+            let objects = entries.iter().map(|entry| Ok(Value::Object(stored.view.object(entry)?.0)));
+            let objects: Vec<Value> = objects.collect::<Result<_, Status>>()?;
+            let gvk = &self.served.def.gvk;
+            Ok(serde_json::json!({
+                "kind": self.served.def.list_kind, "apiVersion": gvk.api_version(), "metadata": meta.to_value(),
+                "items": objects,
+            }))
+        })?;
         let response = respond::list(&self.served, stored, self.accept, &meta, entries, || table)?;
         Ok(crate::compress::maybe(&self.call.parts.headers, response))
     }
@@ -217,6 +247,7 @@ impl Verb {
         let options = self.write_options("CreateOptions", false)?;
         let served = Arc::clone(&self.served);
         let object = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
+        Self::note_request(&object);
         let entry = self.write(None, &options, false)?.create(object).await?;
         self.entry(201, &entry).await
     }
@@ -225,6 +256,7 @@ impl Verb {
         let options = self.write_options("UpdateOptions", false)?;
         let served = Arc::clone(&self.served);
         let mut object = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
+        Self::note_request(&object);
         before::ensure_namespace(&served.def, self.namespace(), &mut object)?;
         self.check_name(&object)?;
         let written = self.write(subresource, &options, true)?.update(&Replace(object), false).await?;
@@ -312,6 +344,7 @@ impl Verb {
         body: Object,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        Self::note_request(&body);
         let admission = admit::Admission {
             server: &self.server,
             user: &self.call.user,
@@ -334,6 +367,7 @@ impl Verb {
         if answer.kind() == "Status" {
             return respond::value(201, accept, &answer.into_value());
         }
+        self.note_answer(|| Ok(Value::Object(answer.0.clone())))?;
         let schema = match self.served.def.subresource(subresource) {
             Some(subresource) => &subresource.schema,
             None => self.served.def.schema(),

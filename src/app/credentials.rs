@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::options::ServiceAccountOptions;
 use base::{SharedClock, Shutdown};
 use pki::{CertificateAuthority, Leaf, LeafSpec, PkiError, ServingCertificate, TokenSigner, Usage};
 
@@ -80,6 +81,16 @@ impl Credentials {
             dir,
             clock,
         })
+    }
+
+    /// Signs and checks service account tokens as the flags say.
+    pub fn with_service_accounts(mut self, options: &ServiceAccountOptions) -> Result<Self, PkiError> {
+        let issuer = self.tokens.issuer().to_owned();
+        let path = options.service_account_signing_key_file.clone();
+        let signer = TokenSigner::load_or_create(&path.unwrap_or(self.dir.join("service-account.key")), &issuer)?;
+        let signer = signer.with_keys(&options.service_account_key_file)?.with_issuers(&options.service_account_issuer);
+        self.tokens = Arc::new(signer);
+        Ok(self)
     }
 
     /// Renews the serving certificates in time, without a restart, until `shutdown`.

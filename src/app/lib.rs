@@ -1,5 +1,6 @@
 //! The command line, the configuration and the wiring: which rooms exist, in which order they start and stop.
 
+mod access;
 mod addons;
 mod bootstrap;
 pub mod check;
@@ -11,6 +12,7 @@ mod datastore;
 mod encryption;
 mod etcd;
 mod image;
+mod joining;
 pub mod layout;
 mod masterleases;
 mod members;

@@ -2,6 +2,7 @@
 //!
 //! Precedence: flag, `SKIFF_*` variable, configuration file, default. Names are k3s's where the meaning is the same.
 
+mod access;
 mod storage;
 
 use std::net::IpAddr;
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use access::{
+    AuditFlags, AuditFormat, AuditMode, AuthenticationOptions, AuthorizationOptions, ServiceAccountOptions,
+};
 pub use storage::{
     ClusterOptions, DatastoreCommand, DatastoreCommandOptions, DatastoreKind, DatastoreOptions, SafetyOptions,
     SecretsEncryptCommand, SecretsEncryptOptions, SnapshotCommand, SnapshotOptions, SnapshotPlace,
@@ -189,6 +193,14 @@ pub struct ServerOptions {
     pub snapshots: SnapshotPlace,
     #[command(flatten)]
     pub safety: SafetyOptions,
+    #[command(flatten)]
+    pub authentication: AuthenticationOptions,
+    #[command(flatten)]
+    pub service_accounts: ServiceAccountOptions,
+    #[command(flatten)]
+    pub authorization: AuthorizationOptions,
+    #[command(flatten)]
+    pub audit: AuditFlags,
     /// Serves etcd's API on `unix:///path` or `http://address:port`; repeatable.
     #[arg(long, env = "SKIFF_ETCD_LISTEN", value_delimiter = ',')]
     pub etcd_listen: Vec<String>,

@@ -10,10 +10,10 @@ use anyhow::Context;
 use api::UserInfo;
 use apiserver::aggregate::trust::Trust;
 use apiserver::auth::front_proxy::{self, FrontProxy};
+use apiserver::auth::modes::Own;
 use apiserver::auth::node::NodeAuthorizer;
 use apiserver::auth::rbac::Rbac;
 use apiserver::auth::tokens::ServiceAccountTokens;
-use apiserver::auth::{Authenticator, Union};
 use apiserver::connect::Kubelets;
 use apiserver::serve::Tls;
 use apiserver::{ApiServer, ApiService};
@@ -25,11 +25,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::access;
 use crate::bootstrap;
 use crate::control::{self, Control};
 use crate::credentials::{Credentials, Names};
 use crate::datastore::Datastore;
 use crate::encryption::{self, Encryption};
+use crate::joining;
 use crate::layout::Layout;
 use crate::masterleases::MasterLease;
 use crate::members::{self, Host};
@@ -159,7 +161,8 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         cluster_domain: options.cluster_domain.clone(),
         extra: options.tls_san.clone(),
     };
-    let credentials = Arc::new(Credentials::load_or_create(layout.tls(), &names, clock.clone())?);
+    let credentials = Credentials::load_or_create(layout.tls(), &names, clock.clone())?;
+    let credentials = Arc::new(credentials.with_service_accounts(&options.service_accounts)?);
 
     if datastore.is_shared() {
         shared_keys::remember_authority(&*datastore.store(), credentials.ca.cert_pem()).await?;
@@ -238,6 +241,12 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         dns_ip: (!options.disable.iter().any(|d| d == "dns")).then_some(IpAddr::V4(identity.dns_ip)),
     };
     bootstrap::publish_services(&loopback, &addresses).await.context("cannot publish the API server's Service")?;
+    let place = joining::Place {
+        addresses: &addresses.advertise,
+        port: options.https_listen_port,
+        ca_pem: credentials.ca.cert_pem(),
+    };
+    joining::prepare(&loopback, &place).await.context("cannot publish what joining nodes need")?;
     // Nothing here depends on that object, so its failure is told and not fatal, as upstream.
     if let Err(error) =
         bootstrap::publish_service_range(&loopback, &options.service_cidr.to_string(), clock.now()).await
@@ -437,12 +446,22 @@ fn make_api_server(
     clock: &SharedClock,
     stage: &mut Stage,
 ) -> anyhow::Result<(Arc<ApiServer>, Arc<Rbac>)> {
-    let issuer = credentials.tokens.issuer().to_owned();
-    let tokens = ServiceAccountTokens::new(credentials.tokens.clone(), vec![issuer], clock.clone());
+    let issuers = credentials.tokens.issuers();
+    let own = match options.service_accounts.api_audiences.as_slice() {
+        [] => issuers.to_vec(),
+        given => given.to_vec(),
+    };
+    let tokens = ServiceAccountTokens::new(credentials.tokens.clone(), own.clone(), clock.clone());
     let (rbac, mut feeds) = Rbac::start(store, &stage.shutdown);
     let (nodes, mut node_feeds) = NodeAuthorizer::start(store, &stage.shutdown);
     stage.tasks.spawn(async move { while feeds.join_next().await.is_some() {} });
     stage.tasks.spawn(async move { while node_feeds.join_next().await.is_some() {} });
+    let shutdown = stage.shutdown.clone();
+    let mut run = access::Tasks { clock, tasks: &mut stage.tasks, shutdown: &shutdown };
+    let known = access::authentication(&options.authentication, tokens.clone(), &own, issuers, &mut run)?;
+    let deciding = Own { node: nodes, rbac: rbac.clone() };
+    let authorizer = access::authorization(&options.authorization, deciding, &mut run)?;
+    let audit = access::audit(&options.audit, &mut run)?;
     let kubelet_tls =
         pki::serving::client_config(&[credentials.ca.cert_der().clone()], Some(&credentials.kubelet_client))?;
     let api = ApiServer::new(apiserver::Config {
@@ -450,9 +469,9 @@ fn make_api_server(
         kinds: make_kinds(options),
         types: kinds::facts::types().clone(),
         texts: descriptions::load,
-        authenticator: Arc::new(Authenticator::new(tokens.clone(), clock.clone())),
-        authorizer: Arc::new(Union::new(vec![nodes, rbac.clone()])),
-        tokens: tokens.clone(),
+        authenticator: Arc::new(known.authenticator),
+        authorizer,
+        tokens: known.tokens,
         clock: clock.clone(),
         shutdown: stage.shutdown.clone(),
         advertise: SocketAddr::new(identity.advertise, options.https_listen_port).to_string(),
@@ -463,6 +482,10 @@ fn make_api_server(
         front_proxy: Some(credentials.front_proxy_client.clone()),
     });
     tokens.set_registry(api.services().registry);
+    if let Some(audit) = audit {
+        api.set_audit(audit);
+    }
+    known.bootstrap.set_registry(api.services().registry);
     Ok((api, rbac))
 }
 
@@ -474,7 +497,7 @@ fn issuer_documents(signer: &pki::token::TokenSigner) -> Vec<(String, serde_json
         "jwks_uri": format!("{issuer}/openid/v1/jwks"),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": signer.algorithms(),
     });
     vec![
         ("/.well-known/openid-configuration".to_owned(), configuration),

@@ -1,5 +1,7 @@
 //! Kinds that are asked and never kept: who am I, may I (`pkg/registry/{authentication,authorization}`).
 
+mod selectors;
+
 use std::sync::Arc;
 
 use api::field::{Error, ErrorList, Path};
@@ -10,7 +12,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use crate::define::Extra;
-use crate::json::{Json, dig, same};
+use crate::json::{Json, same};
 use crate::timestamp;
 
 /// What is special about a kind of these groups.
@@ -90,7 +92,11 @@ impl Action for RulesReview {
         }
         let (resources, paths, incomplete) = ctx.authorizer.rules(ctx.user, &namespace).await;
         body.set(&["spec"], json!({}));
-        body.set(&["status"], json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete}));
+        let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete});
+        if let Some(why) = ctx.authorizer.rules_error(ctx.user) {
+            status["evaluationError"] = why.into();
+        }
+        body.set(&["status"], status);
         Ok(body)
     }
 }
@@ -109,13 +115,18 @@ impl Action for AccessReview {
         }
         let spec = body.at("spec");
         let user = if self.kind == "SelfSubjectAccessReview" { ctx.user.clone() } else { subject(spec) };
-        let decision = ctx.authorizer.authorize(&user, &attributes(spec)).await;
+        let (attributes, mut problems) = attributes(spec);
+        let (decision, failure) = ctx.authorizer.authorize_or_fail(&user, &attributes).await;
+        problems.splice(0..0, failure);
         let mut status = json!({"allowed": decision.allowed()});
         if let Decision::Deny { .. } = decision {
             status["denied"] = true.into();
         }
         if !decision.reason().is_empty() {
             status["reason"] = decision.reason().into();
+        }
+        if !problems.is_empty() {
+            status["evaluationError"] = problems.join("; ").into();
         }
         body.set(&["status"], status);
         Ok(body)
@@ -134,6 +145,9 @@ impl AccessReview {
         if self.kind != "SelfSubjectAccessReview" && spec.count("user") + spec.count("groups") == 0 {
             let text = "at least one of user or group must be specified";
             errors.push(Error::invalid(at.child("user"), "", text));
+        }
+        if !resource.is_null() {
+            selectors::validate(resource, &at.child("resourceAttributes"), &mut errors);
         }
         let local = self.kind == "LocalSubjectAccessReview";
         let mut metadata = body.at("metadata").as_object().cloned().unwrap_or_default();
@@ -172,19 +186,23 @@ fn subject(spec: &Value) -> UserInfo {
     }
 }
 
-fn attributes(spec: &Value) -> AuthorizationAttributes {
+/// The question, and what of it could not be read.
+fn attributes(spec: &Value) -> (AuthorizationAttributes, Vec<String>) {
     let resource = spec.at("resourceAttributes");
     if resource.is_null() {
         let path = spec.at("nonResourceAttributes");
-        return AuthorizationAttributes {
+        let attributes = AuthorizationAttributes {
             verb: path.text("verb").to_owned(),
             path: path.text("path").to_owned(),
             ..AuthorizationAttributes::default()
         };
+        return (attributes, Vec::new());
     }
+    let (fields, labels) = (selectors::field_text(resource), selectors::label_text(resource));
+    let problems = fields.error("fieldSelector").into_iter().chain(labels.error("labelSelector")).collect();
     let text = |name: &str| resource.text(name).to_owned();
     let version = if resource.count("version") == 0 { "*".to_owned() } else { text("version") };
-    AuthorizationAttributes {
+    let attributes = AuthorizationAttributes {
         verb: text("verb"),
         is_resource: true,
         group: text("group"),
@@ -194,8 +212,10 @@ fn attributes(spec: &Value) -> AuthorizationAttributes {
         namespace: text("namespace"),
         name: text("name"),
         path: String::new(),
-        field_selector: dig(resource, &["fieldSelector", "rawSelector"]).as_str().unwrap_or_default().to_owned(),
-    }
+        field_selector: fields.selector,
+        label_selector: labels.selector,
+    };
+    (attributes, problems)
 }
 
 #[cfg(test)]

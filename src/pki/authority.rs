@@ -287,6 +287,14 @@ pub fn verify_client(leaf: &CertificateDer<'_>, authority: &CertificateDer<'_>) 
     })
 }
 
+/// Whether a text holds PEM certificates and nothing else of that form that cannot be read.
+pub fn is_bundle(text: &str) -> bool {
+    let Ok(blocks) = pem::parse_many(text) else { return false };
+    let mut certificates = blocks.iter().filter(|block| block.tag() == "CERTIFICATE").peekable();
+    certificates.peek().is_some()
+        && certificates.all(|block| x509_parser::parse_x509_certificate(block.contents()).is_ok())
+}
+
 /// The end of validity of a PEM certificate.
 pub fn not_after(cert_pem: &str) -> Result<Timestamp, PkiError> {
     let malformed = |why: String| PkiError::Malformed { path: PathBuf::new(), what: "certificate", why };

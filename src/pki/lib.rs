@@ -6,6 +6,8 @@
 
 pub mod authority;
 pub mod files;
+pub mod jwks;
+mod keys;
 pub mod kubeconfig;
 pub mod proof;
 pub mod request;

@@ -174,6 +174,11 @@ pub fn bundle_client_config(bundle: &[u8]) -> Result<rustls::ClientConfig, PkiEr
 /// As Go does, a certificate that is itself in the bundle is trusted, authority or not: self-signed serving
 /// certificates are common.
 pub fn bundle_client_config_as(bundle: &[u8], leaf: Option<&Leaf>) -> Result<rustls::ClientConfig, PkiError> {
+    let provider = Arc::new(default_provider());
+    verified_by(Arc::new(bundle_verifier(bundle, provider.clone())?), provider, leaf)
+}
+
+fn bundle_verifier(bundle: &[u8], provider: Arc<CryptoProvider>) -> Result<BundleVerifier, PkiError> {
     let mut roots = RootCertStore::empty();
     let mut pinned = Vec::new();
     if bundle.is_empty() {
@@ -183,7 +188,6 @@ pub fn bundle_client_config_as(bundle: &[u8], leaf: Option<&Leaf>) -> Result<rus
         pinned = CertificateDer::pem_slice_iter(bundle).filter_map(Result::ok).collect();
         roots.add_parsable_certificates(pinned.iter().cloned());
     }
-    let provider = Arc::new(default_provider());
     let webpki =
         match rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build() {
             Ok(verifier) => Some(verifier),
@@ -191,8 +195,76 @@ pub fn bundle_client_config_as(bundle: &[u8], leaf: Option<&Leaf>) -> Result<rus
             Err(rustls::client::VerifierBuilderError::NoRootAnchors) => None,
             Err(error) => return Err(PkiError::Tls(rustls::Error::General(error.to_string()))),
         };
-    let verifier = BundleVerifier { webpki, pinned, provider: provider.clone() };
+    Ok(BundleVerifier { webpki, pinned, provider })
+}
+
+/// What a client believes of a service that it asks.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteTrust<'a> {
+    /// PEM certificates; empty: the system's roots.
+    pub bundle: &'a [u8],
+    /// Believes any certificate.
+    pub insecure: bool,
+    /// The name that the certificate must have, if it is another than the URL's.
+    pub server_name: Option<&'a str>,
+}
+
+/// A client configuration for a service of which a kubeconfig tells; shows `leaf`, if given.
+///
+/// # Errors
+/// [`PkiError`] for keys and names that are none.
+pub fn remote_client_config(trust: &RemoteTrust<'_>, leaf: Option<&Leaf>) -> Result<rustls::ClientConfig, PkiError> {
+    if trust.insecure {
+        return unverified_client_config(leaf);
+    }
+    let Some(name) = trust.server_name else { return bundle_client_config_as(trust.bundle, leaf) };
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned())
+        .map_err(|e| PkiError::Tls(rustls::Error::General(e.to_string())))?;
+    let provider = Arc::new(default_provider());
+    let verifier = RenamedVerifier { inner: bundle_verifier(trust.bundle, provider.clone())?, name };
     verified_by(Arc::new(verifier), provider, leaf)
+}
+
+/// [`BundleVerifier`] for a server that shows another name than the URL's.
+#[derive(Debug)]
+struct RenamedVerifier {
+    inner: BundleVerifier,
+    name: rustls_pki_types::ServerName<'static>,
+}
+
+impl ServerCertVerifier for RenamedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &rustls_pki_types::ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// A client configuration that takes any server certificate and shows `leaf`, if given.

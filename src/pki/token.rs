@@ -1,16 +1,18 @@
 //! Service-account tokens: signing, checking and publishing the keys (KEP-1205, RFC 7519, RFC 7517).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::Clock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rcgen::{KeyPair, PublicKeyData};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::KeyPair;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::jwks::no_claims;
+use crate::keys::{SigningKey, VerifyingKey};
 use crate::{PkiError, files};
 
 /// The claims of a bound service-account token.
@@ -112,51 +114,74 @@ pub enum TokenError {
     NotYetValid,
 }
 
-/// Signs with one key (ES256) and checks with it.
+/// Signs with one key and checks with several, so that keys can be replaced while old tokens are still good.
 pub struct TokenSigner {
-    issuer: String,
-    key_id: String,
+    /// The first is in the tokens that are made here.
+    issuers: Vec<String>,
     encoding: EncodingKey,
-    decoding: DecodingKey,
+    /// What is signed with, and what is checked with; the signing key's is the first.
+    keys: Vec<VerifyingKey>,
     jwks: serde_json::Value,
 }
 
 impl TokenSigner {
     /// Reads the key in `path`, or makes one. `issuer` is the `iss` claim, an HTTPS URL.
     pub fn load_or_create(path: &Path, issuer: &str) -> Result<Self, PkiError> {
-        let malformed = |why: String| PkiError::Malformed { path: path.to_owned(), what: "service-account key", why };
-        let key = match files::read_opt(path)? {
-            Some(text) => KeyPair::from_pem(&text).map_err(|e| malformed(e.to_string()))?,
+        let text = match files::read_opt(path)? {
+            Some(text) => text,
             None => {
                 let key = KeyPair::generate().map_err(|source| PkiError::Certificate {
                     step: "make a key for",
                     subject: "service accounts".to_owned(),
                     source,
                 })?;
-                files::write(path, &key.serialize_pem(), files::PRIVATE)?;
-                key
+                let text = key.serialize_pem();
+                files::write(path, &text, files::PRIVATE)?;
+                text
             }
         };
-        // An uncompressed P-256 point: 0x04, then 32 bytes each of x and y.
-        let point = key.public_key_raw();
-        let [4, coordinates @ ..] = point else { return Err(malformed("not a P-256 key".to_owned())) };
-        if coordinates.len() != 64 {
-            return Err(malformed("not a P-256 key".to_owned()));
-        }
-        let (x, y) = coordinates.split_at(32);
-        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-        // The key id is the hash of the public key, as upstream's keyIDFromPublicKey makes it.
-        let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
-        let jwks = serde_json::json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": key_id, "crv": "P-256", "alg": "ES256", "x": x, "y": y,
-        }]});
-        let encoding = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).map_err(PkiError::Sign)?;
-        let decoding = DecodingKey::from_ec_components(&x, &y).map_err(PkiError::Sign)?;
-        Ok(Self { issuer: issuer.to_owned(), key_id, encoding, decoding, jwks })
+        let SigningKey { encoding, public } = SigningKey::parse(path, &text)?;
+        Ok(Self {
+            issuers: vec![issuer.to_owned()],
+            encoding,
+            jwks: jwks(std::slice::from_ref(&public)),
+            keys: vec![public],
+        })
     }
 
+    /// Takes tokens that were signed with the keys in these files too (public or private keys or certificates, PEM).
+    ///
+    /// # Errors
+    /// [`PkiError::File`] or [`PkiError::Malformed`].
+    pub fn with_keys(mut self, paths: &[PathBuf]) -> Result<Self, PkiError> {
+        for path in paths {
+            for key in VerifyingKey::read_all(path)? {
+                if self.keys.iter().all(|known| known.id != key.id) {
+                    self.keys.push(key);
+                }
+            }
+        }
+        self.jwks = jwks(&self.keys);
+        Ok(self)
+    }
+
+    /// Signs as the first of these issuers and takes tokens of all of them. None: as before.
+    #[must_use]
+    pub fn with_issuers(mut self, issuers: &[String]) -> Self {
+        if !issuers.is_empty() {
+            self.issuers = issuers.to_vec();
+        }
+        self
+    }
+
+    /// The issuer of tokens that are made here.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        self.issuers.first().map_or("", String::as_str)
+    }
+
+    /// Every issuer whose tokens are taken.
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
     }
 
     /// The JSON Web Key Set of `/openid/v1/jwks`.
@@ -164,9 +189,17 @@ impl TokenSigner {
         &self.jwks
     }
 
+    /// The names of the algorithms that the keys are for.
+    pub fn algorithms(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.keys.iter().map(|key| format!("{:?}", key.algorithm)).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Signs; `iss` is set here.
     pub fn sign(&self, mut claims: Claims) -> Result<String, PkiError> {
-        claims.iss.clone_from(&self.issuer);
+        claims.iss = self.issuer().to_owned();
         self.encode(&claims)
     }
 
@@ -179,10 +212,23 @@ impl TokenSigner {
     }
 
     fn encode(&self, claims: &impl Serialize) -> Result<String, PkiError> {
-        let mut header = Header::new(Algorithm::ES256);
+        let own = self.keys.first();
+        let mut header = Header::new(own.map_or(Algorithm::ES256, |key| key.algorithm));
         header.typ = None;
-        header.kid = Some(self.key_id.clone());
+        header.kid = own.map(|key| key.id.clone());
         jsonwebtoken::encode(&header, claims, &self.encoding).map_err(PkiError::Sign)
+    }
+
+    /// The claims of a token that one of the keys has signed: the one that the token names, if it names one.
+    fn decode<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+        let validation = no_claims(header.alg);
+        self.keys
+            .iter()
+            .filter(|key| key.algorithm == header.alg && header.kid.as_ref().is_none_or(|kid| *kid == key.id))
+            .find_map(|key| jsonwebtoken::decode::<T>(token, &key.decoding, &validation).ok())
+            .map(|decoded| decoded.claims)
+            .ok_or(TokenError::Malformed)
     }
 
     /// Checks signature and issuer of a token that is kept in a Secret. Whether the Secret still holds it is the
@@ -194,27 +240,16 @@ impl TokenSigner {
         if unverified_issuer(token).as_deref() != Some(LEGACY_ISSUER) {
             return Err(TokenError::ForeignIssuer);
         }
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let decoded = jsonwebtoken::decode::<LegacyClaims>(token, &self.decoding, &validation);
-        Ok(decoded.map_err(|_| TokenError::Malformed)?.claims)
+        self.decode(token)
     }
 
     /// Checks signature, issuer and times. Audiences and bound objects are the caller's business.
     pub fn verify(&self, token: &str, clock: &dyn Clock) -> Result<Claims, TokenError> {
-        if unverified_issuer(token).as_deref() != Some(self.issuer.as_str()) {
+        if !unverified_issuer(token).is_some_and(|issuer| self.issuers.contains(&issuer)) {
             return Err(TokenError::ForeignIssuer);
         }
-        let mut validation = Validation::new(Algorithm::ES256);
-        // Times are checked below against the injected clock.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
-            .map_err(|_| TokenError::Malformed)?
-            .claims;
+        // Times are checked here against the injected clock.
+        let claims: Claims = self.decode(token)?;
         let now: Timestamp = clock.now();
         if now.as_second() > claims.exp {
             return Err(TokenError::Expired);
@@ -225,6 +260,10 @@ impl TokenSigner {
         }
         Ok(claims)
     }
+}
+
+fn jwks(keys: &[VerifyingKey]) -> serde_json::Value {
+    serde_json::json!({"keys": keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
 }
 
 /// The `iss` claim before any check, to tell our tokens from others'.
@@ -284,5 +323,48 @@ mod tests {
         for text in ["", "a.b.c", "not a token"] {
             assert_eq!(signer.verify(text, &clock), Err(TokenError::ForeignIssuer), "{text}");
         }
+    }
+
+    #[test]
+    fn tokens_of_an_old_key_are_good_while_it_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_second(1500).unwrap());
+        let old = signer(dir.path(), "old.key").sign(claims()).unwrap();
+        let new = || signer(dir.path(), "new.key");
+        assert_eq!(new().verify(&old, &clock), Err(TokenError::Malformed));
+        let both = new().with_keys(&[dir.path().join("old.key")]).unwrap();
+        assert_eq!(both.verify(&old, &clock).unwrap().sub, claims().sub);
+        assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);
+        let renamed = both.with_issuers(&["https://new".to_owned(), old_issuer()]);
+        assert_eq!(renamed.verify(&old, &clock).unwrap().sub, claims().sub);
+        assert_eq!(renamed.verify(&renamed.sign(claims()).unwrap(), &clock).unwrap().iss, "https://new");
+        assert!(new().with_keys(&[dir.path().join("none.key")]).is_err());
+    }
+
+    fn old_issuer() -> String {
+        "https://kubernetes.default.svc.cluster.local".to_owned()
+    }
+
+    #[test]
+    fn keys_of_every_usual_form_sign() {
+        use rsa::pkcs1::EncodeRsaPrivateKey;
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_second(1500).unwrap());
+        let check = |text: &str, algorithm: &str| {
+            let path = dir.path().join("sa.key");
+            files::write(&path, text, files::PRIVATE).unwrap();
+            let signer = TokenSigner::load_or_create(&path, "https://issuer").unwrap();
+            assert_eq!(signer.algorithms(), [algorithm]);
+            let token = signer.sign(claims()).unwrap();
+            assert_eq!(signer.verify(&token, &clock).unwrap().sub, claims().sub, "{algorithm}");
+        };
+        check(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem(), "ES384");
+        let rsa = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+        check(&rsa.to_pkcs1_pem(rsa::pkcs8::LineEnding::LF).unwrap(), "RS256");
+        let sec1 = "-----BEGIN EC PRIVATE KEY-----\n\
+                    MHcCAQEEIICa1ZharUjWhg6PmWLO653qvV4XBAg8Lx4jnatqjE03oAoGCCqGSM49\n\
+                    AwEHoUQDQgAE4UG+JRCZQahzWqGyorR2NSZWQM5zUYFjbxYTx1TTWnrAwY2MU0WR\n\
+                    8DuerKRYHTU3SektgxneABQgKsgOOIgMPA==\n-----END EC PRIVATE KEY-----\n";
+        check(sec1, "ES256");
     }
 }

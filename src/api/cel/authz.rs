@@ -24,7 +24,7 @@ pub enum Authz {
     Authorizer { user: Arc<UserInfo> },
     Path { user: Arc<UserInfo>, path: String },
     Group { user: Arc<UserInfo>, group: String },
-    Resource { user: Arc<UserInfo>, attributes: AuthorizationAttributes },
+    Resource { user: Arc<UserInfo>, attributes: Box<AuthorizationAttributes> },
     Decision(Decision),
 }
 
@@ -48,7 +48,7 @@ impl Value {
 
     /// The variable `authorizer.requestResource`: `attributes` without a verb.
     pub fn request_resource(user: UserInfo, attributes: AuthorizationAttributes) -> Self {
-        Self::Authz(Arc::new(Authz::Resource { user: Arc::new(user), attributes }))
+        Self::Authz(Arc::new(Authz::Resource { user: Arc::new(user), attributes: Box::new(attributes) }))
     }
 }
 
@@ -83,10 +83,10 @@ pub(super) fn call(name: &str, args: &[Value], authorizer: Option<&dyn Authorize
                 resource,
                 ..AuthorizationAttributes::default()
             };
-            made(Authz::Resource { user: Arc::clone(user), attributes })
+            made(Authz::Resource { user: Arc::clone(user), attributes: Box::new(attributes) })
         }
         (Authz::Resource { user, attributes }, "check", Some(verb)) => {
-            let attributes = AuthorizationAttributes { verb, ..attributes.clone() };
+            let attributes = AuthorizationAttributes { verb, ..(**attributes).clone() };
             decide(authorizer, user, &attributes)
         }
         (Authz::Path { user, path }, "check", Some(verb)) => {
@@ -100,8 +100,7 @@ pub(super) fn call(name: &str, args: &[Value], authorizer: Option<&dyn Authorize
                 "namespace" => attributes.namespace = text,
                 "name" => attributes.name = text,
                 "fieldSelector" => attributes.field_selector = text,
-                // Authorisers here do not look at label selectors: as with one that does not parse, all labels are meant.
-                "labelSelector" => {}
+                "labelSelector" => attributes.label_selector = text,
                 _ => return Some(Err(EvalError::no_such_overload())),
             }
             made(Authz::Resource { user: Arc::clone(user), attributes })

@@ -4,22 +4,46 @@ use std::sync::Arc;
 
 use api::services::Tokens;
 use api::{Status, UserInfo};
+use arc_swap::ArcSwap;
 use base::SharedClock;
 use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::certificate::ConnectionIdentity;
 use super::front_proxy;
+use super::oidc::config::Anonymous;
 
 /// Turns a request's credentials into a user.
 pub struct Authenticator {
     tokens: Arc<dyn Tokens>,
     clock: SharedClock,
+    anonymous: AnonymousAccess,
+}
+
+/// Who may come without credentials; can be replaced while requests are served.
+#[derive(Clone)]
+pub struct AnonymousAccess(Arc<ArcSwap<Anonymous>>);
+
+impl AnonymousAccess {
+    pub fn new(anonymous: Anonymous) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(anonymous)))
+    }
+
+    pub fn replace(&self, anonymous: Anonymous) {
+        self.0.store(Arc::new(anonymous));
+    }
 }
 
 impl Authenticator {
     pub fn new(tokens: Arc<dyn Tokens>, clock: SharedClock) -> Self {
-        Self { tokens, clock }
+        Self { tokens, clock, anonymous: AnonymousAccess::new(Anonymous::all(true)) }
+    }
+
+    /// Without this everybody may come without credentials.
+    #[must_use]
+    pub fn with_anonymous(mut self, anonymous: AnonymousAccess) -> Self {
+        self.anonymous = anonymous;
+        self
     }
 
     /// The identity of an in-memory caller, of whom a front proxy names, of a client certificate or of a bearer token, in this order; without any
@@ -51,6 +75,9 @@ impl Authenticator {
             }
         }
         if identity.is_some_and(ConnectionIdentity::was_refused) || parts.headers.contains_key(header::AUTHORIZATION) {
+            return Err(Status::unauthorized(""));
+        }
+        if !self.anonymous.0.load().admits(parts.uri.path()) {
             return Err(Status::unauthorized(""));
         }
         Ok(UserInfo::anonymous())

@@ -215,6 +215,10 @@ impl Authorizer for NodeAuthorizer {
     async fn rules(&self, user: &UserInfo, _namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
         (Vec::new(), Vec::new(), node_of(user).is_some())
     }
+
+    fn rules_error(&self, user: &UserInfo) -> Option<String> {
+        node_of(user).map(|_| "node authorizer does not support user rule resolution".to_owned())
+    }
 }
 
 /// The node behind a user, if it is one.

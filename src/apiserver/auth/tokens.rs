@@ -15,6 +15,8 @@ use pki::token::{Private, Ref, TokenError};
 use pki::{Claims, TokenSigner};
 use sha2::{Digest, Sha256};
 
+use super::bearer::{Bearer, Identified, quoted};
+
 /// What the kubelet asks for when a pod does not say: such tokens are really good for a year, so that old clients that
 /// never read the file again go on working (upstream `WarnOnlyBoundTokenExpiration`).
 const WARN_ONLY_SECONDS: i64 = 60 * 60 + 7;
@@ -54,6 +56,11 @@ impl ServiceAccountTokens {
         }
     }
 
+    /// The audiences of the API server itself.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
     fn registry(&self) -> Result<&Arc<dyn Registry>, String> {
         self.registry.get().ok_or_else(|| "the server is starting".to_owned())
     }
@@ -76,12 +83,16 @@ impl ServiceAccountTokens {
         Ok(())
     }
 
-    async fn check(&self, token: &str) -> Result<Checked, String> {
+    /// `None`: the token is another issuer's.
+    async fn check(&self, token: &str) -> Result<Option<Checked>, String> {
         let claims = match self.signer.verify(token, self.clock.as_ref()) {
             Ok(claims) => claims,
             Err(TokenError::ForeignIssuer) => {
-                let claims = self.signer.verify_legacy(token).map_err(|e| e.to_string())?;
-                return legacy::check(self, token, &claims).await;
+                return match self.signer.verify_legacy(token) {
+                    Ok(claims) => legacy::check(self, token, &claims).await.map(Some),
+                    Err(TokenError::ForeignIssuer) => Ok(None),
+                    Err(error) => Err(error.to_string()),
+                };
             }
             Err(error) => return Err(error.to_string()),
         };
@@ -121,7 +132,7 @@ impl ServiceAccountTokens {
         user.uid.clone_from(&account.uid);
         user.extra = extra;
         let until = claims.exp.min(self.clock.now().as_second() + BELIEVED_SECONDS);
-        Ok(Checked { user, audiences: claims.aud, until })
+        Ok(Some(Checked { user, audiences: claims.aud, until }))
     }
 }
 
@@ -172,14 +183,22 @@ impl Tokens for ServiceAccountTokens {
         Ok((token, Timestamp::from_second(expires).map_err(Status::internal)?))
     }
 
-    async fn review(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+    async fn review(&self, token: &str, audiences: &[String]) -> Result<Identified, String> {
+        let audiences = if audiences.is_empty() { &self.audiences } else { audiences };
+        self.authenticate(token, audiences).await?.ok_or_else(|| "invalid bearer token".to_owned())
+    }
+}
+
+#[async_trait]
+impl Bearer for ServiceAccountTokens {
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Identified>, String> {
         let key: [u8; 32] = Sha256::digest(token).into();
         let now = self.clock.now().as_second();
         let known = self.checked.lock().get(&key).filter(|c| now < c.until).cloned();
         let checked = match known {
             Some(checked) => checked,
             None => {
-                let checked = self.check(token).await?;
+                let Some(checked) = self.check(token).await? else { return Ok(None) };
                 let mut cache = self.checked.lock();
                 if cache.len() >= CACHE_SIZE {
                     cache.clear();
@@ -188,15 +207,15 @@ impl Tokens for ServiceAccountTokens {
                 checked
             }
         };
-        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
-        let shared: Vec<String> = wanted.iter().filter(|a| checked.audiences.contains(a)).cloned().collect();
+        let shared: Vec<String> = audiences.iter().filter(|a| checked.audiences.contains(a)).cloned().collect();
         if shared.is_empty() {
             return Err(format!(
-                "token audiences {:?} is invalid for the target audiences {wanted:?}",
-                checked.audiences
+                "token audiences {} is invalid for the target audiences {}",
+                quoted(&checked.audiences),
+                quoted(audiences)
             ));
         }
-        Ok((checked.user, shared))
+        Ok(Some((checked.user, shared)))
     }
 }
 

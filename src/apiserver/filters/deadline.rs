@@ -26,7 +26,7 @@ pub fn of(query: &Query) -> Result<Duration, Status> {
 }
 
 /// Go's `time.ParseDuration`; a negative duration is no time at all.
-fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

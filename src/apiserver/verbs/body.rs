@@ -61,6 +61,7 @@ impl Verb {
         }
         let format = codec::body_format(&self.call.parts.headers)?;
         let document = codec::decode_options(format, &body, "DeleteOptions", &self.server.types)?;
+        Self::note_request(&document);
         let mut options = DeleteOptions::from_object(document)?;
         // Dry run may stand in the query too.
         options.dry_run |= self.call.query.all("dryRun").any(|v| v == "All");

@@ -27,6 +27,14 @@ pub enum Patch {
 }
 
 impl Patch {
+    /// The patch as it was sent.
+    fn document(&self) -> Value {
+        match self {
+            Self::Json(patch) | Self::Merge(patch) => patch.clone(),
+            Self::Strategic(patch) => Value::Object(patch.0.clone()),
+        }
+    }
+
     pub fn apply(&self, served: &Served, current: &Object) -> Result<Object, Status> {
         self.apply_to(served.def.schema(), current)
     }
@@ -174,6 +182,9 @@ impl Verb {
         let patch = self.read_patch().await?;
         let served = Arc::clone(&self.served);
         let name = self.call.info.name.clone();
+        if let Some(recorder) = crate::filters::audited::recorder() {
+            recorder.request_patch(&patch.document());
+        }
         let change =
             Patched { served: &served, patch: &patch, name: &name, options: &options, warnings: &self.call.warnings };
         let written = self.write(subresource, &options, true)?.update(&change, false).await?;
@@ -222,6 +233,9 @@ impl Verb {
             options: &options,
             warnings: &self.call.warnings,
         };
+        if let Some(recorder) = crate::filters::audited::recorder() {
+            recorder.request_patch(&Value::Object(change.object.0.clone()));
+        }
         let written = self.write(subresource, &options, true)?.update(&change, subresource.is_none()).await?;
         self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
