@@ -4,7 +4,14 @@
 //! the writer goes on, and the writer itself folds only what came in the meantime; after that its next commit begins
 //! the log anew. Runs only when the log has grown by [`SqliteOptions::wal_bytes`](super::SqliteOptions): an idle store
 //! has nothing to fold.
+//!
+//! The log is made longer ahead of the commits, with zeros: a sync of bytes that the file has already is one write to
+//! the disk, while one that makes it longer also waits for the file system's own journal (measured with 12 KB at a
+//! time: 466 against 205 syncs a second). SQLite takes zeros behind the last frame for the end of the log.
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +29,15 @@ const ROUNDS: usize = 3;
 /// A rest that the writer folds quickly itself.
 const REST_FRAMES: i64 = 128;
 const STEP: &str = "fold the log into the database";
+/// The log's header, and what stands before the page in each frame (SQLite's file format, 4.1).
+const LOG_HEADER: u64 = 32;
+const FRAME_BYTES: u64 = PAGE_BYTES + 24;
+/// Frames that there is room for before a commit; a larger one makes the file longer itself.
+const ROOM_FRAMES: u64 = 64;
+/// By how much the log is made longer at a time.
+const MOST_ROOM: u64 = 1024 * 1024;
+const LEAST_ROOM: u64 = ROOM_FRAMES * FRAME_BYTES;
+static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 
 /// When to fold, and the work beside the writer if it is under way.
 pub(super) struct Folding {
@@ -32,6 +48,57 @@ pub(super) struct Folding {
     /// Frames in the log when it was folded last.
     folded: usize,
     beside: Option<JoinHandle<Result<(), StoreError>>>,
+    room: Room,
+}
+
+/// The log's file, for making it longer. Closing it costs SQLite no lock: the locks of a log are in its index.
+struct Room {
+    path: PathBuf,
+    step: u64,
+    log: Option<File>,
+    /// Length of the log that there is no need to ask for again.
+    known: u64,
+}
+
+impl Room {
+    /// Makes the log longer if a commit after `frames` frames could reach its end.
+    fn ahead_of(&mut self, frames: u64) -> io::Result<()> {
+        let needed = LOG_HEADER + (frames + ROOM_FRAMES) * FRAME_BYTES;
+        if needed <= self.known {
+            return Ok(());
+        }
+        let log = match &self.log {
+            Some(log) => log,
+            None => match OpenOptions::new().write(true).open(&self.path) {
+                Ok(log) => self.log.insert(log),
+                // The first commit makes it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            },
+        };
+        let length = log.metadata()?.len();
+        self.known = length;
+        if needed <= length {
+            return Ok(());
+        }
+        // In whole steps, so that the file grows as seldom as it can.
+        let longer = needed.max(length + self.step);
+        // A page at a time: Linux keeps what is written at once in one piece of its cache, and counts the whole piece as
+        // written whenever a commit changes a part of it.
+        let mut at = length;
+        while at < longer {
+            let end = longer.min((at / PAGE_BYTES + 1) * PAGE_BYTES);
+            let zeros = &ZEROS[..usize::try_from(end - at).unwrap_or(ZEROS.len())];
+            if let Err(error) = log.write_all_at(zeros, at) {
+                // What is left of a full disk is for the commits.
+                log.set_len(length)?;
+                return Err(error);
+            }
+            at = end;
+        }
+        self.known = longer;
+        Ok(())
+    }
 }
 
 impl Folding {
@@ -45,7 +112,24 @@ impl Folding {
         }))
         .map_err(sql("watch the size of the log"))?;
         let limit = usize::try_from(wal_bytes / PAGE_BYTES).unwrap_or(usize::MAX).max(1);
-        Ok(Self { path: path.to_owned(), frames, limit, folded: 0, beside: None })
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let step = (wal_bytes / 16).clamp(LEAST_ROOM, MOST_ROOM);
+        let room = Room { path: log.into(), step, log: None, known: 0 };
+        Ok(Self { path: path.to_owned(), frames, limit, folded: 0, beside: None, room })
+    }
+
+    /// To be called before a commit. That there is no room is no failure: the commit finds out itself.
+    pub(super) fn make_room(&mut self) {
+        let frames = self.frames.load(Ordering::Relaxed);
+        if let Err(error) = self.room.ahead_of(u64::try_from(frames).unwrap_or(u64::MAX / 2)) {
+            tracing::debug!(%error, "could not make the log longer ahead of the commits");
+        }
+    }
+
+    /// To be called when something else than a commit may have made the log shorter.
+    pub(super) fn forget_room(&mut self) {
+        self.room.known = 0;
     }
 
     /// Starts the work beside the writer if the log has grown enough.

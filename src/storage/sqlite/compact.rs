@@ -199,6 +199,7 @@ fn step_vacuum(writer: &mut Writer) -> Result<(), StoreError> {
 
 /// Writes the database anew and folds the log into it.
 pub(super) fn defragment(writer: &mut Writer) -> Result<(), StoreError> {
+    writer.folding.forget_room();
     writer
         .conn
         .execute_batch("VACUUM")

@@ -311,6 +311,7 @@ impl Writer {
     /// store then stops for good.
     fn end(&mut self, first: i64) -> Result<(), StoreError> {
         let began = Instant::now();
+        self.folding.make_room();
         let ended = self.conn.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
         match ended.map_err(sql("commit")) {
             Ok(_) => {

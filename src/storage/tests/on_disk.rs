@@ -105,16 +105,42 @@ async fn keys_move_when_the_switch_is_turned() {
     let before = RangeOptions { revision: Revision(newest.0 - 1), ..RangeOptions::default() };
     let read = running.0.range(KeyRange::key("/e/a"), before).await;
     assert!(matches!(read, Err(StoreError::Compacted { .. })), "{read:?}");
-    let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+    let content = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
     put(&running.0, "/e/a", "4", 5).await;
-    let before = (size("db"), size("db-wal"));
+    let before = (content("db"), content("db-wal"));
     put(&running.0, "/e/a", "5", 5).await;
-    assert_eq!((size("db"), size("db-wal")), before);
+    assert!((content("db"), content("db-wal")) == before, "a heartbeat went to the disk");
     running.0.compact_physical(running.0.revision().await.unwrap()).await.unwrap();
     assert_eq!(get(&running.0, "/e/a").await.unwrap().version, 5);
     close(running).await;
     let running = open(&path, in_memory()).await;
     assert_eq!(get(&running.0, "/e/a").await.unwrap().value, "5");
     assert_eq!(get(&running.0, "/e/gone").await, None);
+    close(running).await;
+}
+
+#[tokio::test]
+async fn the_log_is_longer_than_what_is_in_it_and_grows_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, crashed) = (dir.path().join("db"), dir.path().join("crashed"));
+    let running = open(&path, all_on_disk()).await;
+    put(&running.0, "/a", "1", 0).await;
+    let size = || std::fs::metadata(dir.path().join("db-wal")).unwrap().len();
+    let first = size();
+    assert!(first >= 1024 * 1024, "{first}");
+    for _ in 0..20 {
+        put(&running.0, "/a", "more", 0).await;
+    }
+    assert_eq!(size(), first);
+    let big: &str = "x".repeat(900_000).leak();
+    put(&running.0, "/b", big, 0).await;
+    put(&running.0, "/a", "last", 0).await;
+    assert!(size() > first);
+    as_after_a_crash(dir.path(), &crashed);
+    close(running).await;
+
+    let running = open(&crashed.join("db"), all_on_disk()).await;
+    assert_eq!(get(&running.0, "/a").await.unwrap().value, "last");
+    assert_eq!(get(&running.0, "/b").await.unwrap().value, big);
     close(running).await;
 }
