@@ -6,6 +6,7 @@
 mod custom;
 mod documents;
 mod gnostic;
+mod gnostic3;
 mod merge;
 mod paths;
 mod schemas;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json};
 pub use self::custom::Custom;
 pub use self::documents::{Document, Documents};
 pub use self::gnostic::encode as encode_v2;
+pub use self::gnostic3::encode as encode_v3;
 pub use self::merge::{merge, part_of, to_v3};
 use crate::kind::KindDef;
 use crate::names::{GroupVersion, Gvk};

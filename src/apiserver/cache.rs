@@ -65,6 +65,8 @@ struct State {
     /// Revision of the newest change of this prefix itself.
     changed: i64,
     entries: BTreeMap<Box<str>, Arc<Entry>>,
+    /// Size of all entries.
+    entries_bytes: usize,
     ring: VecDeque<Arc<Change>>,
     ring_bytes: usize,
     oldest: i64,
@@ -188,6 +190,17 @@ impl Cache {
     /// Number of objects, for metrics; 0 before first use.
     pub fn count(&self) -> usize {
         self.state.lock().entries.len()
+    }
+
+    /// Number of objects and their size in bytes; nothing before first use.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.entries.len(), state.entries_bytes)
+    }
+
+    /// Number of watchers.
+    pub fn watchers(&self) -> usize {
+        self.state.lock().watchers.len()
     }
 
     /// Whether anybody has used the cache.
@@ -325,6 +338,7 @@ impl Cache {
             EventKind::Delete => {
                 let Some(previous) = previous else { return };
                 state.entries.remove(key);
+                state.entries_bytes -= previous.size();
                 let entry = Arc::new(previous.at(revision));
                 Change { revision, entry, previous: Some(previous), deleted: true }
             }
@@ -339,7 +353,10 @@ impl Cache {
                     return;
                 };
                 let entry = Arc::new(entry);
-                state.entries.insert(key.into(), Arc::clone(&entry));
+                state.entries_bytes += entry.size();
+                if let Some(gone) = state.entries.insert(key.into(), Arc::clone(&entry)) {
+                    state.entries_bytes -= gone.size();
+                }
                 Change { revision, entry, previous, deleted: false }
             }
         };
@@ -380,6 +397,7 @@ impl State {
 
     fn install(&mut self, entries: BTreeMap<Box<str>, Arc<Entry>>, revision: Revision) {
         self.changed = entries.values().map(|e| e.revision).max().unwrap_or_default();
+        self.entries_bytes = entries.values().map(|e| e.size()).sum();
         self.entries = entries;
         self.revision = revision.0;
         self.oldest = revision.0;

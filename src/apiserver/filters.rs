@@ -1,8 +1,9 @@
-//! What every request passes before its verb, in one order: panic fence, request id, identity, impersonation, limits,
+//! What every request passes before its verb, in one order: panic fence, request id, identity, impersonation, flow,
 //! authorisation, timeout.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::services::AuthorizationAttributes;
 use api::{GroupResource, Status, UserInfo};
@@ -11,10 +12,12 @@ use axum::body::Body;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::flow::{self, Arrival};
 use crate::metrics;
 use crate::negotiate::Accept;
 use crate::query::Query;
@@ -38,7 +41,7 @@ pub trait Authenticate: Send + Sync {
 
 /// A request on its way to its verb.
 pub struct Call {
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub query: Query,
     pub user: UserInfo,
     pub parts: Parts,
@@ -114,7 +117,8 @@ pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
     let mut response = match RequestInfo::parse(&method, request.uri().path(), &query) {
         Err(text) => respond::failure(&Status::bad_request(text), Accept::JSON),
         Ok(info) => {
-            let run = fenced(Arc::clone(&server), request, info.clone(), query.clone(), warnings.clone());
+            let info = Arc::new(info);
+            let run = fenced(Arc::clone(&server), request, Arc::clone(&info), query.clone(), warnings.clone());
             let response = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
                 tracing::error!(%method, path = info.path, audit_id, "request handler panicked");
                 let status = Status::internal("This request caused apiserver to panic. Look in the logs for details.");
@@ -141,7 +145,7 @@ fn audit_id(headers: &http::HeaderMap) -> String {
 async fn fenced(
     server: Arc<ApiServer>,
     request: Request<Body>,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     query: Query,
     warnings: Warnings,
 ) -> Response {
@@ -152,26 +156,48 @@ async fn fenced(
         Err(status) => return respond::failure(&status, Accept::JSON),
     };
     let long_running = is_long_running(&info, &query);
-    let _place = if long_running {
+    let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let _place = (!long_running).then(|| server.in_flight.enter(mutating));
+    let timeout = match deadline::of(&query) {
+        _ if long_running => None,
+        Ok(timeout) => Some(timeout),
+        Err(status) => return respond::failure(&status, Accept::JSON),
+    };
+    let is_watch = matches!(info.verb.as_str(), "watch");
+    let ticket = if long_running && !is_watch {
         None
     } else {
-        let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        match server.in_flight.enter(mutating) {
-            Some(place) => Some(place),
-            None if user.in_group(api::user::MASTERS) => None,
-            None => {
-                let status = Status::too_many_requests("Too many requests, please try again later.", 1);
-                return respond::failure(&status, Accept::JSON);
-            }
+        let arrival = Arrival { info: &info, query: &query, user: &user, is_watch, timeout };
+        match flow::admit(&server, arrival).await {
+            Ok(ticket) => ticket,
+            Err(response) => return response,
         }
     };
-    if let Err(status) = authorise(&server, &user, &info).await {
+    let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
+    let mut response = served(&server, call, timeout).await;
+    if let Some(ticket) = ticket {
+        flow::mark(&mut response, ticket.schema());
+        // What is made while it is sent keeps its seats until it is sent; a watch needs them for its beginning only.
+        if !is_watch && response.body().size_hint().exact().is_none() {
+            return response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _ = &ticket;
+                    frame
+                }))
+            });
+        }
+    }
+    response
+}
+
+/// After flow control: authorisation, and the verb within its time. No time is as much as it likes.
+async fn served(server: &Arc<ApiServer>, call: Call, timeout: Option<Duration>) -> Response {
+    if let Err(status) = authorise(server, &call.user, &call.info).await {
         return respond::failure(&status, Accept::JSON);
     }
-    let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
-    if long_running {
-        let open = metrics::open(&server, &call.info);
-        let response = router::dispatch(&server, call).await;
+    let Some(timeout) = timeout else {
+        let open = metrics::open(server, &call.info);
+        let response = router::dispatch(server, call).await;
         // The request is open as long as its body is being sent.
         return response.map(|body| {
             Body::new(body.map_frame(move |frame| {
@@ -179,12 +205,8 @@ async fn fenced(
                 frame
             }))
         });
-    }
-    let timeout = match deadline::of(&call.query) {
-        Ok(timeout) => timeout,
-        Err(status) => return respond::failure(&status, Accept::JSON),
     };
-    match tokio::time::timeout(timeout, router::dispatch(&server, call)).await {
+    match tokio::time::timeout(timeout, router::dispatch(server, call)).await {
         Ok(response) => response,
         Err(_) => {
             respond::failure(&Status::timeout("request did not complete within the allotted timeout", 0), Accept::JSON)

@@ -15,6 +15,7 @@ pub mod discovery;
 pub mod errors;
 pub mod extensions;
 pub mod filters;
+pub mod flow;
 pub mod health;
 mod kinds;
 pub mod metrics;
@@ -32,6 +33,7 @@ pub mod server;
 pub mod table;
 pub mod verbs;
 pub mod webhook;
+pub mod zpages;
 
 mod local;
 mod websocket;

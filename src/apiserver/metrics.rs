@@ -140,6 +140,12 @@ impl Metrics {
         }
     }
 
+    /// When the process began.
+    pub fn started(&self) -> jiff::Timestamp {
+        let seconds = self.started.lock().unwrap_or_default();
+        jiff::Timestamp::from_second(seconds as i64).unwrap_or_default()
+    }
+
     /// Remembers when the process began, in seconds since the epoch.
     pub fn set_start(&self, seconds: f64) {
         *self.started.lock() = Some(seconds);
@@ -254,6 +260,7 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
         crate::health::GIT_VERSION
     )?;
     server.aggregator.metrics(out)?;
+    server.flow.write_metrics(out)?;
     process(server, out)
 }
 

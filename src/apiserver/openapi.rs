@@ -21,6 +21,7 @@ use crate::served::KindTable;
 use crate::server::ApiServer;
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
 
 /// Resources by group and version, as documents describe them.
 fn by_version(table: &KindTable) -> BTreeMap<GroupVersion, Vec<Resource>> {
@@ -85,8 +86,9 @@ async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: Gro
     let documents = Arc::clone(&server.openapi);
     // A document is good as long as its own resources are, whatever comes and goes beside them.
     let generation = current.get(..16).and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or_default();
-    let made = make(move || documents.v3(&gv, generation, || resources)).await;
-    Some(cached(server, call, document(call, made, JSON)))
+    let protobuf = wants(call, V3_PROTOBUF);
+    let made = make(move || documents.v3(&gv, generation, protobuf, || resources)).await;
+    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
 
 /// A version 3 document made from another server's version 2 document.
@@ -96,8 +98,9 @@ async fn made_v3(server: &Arc<ApiServer>, call: &Call, gv: GroupVersion, part: A
         return Some(elsewhere);
     }
     let documents = Arc::clone(&server.openapi);
-    let made = make(move || documents.v3_of_part(&gv, fingerprint, &part)).await;
-    Some(cached(server, call, document(call, made, JSON)))
+    let protobuf = wants(call, V3_PROTOBUF);
+    let made = make(move || documents.v3_of_part(&gv, fingerprint, protobuf, &part)).await;
+    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
 
 /// Where the document is now, if another was asked for.
@@ -127,11 +130,7 @@ fn cached(server: &ApiServer, call: &Call, mut response: Response) -> Response {
 async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, snapshot: &Snapshot, call: &Call) -> Response {
     let others = aggregate::openapi::parts(snapshot);
     let generation = aggregate::openapi::generation(table.generation, &others);
-    let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let protobuf = accept.split(',').any(|clause| {
-        let name = clause.split(';').next().unwrap_or_default().trim();
-        name == V2_PROTOBUF || name == "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-    });
+    let protobuf = wants(call, V2_PROTOBUF);
     let documents = Arc::clone(&server.openapi);
     let made = make(move || {
         let groups = || by_version(&table).into_iter().collect();
@@ -154,6 +153,14 @@ async fn make(work: impl FnOnce() -> Arc<Document> + Send + 'static) -> Option<A
             None
         }
     }
+}
+
+/// Whether the client takes a protobuf form, by its name or by the older one with `@`, before JSON.
+fn wants(call: &Call, media_type: &str) -> bool {
+    let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let names = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    let known = names.filter(|name| *name == JSON || name.replace('@', ".") == media_type);
+    known.take(1).any(|name| name != JSON)
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {

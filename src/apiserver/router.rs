@@ -42,24 +42,35 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
         ["metrics"] => crate::metrics::serve(server).await,
+        // Upstream serves the profiles of Go's runtime here.
+        ["debug", "pprof", ..] => respond::text(501, "this server has no profiles in pprof's form\n"),
+        ["debug", "api_priority_and_fairness", page] => {
+            server.flow.debug(page, &call.query, server.clock.now()).unwrap_or_else(respond::page_not_found)
+        }
         ["openapi", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(respond::page_not_found),
-        [] => paths(server),
+        [page @ ("statusz" | "flagz")] => crate::zpages::serve(server, &call, page),
+        [] => {
+            let paths = serde_json::json!({"paths": paths(server)});
+            respond::bytes(200, crate::negotiate::JSON, paths.to_string())
+        }
         _ => discovery::serve(server, &call, &parts).unwrap_or_else(respond::page_not_found),
     }
 }
 
 /// `/`: what else there is (apiserver `server/routes/index.go`).
-fn paths(server: &ApiServer) -> Response {
+pub(crate) fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/api",
         "/api/v1",
         "/apis",
+        "/flagz",
         "/healthz",
         "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",
+        "/statusz",
         "/version",
     ]
     .map(ToOwned::to_owned)
@@ -78,5 +89,5 @@ fn paths(server: &ApiServer) -> Response {
     }
     paths.sort();
     paths.dedup();
-    respond::bytes(200, crate::negotiate::JSON, serde_json::json!({"paths": paths}).to_string())
+    paths
 }

@@ -27,6 +27,7 @@ use crate::aggregate::Aggregator;
 use crate::audit::{Audit, PeerAddress};
 use crate::connect::Kubelets;
 use crate::filters::Authenticate;
+use crate::flow::Flow;
 use crate::metrics::Metrics;
 use crate::registry::Objects;
 use crate::router;
@@ -52,12 +53,13 @@ pub struct Config {
     pub kubelets: Option<Kubelets>,
     /// Documents at fixed paths that other rooms make (`/openid/v1/jwks`).
     pub documents: Vec<(String, Value)>,
-    /// Non-mutating and mutating requests that run at the same time (upstream's `--max-requests-inflight` and
+    /// Seats that requests share (the sum of upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
-    pub reads_in_flight_max: usize,
-    pub writes_in_flight_max: usize,
+    pub seats: usize,
     /// What is shown to aggregated API servers; `None`: nothing.
     pub front_proxy: Option<pki::Leaf>,
+    /// The configuration by flag, in order, for `/flagz`; secrets are not told.
+    pub flags: Vec<(String, String)>,
 }
 
 /// The server. Shared by its services, its registry and its plugins.
@@ -85,16 +87,16 @@ pub struct ApiServer {
     pub(crate) webhooks: Connections,
     /// Groups and versions that other servers serve.
     pub(crate) aggregator: Aggregator,
+    pub(crate) flow: Flow,
+    pub(crate) flags: Vec<(String, String)>,
     /// Generation of `table`.
     tables: watch::Sender<u64>,
 }
 
-/// Requests being served, against their limits.
+/// Requests being served.
 pub(crate) struct InFlight {
     pub reads: AtomicUsize,
     pub writes: AtomicUsize,
-    reads_max: usize,
-    writes_max: usize,
     /// All that ever entered.
     entered: AtomicUsize,
     burst: Notify,
@@ -113,14 +115,13 @@ impl Drop for Place<'_> {
 }
 
 impl InFlight {
-    pub fn enter(&self, mutating: bool) -> Option<Place<'_>> {
+    pub fn enter(&self, mutating: bool) -> Place<'_> {
         if self.entered.fetch_add(1, Ordering::Relaxed) % BURST == BURST - 1 {
             self.burst.notify_one();
         }
-        let (count, max) = if mutating { (&self.writes, self.writes_max) } else { (&self.reads, self.reads_max) };
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        let place = Place(count);
-        (before < max).then_some(place)
+        let count = if mutating { &self.writes } else { &self.reads };
+        count.fetch_add(1, Ordering::Relaxed);
+        Place(count)
     }
 }
 
@@ -133,6 +134,8 @@ impl ApiServer {
         Arc::new(Self {
             webhooks: Connections::new(tasks.clone(), config.shutdown.clone()),
             aggregator: Aggregator::new(config.front_proxy),
+            flow: Flow::new(config.seats),
+            flags: config.flags,
             tables: watch::Sender::new(table.generation),
             advertise: config.advertise,
             kubelets: config.kubelets,
@@ -154,8 +157,6 @@ impl ApiServer {
             in_flight: InFlight {
                 reads: AtomicUsize::new(0),
                 writes: AtomicUsize::new(0),
-                reads_max: config.reads_in_flight_max,
-                writes_max: config.writes_in_flight_max,
                 entered: AtomicUsize::new(0),
                 burst: Notify::new(),
             },

@@ -112,6 +112,9 @@ pub struct AgentOptions {
 
 #[derive(Debug, Clone, Args)]
 pub struct ServerOptions {
+    /// Every flag with its value, for `/flagz`; secrets are not told.
+    #[arg(skip)]
+    pub flags: Vec<(String, String)>,
     /// YAML file with the names of these flags as keys.
     #[arg(long, short = 'c', env = "SKIFF_CONFIG", default_value = "/etc/skiff/config.yaml")]
     pub config: PathBuf,
@@ -311,8 +314,30 @@ impl Cli {
         let place = arguments.iter().position(|argument| argument == name).map_or(arguments.len(), |at| at + 1);
         arguments.splice(place..place, from_file);
         let matches = Self::command().try_get_matches_from(&arguments)?;
-        Ok(Self::from_arg_matches(&matches)?)
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Server(options), Some((_, server))) = (&mut cli.command, matches.subcommand()) {
+            options.flags = flags_of(name, server);
+        }
+        Ok(cli)
     }
+}
+
+/// Every flag of a command with its value, in order; secrets are not told.
+fn flags_of(command_name: &str, matches: &clap::ArgMatches) -> Vec<(String, String)> {
+    let command = Cli::command();
+    let arguments = command.find_subcommand(command_name).into_iter().flat_map(clap::Command::get_arguments);
+    let mut flags: Vec<(String, String)> = arguments
+        .filter_map(|argument| {
+            let name = argument.get_long().filter(|name| *name != "help")?;
+            let values = matches.try_get_raw(argument.get_id().as_str()).ok()?;
+            let values: Vec<String> = values.into_iter().flatten().map(|v| v.to_string_lossy().into_owned()).collect();
+            let secret = ["token", "access-key", "secret-key"].iter().any(|word| name.ends_with(word));
+            let value = if secret && !values.is_empty() { "CLASSIFIED".to_owned() } else { values.join(",") };
+            Some((name.to_owned(), value))
+        })
+        .collect();
+    flags.sort();
+    flags
 }
 
 /// The flags that a configuration file stands for, without those that are `given` otherwise.
@@ -434,6 +459,16 @@ mod tests {
         assert_eq!(options.tls_san, ["a", "b"]);
         assert!(options.disable_agent);
         assert!(!options.disable_scheduler);
+    }
+
+    #[test]
+    fn flags_are_told_but_no_secrets() {
+        let options = load(&["--token=abc", "--tls-san=a", "--tls-san=b"], "node-name: n\n").unwrap();
+        let flag = |name: &str| options.flags.iter().find(|(flag, _)| flag == name).map(|(_, value)| value.as_str());
+        assert_eq!(flag("token"), Some("CLASSIFIED"));
+        assert_eq!(flag("tls-san"), Some("a,b"));
+        assert_eq!(flag("node-name"), Some("n"));
+        assert_eq!(flag("https-listen-port"), Some("6443"));
     }
 
     #[test]

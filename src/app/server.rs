@@ -219,6 +219,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let loopback = connect.superuser();
     rbac.synced().await;
     bootstrap::apply_all(&loopback, kinds::bootstrap::objects()).await.context("cannot create the first objects")?;
+    serving.tasks.spawn(apiserver::flow::run(api.clone(), kinds::bootstrap::flow_control(), serving.shutdown.clone()));
     let trust = Trust {
         client_ca: credentials.ca.cert_pem().to_owned(),
         front_proxy_ca: credentials.front_proxy_ca.cert_pem().to_owned(),
@@ -477,9 +478,9 @@ fn make_api_server(
         advertise: SocketAddr::new(identity.advertise, options.https_listen_port).to_string(),
         kubelets: Some(Kubelets { tls: Arc::new(kubelet_tls) }),
         documents: issuer_documents(credentials.tokens.as_ref()),
-        reads_in_flight_max: READS_IN_FLIGHT_MAX,
-        writes_in_flight_max: WRITES_IN_FLIGHT_MAX,
+        seats: READS_IN_FLIGHT_MAX + WRITES_IN_FLIGHT_MAX,
         front_proxy: Some(credentials.front_proxy_client.clone()),
+        flags: options.flags.clone(),
     });
     tokens.set_registry(api.services().registry);
     if let Some(audit) = audit {

@@ -68,6 +68,11 @@ pub fn objects() -> Vec<Object> {
     all
 }
 
+/// Flow schemas and priority levels among [`objects`].
+pub fn flow_control() -> Vec<Object> {
+    flow::objects()
+}
+
 /// How [`reconcile`] treats an object of [`objects`].
 pub fn policy(wanted: &Object) -> Reconcile {
     match wanted.kind() {

@@ -53,13 +53,17 @@ fn whole(builder: &Builder<'_>, groups: &[(GroupVersion, Vec<Resource>)], others
     document
 }
 
+fn encode_v3(document: &Value, protobuf: bool) -> Vec<u8> {
+    if protobuf { super::encode_v3(document) } else { serde_json::to_vec(document).unwrap_or_default() }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 #[derive(Debug, PartialEq, Eq, Hash, Clone)]
 enum Key {
-    V3(GroupVersion),
+    V3(GroupVersion, bool),
     V2Json,
     V2Protobuf,
 }
@@ -92,16 +96,22 @@ impl Documents {
         json!({"paths": paths})
     }
 
-    /// `/openapi/v3/apis/GROUP/VERSION` as JSON.
-    pub fn v3(&self, gv: &GroupVersion, generation: u64, resources: impl FnOnce() -> Vec<Resource>) -> Arc<Document> {
-        self.get(Key::V3(gv.clone()), generation, |builder| {
-            serde_json::to_vec(&builder.v3(gv, &resources())).unwrap_or_default()
+    /// `/openapi/v3/apis/GROUP/VERSION`, as JSON or as `application/com.github.proto-openapi.spec.v3.v1.0+protobuf`.
+    pub fn v3(
+        &self,
+        gv: &GroupVersion,
+        generation: u64,
+        protobuf: bool,
+        resources: impl FnOnce() -> Vec<Resource>,
+    ) -> Arc<Document> {
+        self.get(Key::V3(gv.clone(), protobuf), generation, |builder| {
+            encode_v3(&builder.v3(gv, &resources()), protobuf)
         })
     }
 
     /// `/openapi/v3/apis/GROUP/VERSION` of another server, from its part of a version 2 document.
-    pub fn v3_of_part(&self, gv: &GroupVersion, generation: u64, part: &Value) -> Arc<Document> {
-        self.get(Key::V3(gv.clone()), generation, |_| serde_json::to_vec(&super::to_v3(part)).unwrap_or_default())
+    pub fn v3_of_part(&self, gv: &GroupVersion, generation: u64, protobuf: bool, part: &Value) -> Arc<Document> {
+        self.get(Key::V3(gv.clone(), protobuf), generation, |_| encode_v3(&super::to_v3(part), protobuf))
     }
 
     /// `/openapi/v2` as JSON, with the parts of other servers.

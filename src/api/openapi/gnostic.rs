@@ -45,28 +45,28 @@ pub fn encode(document: &Value) -> Vec<u8> {
     out.finish()
 }
 
-fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+pub(super) fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v))
 }
 
-fn strings(out: &mut Forward, number: u32, value: &Value) {
+pub(super) fn strings(out: &mut Forward, number: u32, value: &Value) {
     for item in value.as_array().into_iter().flatten() {
         out.text(number, item.as_str());
     }
 }
 
 /// `Named…`: name = 1, value = 2.
-fn named(out: &mut Forward, name: &str, value: impl FnOnce(&mut Forward)) {
+pub(super) fn named(out: &mut Forward, name: &str, value: impl FnOnce(&mut Forward)) {
     out.text(1, Some(name));
     out.message(2, value);
 }
 
 /// `Any`: the YAML (here JSON, which is YAML) of a value.
-fn any(out: &mut Forward, value: &Value) {
+pub(super) fn any(out: &mut Forward, value: &Value) {
     out.text(2, Some(&value.to_string()));
 }
 
-fn extensions(out: &mut Forward, number: u32, map: Option<&Map<String, Value>>) {
+pub(super) fn extensions(out: &mut Forward, number: u32, map: Option<&Map<String, Value>>) {
     for (name, value) in map.into_iter().flatten().filter(|(name, _)| name.starts_with("x-")) {
         out.message(number, |out| named(out, name, |out| any(out, value)));
     }

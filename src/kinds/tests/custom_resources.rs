@@ -86,9 +86,9 @@ impl Harness {
             kubelets: None,
             documents: Vec::new(),
             texts: Default::default,
-            reads_in_flight_max: 400,
-            writes_in_flight_max: 200,
+            seats: 600,
             front_proxy: None,
+            flags: Vec::new(),
         });
         let (sender, ready) = tokio::sync::oneshot::channel();
         let definitions = Arc::new(CustomResources { webhooks: None });

@@ -145,15 +145,15 @@ fn version_2_has_the_same_kinds() {
 fn documents_are_kept_until_the_generation_changes() {
     let documents = Documents::new(facts::types().clone(), Texts::new);
     let gv = GroupVersion::new("apps", "v1");
-    let first = documents.v3(&gv, 1, || resources("apps", "v1"));
-    let again = documents.v3(&gv, 1, || unreachable!());
+    let first = documents.v3(&gv, 1, false, || resources("apps", "v1"));
+    let again = documents.v3(&gv, 1, false, || unreachable!());
     assert_eq!(first.hash, again.hash);
-    assert!(documents.v3(&gv, 2, Vec::new).hash != first.hash);
+    assert!(documents.v3(&gv, 2, false, Vec::new).hash != first.hash);
     let parsed: Value = serde_json::from_slice(&first.plain()).unwrap();
     assert_eq!(parsed["openapi"], "3.0.0");
     if let Ok(dir) = std::env::var("OPENAPI_DUMP") {
         for (gv, resources) in groups() {
-            let document = documents.v3(&gv, 1, || resources);
+            let document = documents.v3(&gv, 1, false, || resources);
             std::fs::write(format!("{dir}/{}_{}.json", gv.group, gv.version), document.plain()).unwrap();
         }
         std::fs::write(format!("{dir}/v2.json"), documents.v2_json(1, groups, &[]).plain()).unwrap();
