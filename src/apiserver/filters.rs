@@ -129,11 +129,23 @@ pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
             response
         }
     };
+    if method == Method::HEAD {
+        response = without_body(response);
+    }
     warnings.write(&mut response);
     if let Ok(value) = HeaderValue::from_str(&audit_id) {
         response.headers_mut().insert("audit-id", value);
     }
     response
+}
+
+/// The answer to HEAD: it has the length of what GET would get. HTTP/2 connections break over a body.
+fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    if let Some(size) = body.size_hint().exact() {
+        parts.headers.entry(http::header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(size));
+    }
+    Response::from_parts(parts, Body::empty())
 }
 
 /// The client's `Audit-ID` if it sent a sensible one, else a new one.
