@@ -288,7 +288,7 @@ pub async fn run(server: Arc<ApiServer>, defaults: Vec<Object>, shutdown: Shutdo
                     break;
                 }
                 // Many objects are often written together; one look takes them all in.
-                while levels.receiver.try_recv().is_ok() || schemas.receiver.try_recv().is_ok() {}
+                while levels.receiver.try_recv().is_some() || schemas.receiver.try_recv().is_some() {}
             }
         }
         tokio::select! {
