@@ -92,3 +92,25 @@ pub(super) struct Fold {
     pub step: Expr,
     pub result: Expr,
 }
+
+/// Functions of one constant that planning evaluates (`overloads.IsTypeConversionFunction`).
+const CONVERSIONS: [&str; 10] =
+    ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
+
+impl Expr {
+    /// Whether cel-go's planner makes a constant of it (`decOptimize`), so that it costs nothing when it is run.
+    pub(super) fn is_constant(&self) -> bool {
+        match &self.kind {
+            Kind::Literal(_) => true,
+            Kind::List(elements) => elements.iter().all(|(element, optional)| !optional && element.is_constant()),
+            Kind::Map(entries) => {
+                entries.iter().all(|entry| !entry.optional && entry.key.is_constant() && entry.value.is_constant())
+            }
+            Kind::Call(call) => match call.args.as_slice() {
+                [arg] => call.target.is_none() && CONVERSIONS.contains(&&*call.function) && arg.is_constant(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}

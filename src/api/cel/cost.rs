@@ -91,16 +91,36 @@ pub(super) fn of_call(function: &str, args: &[Value], result: Option<&Value>) ->
             scale(size(0).saturating_add(size(1)), TRAVERSAL)
         }
         "contains" => scale(size(0), TRAVERSAL).saturating_mul(scale(size(1), TRAVERSAL)),
-        // What upstream leaves at 1 though it grows with its arguments: the product of two sets, sorting.
-        "sets.contains" | "sets.equivalent" | "sets.intersects" => size(0).saturating_mul(size(1)).max(1),
-        "distinct" => size(0).saturating_mul(size(0)).max(1),
-        "sort" | "@sortByAssociatedKeys" | "flatten" | "reverse" | "slice" => size(0).max(1),
+        "sets.contains" | "sets.intersects" => size(0).saturating_mul(size(1)).saturating_add(1),
+        "sets.equivalent" => size(0).saturating_mul(size(1)).saturating_mul(2).saturating_add(1),
+        // Where the elements' type is not known before, upstream charges 1 for sorting.
+        "distinct" | "sort" => self_comparison(args.first()),
+        "@sortByAssociatedKeys" => self_comparison(args.get(1)),
+        "slice" => result.map_or(1, |result| made_list(1.0, result.size())),
+        "reverse" if matches!(args.first(), Some(Value::List(_))) => made_list(1.0, size(0)),
+        "flatten" => match args.get(1) {
+            Some(Value::Int(depth)) => made_list(*depth as f64, size(0)),
+            _ => made_list(1.0, size(0)),
+        },
         "lists.range" => match args.first() {
-            Some(Value::Int(n)) => u64::try_from(*n).unwrap_or(0).max(1),
+            Some(Value::Int(n)) => made_list(1.0, u64::try_from(*n).unwrap_or(0)),
             _ => 1,
         },
         _ => 1,
     }
+}
+
+/// `trackAllocatingListCall` of cel-go's list library: the call, the new list, and what its elements took.
+fn made_list(factor: f64, size: u64) -> u64 {
+    let factor = if factor < 0.0 { 1.0 } else { factor };
+    ((size as f64 * factor) as u64).saturating_add(1 + LIST_CREATE)
+}
+
+/// `trackListSelfCompare`: every element may be compared with every other.
+fn self_comparison(list: Option<&Value>) -> u64 {
+    let Some(list @ Value::List(items)) = list else { return 1 };
+    let texts = matches!(items.first(), Some(Value::String(_) | Value::Bytes(_)));
+    made_list(if texts { 2.0 + TRAVERSAL } else { 2.0 }, list.size().saturating_mul(list.size()))
 }
 
 fn selector(length: u64, scale: fn(u64, f64) -> u64) -> u64 {
@@ -214,6 +234,8 @@ impl Coster<'_> {
 
     fn expr(&mut self, expr: &Expr) -> (Range, Known) {
         match &expr.kind {
+            // Types are identifiers.
+            Kind::Literal(Value::Type(_)) => (IDENT, Known::default()),
             Kind::Literal(_) => (Range::default(), Known::default()),
             Kind::Ident(name) => (IDENT, self.lookup(name)),
             Kind::Select(select) => {
@@ -445,7 +467,47 @@ impl Coster<'_> {
                 let decl = known.decl.as_ref().and_then(|decl| decl.items.clone());
                 (one, Known { decl, size: known.entries.map(|(_, values)| values), entries: None })
             }
+            "sets.contains" | "sets.intersects" => plain(size(0).multiply(size(1)).add(one)),
+            "sets.equivalent" => plain(size(0).multiply(size(1)).scale(2.0).add(one)),
+            "slice" | "flatten" | "lists.range" | "reverse" | "distinct" | "sort" | "@sortByAssociatedKeys" => {
+                self.list(name, args)
+            }
             _ => plain(one),
+        }
+    }
+
+    /// cel-go's list library in version 3 (`ext/lists.go`).
+    fn list(&self, name: &str, args: &[(&Expr, &Known)]) -> (Range, Known) {
+        let size = |i: usize| args.get(i).map_or(Range::UNKNOWN, |(e, known)| self.sized(e, known));
+        let ty = |i: usize| args.get(i).map_or(&Type::Dyn, |(e, _)| self.ty(e.id));
+        let literal = |i: usize, other: u64| match args.get(i).map(|(e, _)| &e.kind) {
+            Some(Kind::Literal(Value::Int(n))) => u64::try_from(*n).unwrap_or(0),
+            _ => other,
+        };
+        let made = |factor: f64, size: Range| {
+            let cost = size.scale(factor).add(Range::fixed(1 + LIST_CREATE));
+            (cost, Known { size: Some(size), ..Known::default() })
+        };
+        let square = |size: Range| size.multiply(size);
+        let sorted = |by: usize| {
+            let (cost, known) = made(2.0, square(size(by)));
+            let (texts, _) = made(2.0 + TRAVERSAL, square(size(by)));
+            match ty(by) {
+                Type::List(item) if matches!(**item, Type::String | Type::Bytes) => (texts, known),
+                Type::List(item) if !matches!(**item, Type::Dyn) => (cost, known),
+                // It may be a list of anything.
+                _ => (cost.union(texts), known),
+            }
+        };
+        match name {
+            "slice" => made(1.0, Range::fixed(literal(2, size(0).max).wrapping_sub(literal(1, 0)))),
+            "flatten" if args.len() > 1 => made(literal(1, u64::MAX) as f64, size(0)),
+            "flatten" | "reverse" if matches!(ty(0), Type::List(_) | Type::Dyn) => made(1.0, size(0)),
+            "lists.range" => made(1.0, Range::fixed(literal(0, u64::MAX))),
+            "distinct" => made(2.0, square(size(0))),
+            "sort" => sorted(0),
+            "@sortByAssociatedKeys" => sorted(1),
+            _ => (Range::fixed(1), Known::default()),
         }
     }
 
@@ -474,13 +536,13 @@ impl Coster<'_> {
         }
     }
 
-    /// The size of a list's elements.
+    /// The size of a list's elements as far as the schema says it: Kubernetes' functions don't look into literals.
     fn item_size(&self, args: &[(&Expr, &Known)]) -> Range {
         let Some((_, known)) = args.first() else { return Range::UNKNOWN };
         if let Some(max) = known.decl.as_ref().and_then(|decl| decl.items.as_ref()).and_then(|items| items.max) {
             return Range { min: 0, max };
         }
-        known.entries.map_or(Range::UNKNOWN, |(_, values)| values)
+        Range::UNKNOWN
     }
 }
 

@@ -61,11 +61,15 @@ impl<'a> Machine<'a> {
                 self.lookup(name)
             }
             Kind::Select(select) => self.select(select),
-            Kind::Call(call) => self.call(call),
+            Kind::Call(_) | Kind::List(_) | Kind::Map(_) if expr.is_constant() => {
+                let spent = self.cost;
+                let value = self.made(expr);
+                self.cost = spent;
+                value
+            }
+            Kind::Call(_) | Kind::List(_) | Kind::Map(_) => self.made(expr),
             Kind::Logic { and, terms } => self.logic(*and, terms),
             Kind::Conditional(parts) => self.conditional(parts),
-            Kind::List(elements) => self.list(elements),
-            Kind::Map(entries) => self.map(entries),
             Kind::Struct { name, fields } => self.structure(name, fields),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { variable, value, body } => {
@@ -76,6 +80,15 @@ impl<'a> Machine<'a> {
                 self.scopes.pop();
                 result
             }
+        }
+    }
+
+    fn made(&mut self, expr: &Expr) -> Result {
+        match &expr.kind {
+            Kind::Call(call) => self.call(call),
+            Kind::List(elements) => self.list(elements),
+            Kind::Map(entries) => self.map(entries),
+            _ => Err(EvalError::no_such_overload()),
         }
     }
 
@@ -244,6 +257,12 @@ impl<'a> Machine<'a> {
         for arg in call.target.iter().chain(&call.args) {
             args.push(self.eval(arg)?);
         }
+        if let ("@in", [_, list]) = (&*call.function, call.args.as_slice())
+            && matches!(&list.kind, Kind::List(elements) if elements.iter().all(|(e, _)| is_member(e)))
+        {
+            // cel-go looks into a set that it made when it planned (`maybeOptimizeSetMembership`).
+            return library::call(&call.function, false, &args, self);
+        }
         // Costs of some grow with their arguments: those are charged first, so that nothing large is begun in vain.
         let before = cost::of_call(&call.function, &args, None);
         self.charge(before)?;
@@ -376,4 +395,12 @@ fn insert(map: &mut IndexMap<Key, Value>, args: Vec<Value>) -> Result<()> {
         map.insert(key, value);
     }
     Ok(())
+}
+
+/// What a set of constants may hold.
+fn is_member(expr: &Expr) -> bool {
+    let scalar = |value: &Value| {
+        matches!(value, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Double(_) | Value::String(_))
+    };
+    matches!(&expr.kind, Kind::Literal(value) if scalar(value))
 }

@@ -271,6 +271,39 @@ fn estimates_are_upstreams() {
     check("size(self.names) > 2", 4, 4);
 }
 
+/// Estimates and costs of Kubernetes' own environment, as `e2e/judge/costs` prints them.
+#[test]
+fn costs_are_upstreams() {
+    let env = Env::new().declare("anything", Decl::dynamic());
+    let anything = Value::from_json(&json!([3, 1, 2]));
+    let mut differing = Vec::new();
+    let mut compared = 0;
+    for line in include_str!("costs.txt").lines() {
+        let parts: Vec<&str> = line.splitn(4, ' ').collect();
+        let [min, max, spent, source] = parts.as_slice() else { panic!("{line}") };
+        let program = match env.compile(source, &[]) {
+            Ok(program) => program,
+            Err(error) => {
+                differing.push(format!("{source}: {error}"));
+                continue;
+            }
+        };
+        let estimate = program.estimate();
+        if (estimate.min.to_string(), estimate.max.to_string()) != ((*min).to_owned(), (*max).to_owned()) {
+            differing.push(format!("{source}: estimated {}..{}, upstream {min}..{max}", estimate.min, estimate.max));
+        }
+        let bindings = Bindings::new().set("anything", anything.clone());
+        let mut budget = Budget::new(RUNTIME_BUDGET);
+        let ran = program.evaluate(&bindings, &mut budget);
+        if *spent != "-" && (ran.is_err() || budget.last.to_string() != *spent) {
+            differing.push(format!("{source}: cost {}, upstream {spent} ({ran:?})", budget.last));
+        }
+        compared += 1;
+    }
+    assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), differing.join("\n"));
+    assert!(compared > 180, "{compared}");
+}
+
 #[test]
 fn what_runs_away_is_stopped() {
     let source = "lists.range(1000).all(a, lists.range(1000).all(b, a + b >= 0))";

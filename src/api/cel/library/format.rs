@@ -18,7 +18,7 @@ pub struct Format {
 
 /// Lengths of upstream's expressions for the formats that are not Kubernetes' own.
 const URI: u64 = 976;
-const UUID: u64 = 95;
+const UUID: u64 = 70;
 const BASE64: u64 = 85;
 const DATE_TIME: u64 = 64;
 
