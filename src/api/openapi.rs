@@ -135,6 +135,23 @@ impl Builder<'_> {
         custom::TypeMeta { api_version: text("apiVersion"), kind: text("kind") }
     }
 
+    /// What kinds of CRDs add to the version 2 document: paths and definitions. What they share with built-in kinds is
+    /// theirs.
+    pub fn v2_custom(&self, groups: &[(GroupVersion, Vec<Resource>)]) -> (Map<String, Value>, Map<String, Value>) {
+        let mut document = v2::Merger::default();
+        let mut own = BTreeSet::new();
+        for (gv, resources) in groups {
+            document.add(self.v3(gv, resources));
+            for resource in resources {
+                if let Definition::Custom(custom) = &resource.definition {
+                    document.replace(custom.name(), custom.schema(&self.type_meta(), true));
+                    own.extend([custom.name(), custom.list_name()]);
+                }
+            }
+        }
+        document.into_parts(&own)
+    }
+
     /// The version 2 document of everything that is served.
     pub fn v2(&self, groups: &[(GroupVersion, Vec<Resource>)]) -> Value {
         let mut document = v2::Merger::default();

@@ -184,7 +184,7 @@ fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) 
     let gzip = takes_gzip(&call.parts.headers);
     let mut response = match (known, gzip) {
         (true, _) => respond::bytes(304, media_type, axum::body::Body::empty()),
-        (false, true) => respond::bytes(200, media_type, document.gzip.clone()),
+        (false, true) => respond::bytes(200, media_type, document.gzip()),
         (false, false) => respond::bytes(200, media_type, document.plain()),
     };
     let headers = response.headers_mut();

@@ -45,6 +45,22 @@ pub fn encode(document: &Value) -> Vec<u8> {
     out.finish()
 }
 
+/// More paths and definitions of a document, to stand after it: a message that comes twice is merged.
+pub fn encode_more(paths: &Map<String, Value>, definitions: &Map<String, Value>) -> Vec<u8> {
+    let mut out = Forward::default();
+    out.message(8, |out| {
+        for (path, item) in paths {
+            out.message(2, |out| named(out, path, |out| path_item(out, item)));
+        }
+    });
+    out.message(9, |out| {
+        for (name, definition) in definitions {
+            out.message(1, |out| named(out, name, |out| schema(out, definition)));
+        }
+    });
+    out.finish()
+}
+
 pub(super) fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v))
 }

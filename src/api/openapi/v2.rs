@@ -1,5 +1,7 @@
 //! Version 2 from version 3, by kube-openapi's conversion read backwards.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 /// Collects the documents of all groups into one.
@@ -35,6 +37,12 @@ impl Merger {
     pub fn replace(&mut self, name: String, mut schema: Value) {
         references(&mut schema);
         self.definitions.insert(name, schema);
+    }
+
+    /// Paths, and the definitions of these names.
+    pub fn into_parts(mut self, names: &BTreeSet<String>) -> (Map<String, Value>, Map<String, Value>) {
+        let definitions = names.iter().filter_map(|name| self.definitions.remove_entry(name)).collect();
+        (self.paths, definitions)
     }
 
     pub fn finish(self) -> Value {

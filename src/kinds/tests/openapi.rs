@@ -48,6 +48,28 @@ fn groups() -> Vec<(GroupVersion, Vec<Resource>)> {
     all.into_iter().map(|gv| (gv.clone(), resources(&gv.group, &gv.version))).collect()
 }
 
+/// A kind of a CRD.
+fn widget() -> Resource {
+    let meta = facts::schema("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
+    let crd = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}).to_string();
+    Resource {
+        gvk: Gvk::new("example.com", "v1", "Widget"),
+        list_kind: "WidgetList".to_owned(),
+        resource: "widgets".to_owned(),
+        namespaced: true,
+        verbs: ["get", "list", "create", "patch"].map(str::to_owned).to_vec(),
+        definition: Definition::Custom(Custom {
+            definition: Arc::new(api::custom::Definition::new("example.com", "Widget", "v1", meta, crd.into(), 1)),
+            gvk: Gvk::new("example.com", "v1", "Widget"),
+            list_kind: "WidgetList".to_owned(),
+            plural: "widgets".to_owned(),
+            selectable: Vec::new(),
+        }),
+        subresources: Vec::new(),
+    }
+}
+
 #[test]
 fn schemas_carry_what_kubectl_reads() {
     let name = "io.k8s.api.apps.v1.DeploymentSpec".to_owned();
@@ -103,25 +125,7 @@ fn every_reference_leads_somewhere() {
 #[test]
 fn a_kind_from_a_crd_is_described_by_its_own_schema() {
     let gv = GroupVersion::new("example.com", "v1");
-    let meta = facts::schema("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
-    let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
-    let crd = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}).to_string();
-    let resource = Resource {
-        gvk: Gvk::new("example.com", "v1", "Widget"),
-        list_kind: "WidgetList".to_owned(),
-        resource: "widgets".to_owned(),
-        namespaced: true,
-        verbs: ["get", "list", "create", "patch"].map(str::to_owned).to_vec(),
-        definition: Definition::Custom(Custom {
-            definition: Arc::new(api::custom::Definition::new("example.com", "Widget", "v1", meta, crd.into(), 1)),
-            gvk: Gvk::new("example.com", "v1", "Widget"),
-            list_kind: "WidgetList".to_owned(),
-            plural: "widgets".to_owned(),
-            selectable: Vec::new(),
-        }),
-        subresources: Vec::new(),
-    };
-    let document = Builder { meta: facts::types(), texts: &Texts::new() }.v3(&gv, &[resource]);
+    let document = Builder { meta: facts::types(), texts: &Texts::new() }.v3(&gv, &[widget()]);
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["com.example.v1.Widget"]["properties"]["spec"], json!({"type": "object"}));
     assert_eq!(schemas["com.example.v1.WidgetList"]["required"], json!(["items"]));
@@ -139,6 +143,35 @@ fn version_2_has_the_same_kinds() {
     let post = &document["paths"]["/api/v1/namespaces/{namespace}/pods"]["post"];
     assert_eq!(post["parameters"][0]["schema"]["$ref"], "#/definitions/io.k8s.api.core.v1.Pod");
     assert!(!document.to_string().contains("#/components/"));
+}
+
+#[test]
+fn version_2_grows_by_kinds_of_crds_without_being_made_anew() {
+    let documents = Documents::new(facts::types().clone(), Texts::new);
+    let gv = GroupVersion::new("example.com", "v1");
+    let with = || groups().into_iter().chain([(gv.clone(), vec![widget()])]).collect();
+    let parsed = |document: &api::openapi::Document| serde_json::from_slice::<Value>(&document.plain()).unwrap();
+    let (before, after) = (documents.v2_json(1, groups, &[]), documents.v2_json(2, with, &[]));
+    assert_ne!(before.hash, after.hash);
+    let (before, mut after) = (parsed(&before), parsed(&after));
+    assert_eq!(before, Builder { meta: facts::types(), texts: &Texts::new() }.v2(&groups()));
+    assert_eq!(after["definitions"]["com.example.v1.Widget"]["properties"]["spec"], json!({"type": "object"}));
+    let path = &after["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets"]["post"];
+    assert_eq!(path["parameters"][0]["schema"]["$ref"], "#/definitions/com.example.v1.Widget");
+    for part in ["paths", "definitions"] {
+        after[part]
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| !name.contains("example.com") && !name.contains("com.example"));
+    }
+    assert_eq!(before, after);
+    assert!(documents.v2_protobuf(2, with, &[]).plain().len() > documents.v2_protobuf(1, groups, &[]).plain().len());
+    if std::env::var_os("OPENAPI_TIME").is_some() {
+        let many = || (0..50).map(|_| widget()).collect::<Vec<_>>();
+        let begun = std::time::Instant::now();
+        documents.v2_json(3, || groups().into_iter().chain([(gv.clone(), many())]).collect(), &[]);
+        eprintln!("the document with 50 kinds of CRDs: {:?}", begun.elapsed());
+    }
 }
 
 #[test]
