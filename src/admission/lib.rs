@@ -44,18 +44,20 @@ pub fn quota_usage(
 pub fn plugins(client: Client, informers: Informers, services: Services) -> Vec<Arc<dyn AdmissionPlugin>> {
     let cluster = Cluster::new(client, informers);
     let authorizer = &services.authorizer;
+    let metrics = Metrics::default();
     let caller = Caller {
         cluster: cluster.clone(),
         kinds: Arc::clone(&services.kinds),
         webhooks: services.webhooks,
         authorizer: Arc::clone(authorizer),
-        metrics: Metrics::default(),
+        metrics: metrics.clone(),
     };
     let evaluator = Evaluator {
         cluster: cluster.clone(),
         kinds: services.kinds,
         registry: services.registry,
         authorizer: Arc::clone(authorizer),
+        metrics,
     };
     vec![
         Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::GroupResource;
+use base::Histograms;
 use parking_lot::Mutex;
 
 use crate::request::RequestInfo;
@@ -23,7 +24,45 @@ const BUCKETS: [f64; 23] = [
 #[derive(Default)]
 pub struct Metrics {
     requests: Mutex<BTreeMap<Kind, Counts>>,
+    admission: Mutex<Admissions>,
     started: Mutex<Option<f64>>,
+}
+
+/// How long admission takes: whole phases, and each plugin (`admission/metrics/metrics.go`).
+struct Admissions {
+    steps: Histograms<Admitted>,
+    controllers: Histograms<Admitted>,
+}
+
+impl Default for Admissions {
+    fn default() -> Self {
+        Self { steps: Histograms::new(ADMISSION_BUCKETS), controllers: Histograms::new(ADMISSION_BUCKETS) }
+    }
+}
+
+/// Up to 2.5 seconds.
+const ADMISSION_BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
+
+/// What admission is told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Admitted {
+    /// Of the plugin; `None` for a whole phase.
+    pub name: Option<&'static str>,
+    /// `CREATE` …
+    pub operation: &'static str,
+    pub rejected: bool,
+    /// `admit` or `validate`.
+    pub phase: &'static str,
+}
+
+impl std::fmt::Display for Admitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(name) = self.name {
+            write!(f, "name=\"{name}\",")?;
+        }
+        let Self { operation, rejected, phase, .. } = self;
+        write!(f, "operation=\"{operation}\",rejected=\"{rejected}\",type=\"{phase}\"")
+    }
 }
 
 /// Labels of a request but its code.
@@ -146,6 +185,16 @@ impl Metrics {
         jiff::Timestamp::from_second(seconds as i64).unwrap_or_default()
     }
 
+    /// A plugin, or all of them together, had a request before it.
+    pub fn admitted(&self, what: Admitted, took: Duration) {
+        let mut admission = self.admission.lock();
+        if what.name.is_some() {
+            admission.controllers.observe(what, took)
+        } else {
+            admission.steps.observe(what, took)
+        }
+    }
+
     /// Remembers when the process began, in seconds since the epoch.
     pub fn set_start(&self, seconds: f64) {
         *self.started.lock() = Some(seconds);
@@ -225,6 +274,19 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
         for (kind, counts) in requests.iter().filter(|(_, c)| c.open > 0) {
             writeln!(out, "{name}{{{}}} {}", kind.labels(), counts.open)?;
         }
+    }
+    {
+        let admission = server.metrics.admission.lock();
+        admission.steps.write(
+            out,
+            "apiserver_admission_step_admission_duration_seconds",
+            "[STABLE] Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
+        );
+        admission.controllers.write(
+            out,
+            "apiserver_admission_controller_admission_duration_seconds",
+            "[STABLE] Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+        );
     }
     let name = "apiserver_current_inflight_requests";
     head(

@@ -1,4 +1,4 @@
-//! What every room may use: time, shutdown, back-off, error chains, stable hashes and percent-decoding.
+//! What every room may use: time, shutdown, back-off, error chains, stable hashes, percent-decoding and histograms.
 //!
 //! Nothing here knows Kubernetes, storage or the network.
 
@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod clock;
 pub mod error;
 pub mod hash;
+pub mod histogram;
 pub mod percent;
 pub mod shutdown;
 
@@ -13,5 +14,6 @@ pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::chain;
 pub use hash::{fnv32a, fnv64a};
+pub use histogram::Histograms;
 pub use percent::percent_decode;
 pub use shutdown::Shutdown;

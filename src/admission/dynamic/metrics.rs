@@ -1,13 +1,17 @@
-//! Counts of webhook and policy calls with upstream's names (apiserver `admission/metrics/metrics.go`).
+//! Counts of webhook and policy calls with upstream's names (apiserver `admission/metrics/metrics.go`,
+//! `admission/plugin/policy/*/metrics`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Histograms;
 use parking_lot::Mutex;
 
-const BUCKETS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+const BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+/// Of single expressions.
+const POLICY_BUCKETS: &[f64] = &[0.000_000_5, 0.001, 0.01, 0.1, 1.0];
 /// Codes above are counted as this one.
 const CODE_MAX: u16 = 600;
 
@@ -30,21 +34,52 @@ impl Rejection {
     }
 }
 
-#[derive(Default)]
-struct Latency {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    sum: f64,
-}
-
-#[derive(Default)]
 struct Counts {
-    latencies: BTreeMap<String, Latency>,
+    latencies: Histograms,
     requests: BTreeMap<String, u64>,
     rejections: BTreeMap<String, u64>,
     fail_open: BTreeMap<String, u64>,
     exclusions: BTreeMap<String, u64>,
     condition_errors: BTreeMap<String, u64>,
+    /// Of validating policies, then of mutating ones.
+    policies: [Histograms; 2],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            latencies: Histograms::new(BUCKETS),
+            requests: BTreeMap::new(),
+            rejections: BTreeMap::new(),
+            fail_open: BTreeMap::new(),
+            exclusions: BTreeMap::new(),
+            condition_errors: BTreeMap::new(),
+            policies: [Histograms::new(POLICY_BUCKETS), Histograms::new(POLICY_BUCKETS)],
+        }
+    }
+}
+
+/// How the expression of a policy ended (`ValidationErrorType`, `MutationErrorType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PolicyError {
+    None,
+    Invalid,
+    OutOfBudget,
+}
+
+impl PolicyError {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "no_error",
+            Self::Invalid => "invalid_error",
+            Self::OutOfBudget => "out_of_budget",
+        }
+    }
+
+    /// By the text of a decision, as upstream tells them apart.
+    pub(crate) fn of_message(message: &str) -> Self {
+        if message.contains(super::expressions::OUT_OF_BUDGET) { Self::OutOfBudget } else { Self::Invalid }
+    }
 }
 
 /// Shared by the plugins that call webhooks; one of them prints it.
@@ -76,12 +111,29 @@ impl Metrics {
         let mut counts = self.0.lock();
         let text = labels.text();
         bump(&mut counts.requests, format!("code=\"{}\",{text},rejected=\"{rejected}\"", code.min(CODE_MAX)));
-        let latency = counts.latencies.entry(format!("{text},rejected=\"{rejected}\"")).or_default();
-        let seconds = took.as_secs_f64();
-        latency.count += 1;
-        latency.sum += seconds;
-        if let Some(bucket) = BUCKETS.iter().position(|bound| seconds <= *bound) {
-            latency.buckets[bucket] += 1;
+        counts.latencies.observe(format!("{text},rejected=\"{rejected}\""), took);
+    }
+
+    /// An expression of a validating policy decided something; `action` is `allow`, `deny`, `audit` or `warn`.
+    pub(crate) fn validated(&self, by: (&str, &str), action: &str, error: PolicyError, took: Duration) {
+        let (policy, binding) = by;
+        let labels = format!(
+            "enforcement_action=\"{action}\",error_type=\"{}\",policy={policy:?},policy_binding={binding:?}",
+            error.as_str()
+        );
+        self.policy(0, labels, took);
+    }
+
+    /// A mutating policy changed, or failed to change, an object.
+    pub(crate) fn mutated(&self, by: (&str, &str), error: PolicyError, took: Duration) {
+        let (policy, binding) = by;
+        let labels = format!("error_type=\"{}\",policy={policy:?},policy_binding={binding:?}", error.as_str());
+        self.policy(1, labels, took);
+    }
+
+    fn policy(&self, which: usize, labels: String, took: Duration) {
+        if let Some(histograms) = self.0.lock().policies.get_mut(which) {
+            histograms.observe(labels, took);
         }
     }
 
@@ -116,21 +168,26 @@ impl Metrics {
     fn try_write(&self, out: &mut String) -> std::fmt::Result {
         let counts = self.0.lock();
         let prefix = "apiserver_admission_";
-        if !counts.latencies.is_empty() {
-            let name = format!("{prefix}webhook_admission_duration_seconds");
-            writeln!(
-                out,
-                "# HELP {name} [STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).\n# TYPE {name} histogram"
-            )?;
-            for (labels, latency) in &counts.latencies {
-                let mut total = 0;
-                for (bound, count) in BUCKETS.iter().zip(latency.buckets) {
-                    total += count;
-                    writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}")?;
-                }
-                writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", latency.count)?;
-                writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", latency.sum, latency.count)?;
-            }
+        counts.latencies.write(
+            out,
+            &format!("{prefix}webhook_admission_duration_seconds"),
+            "[STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+        );
+        let policies = [
+            (
+                "apiserver_validating_admission_policy_check",
+                "[BETA] Validation admission policy check total, labeled by policy and further identified by binding and enforcement action taken.",
+                "[BETA] Validation admission latency for individual validation expressions in seconds, labeled by policy and further including binding and enforcement action taken.",
+            ),
+            (
+                "apiserver_mutating_admission_policy_check",
+                "[ALPHA] Mutation admission policy check total, labeled by policy and further identified by binding.",
+                "[ALPHA] Mutation admission latency for individual mutation expressions in seconds, labeled by policy and binding.",
+            ),
+        ];
+        for ((name, total, duration), histograms) in policies.into_iter().zip(&counts.policies) {
+            histograms.write_counts(out, &format!("{name}_total"), total);
+            histograms.write(out, &format!("{name}_duration_seconds"), duration);
         }
         let counters = [
             (

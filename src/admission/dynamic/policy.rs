@@ -21,6 +21,7 @@ pub(crate) struct Evaluator {
     pub kinds: Arc<dyn Kinds>,
     pub registry: Arc<dyn Registry>,
     pub authorizer: Arc<dyn Authorizer>,
+    pub metrics: super::metrics::Metrics,
 }
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {

@@ -9,9 +9,11 @@ use async_trait::async_trait;
 use client::k8s_openapi::api::admissionregistration::v1::{
     MutatingAdmissionPolicy as PolicyObject, MutatingAdmissionPolicyBinding as BindingObject,
 };
+use tokio::time::Instant;
 
 use crate::attributes::forbidden;
 use crate::dynamic::expressions::{self, Answers, Asked, Evaluation, Inputs, Match};
+use crate::dynamic::metrics::PolicyError;
 use crate::dynamic::policy::{self, Binding, Evaluator, Invocation, Mutation, Policy};
 use crate::dynamic::rules::in_version;
 use crate::dynamic::source::Source;
@@ -102,6 +104,9 @@ impl MutatingAdmissionPolicy {
             }
             let Some(mut object) = object else { continue };
             let before = object.clone();
+            let begun = Instant::now();
+            let by = (policy.name.as_str(), invocation.binding.name.as_str());
+            let mut error = PolicyError::None;
             for mutation in &policy.mutations {
                 inputs.set_object(Some(&object));
                 let result = answers
@@ -109,9 +114,13 @@ impl MutatingAdmissionPolicy {
                     .await;
                 match result {
                     Ok(changed) => object = kinds.complete(changed)?,
-                    Err(message) => fail(message, failures),
+                    Err(message) => {
+                        error = PolicyError::of_message(&message);
+                        fail(message, failures);
+                    }
                 }
             }
+            self.evaluator.metrics.mutated(by, error, begun.elapsed());
             if object != before {
                 attributes.object = Some(if invocation.matched.kind == attributes.gvk {
                     object

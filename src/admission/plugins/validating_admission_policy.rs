@@ -9,9 +9,12 @@ use client::k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy as PolicyObject, ValidatingAdmissionPolicyBinding as BindingObject,
 };
 use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use crate::attributes::forbidden;
 use crate::dynamic::expressions::{self, Answers, Asked, Evaluation, Failure, Inputs, Match};
+use crate::dynamic::metrics::{Metrics, PolicyError};
 use crate::dynamic::policy::{self, Binding, Evaluator, Invocation, Policy};
 use crate::dynamic::rules::in_version;
 use crate::dynamic::source::Source;
@@ -31,10 +34,20 @@ pub(crate) struct ValidatingAdmissionPolicy {
 }
 
 /// A refusal, before anybody has decided what it means.
+#[derive(Clone)]
 struct Denial {
     message: String,
     /// As given; empty for `Invalid`.
     reason: String,
+    error: PolicyError,
+    took: Duration,
+}
+
+impl Denial {
+    fn failed(message: String, took: Duration) -> Self {
+        let error = PolicyError::of_message(&message);
+        Self { message, reason: String::new(), error, took }
+    }
 }
 
 /// What one policy says with one parameter.
@@ -42,6 +55,8 @@ struct Denial {
 struct Outcome {
     /// By the validation's index.
     denials: Vec<(usize, Denial)>,
+    /// Expressions that failed and were let pass.
+    ignored: Vec<Denial>,
     /// Keys and values of audit annotations.
     annotations: Vec<(String, String)>,
     /// Annotations that could not be computed.
@@ -59,9 +74,13 @@ impl ValidatingAdmissionPolicy {
 /// `validator.Validate`.
 fn evaluate(policy: &Policy, inputs: &Inputs, asked: &Asked<'_>) -> Outcome {
     let mut outcome = Outcome::default();
+    let begun = Instant::now();
     let failed = |index: usize, message: String, outcome: &mut Outcome| {
-        if !policy.fails_open {
-            outcome.denials.push((index, Denial { message, reason: String::new() }));
+        let denial = Denial::failed(message, begun.elapsed());
+        if policy.fails_open {
+            outcome.ignored.push(denial);
+        } else {
+            outcome.denials.push((index, denial));
         }
     };
     match expressions::matches(&policy.conditions, inputs, &policy.variables, asked, policy.fails_open) {
@@ -107,7 +126,8 @@ fn evaluate(policy: &Policy, inputs: &Inputs, asked: &Asked<'_>) -> Outcome {
                 validation.message.clone()
             }
         });
-        outcome.denials.push((index, Denial { message, reason: validation.reason.clone() }));
+        let (reason, took) = (validation.reason.clone(), begun.elapsed());
+        outcome.denials.push((index, Denial { message, reason, error: PolicyError::None, took }));
     }
     outcome.denials.sort_by_key(|(index, _)| *index);
     annotate(policy, &evaluation, &mut outcome);
@@ -163,14 +183,18 @@ impl Verdict {
         self.denied.get_or_insert_with(|| (policy.name.clone(), binding.map(|b| b.name.clone()), denial));
     }
 
-    fn add(&mut self, invocation: &Invocation<'_>, outcome: Outcome, attributes: &Attributes) {
+    fn add(&mut self, invocation: &Invocation<'_>, outcome: Outcome, attributes: &Attributes, metrics: &Metrics) {
         let (policy, binding) = (invocation.policy, invocation.binding);
+        let count = |action: &str, denial: &Denial| {
+            metrics.validated((&policy.name, &binding.name), action, denial.error, denial.took);
+        };
+        outcome.ignored.iter().for_each(|denial| count("allow", denial));
         for (index, denial) in outcome.denials {
             for action in &binding.actions {
+                count(&action.to_ascii_lowercase(), &denial);
                 match action.as_str() {
                     "Deny" => {
-                        let denial = Denial { message: denial.message.clone(), reason: denial.reason.clone() };
-                        self.deny(policy, Some(binding), denial);
+                        self.deny(policy, Some(binding), denial.clone());
                     }
                     "Audit" => self.failures.push(json!({
                         "message": denial.message,
@@ -196,7 +220,9 @@ impl Verdict {
             }
         }
         for message in outcome.annotation_errors {
-            self.deny(policy, Some(binding), Denial { message, reason: String::new() });
+            let denial = Denial::failed(message, Duration::ZERO);
+            count("deny", &denial);
+            self.deny(policy, Some(binding), denial);
         }
     }
 
@@ -249,7 +275,7 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
         }
         let mut verdict = Verdict::default();
         for error in errors.into_iter().filter(|error| !error.policy.fails_open) {
-            verdict.deny(error.policy, error.binding, Denial { message: error.message, reason: String::new() });
+            verdict.deny(error.policy, error.binding, Denial::failed(error.message, Duration::ZERO));
         }
         let namespace = if invocations.is_empty() { None } else { self.evaluator.namespace(attributes).await? };
         let kinds = &*self.evaluator.kinds;
@@ -263,7 +289,7 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
                     if !invocation.policy.fails_open {
                         let message =
                             format!("failed to configure binding: failed to convert object version: {status}");
-                        let denial = Denial { message, reason: String::new() };
+                        let denial = Denial::failed(message, Duration::ZERO);
                         verdict.deny(invocation.policy, Some(invocation.binding), denial);
                     }
                     continue;
@@ -274,7 +300,7 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
             inputs.set_params(invocation.params.as_ref());
             let authorizer = &*self.evaluator.authorizer;
             let outcome = answers.complete(authorizer, |asked| evaluate(invocation.policy, &inputs, asked)).await;
-            verdict.add(invocation, outcome, attributes);
+            verdict.add(invocation, outcome, attributes, &self.evaluator.metrics);
         }
         verdict.publish(attributes)
     }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use api::admission::{AdmissionPlugin, Attributes, Notes, Operation, Reinvocation};
 use api::{Gvr, Object, Status, UserInfo};
+use tokio::time::Instant;
 
 use crate::filters::Warnings;
+use crate::metrics::Admitted;
 use crate::server::ApiServer;
 
 /// What every admission call of one request has in common.
@@ -97,10 +99,30 @@ impl Admission<'_> {
         plugins: &[Arc<dyn AdmissionPlugin>],
         attributes: &mut Attributes,
     ) -> Result<(), Status> {
+        let begun = Instant::now();
+        let mut result = Ok(());
         for plugin in plugins {
-            plugin.admit(attributes).await?;
+            let before = Instant::now();
+            result = plugin.admit(attributes).await;
+            self.time(Some(plugin.name()), attributes.operation, "admit", result.is_err(), before);
+            if result.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.time(None, attributes.operation, "admit", result.is_err(), begun);
+        result
+    }
+
+    fn time(
+        &self,
+        name: Option<&'static str>,
+        operation: Operation,
+        phase: &'static str,
+        rejected: bool,
+        since: Instant,
+    ) {
+        let what = Admitted { name, operation: operation.as_str(), rejected, phase };
+        self.server.metrics.admitted(what, since.elapsed());
     }
 
     /// Hands on what plugins said, also of a request that they refused.
@@ -127,13 +149,17 @@ impl Admission<'_> {
     }
 
     async fn check(&self, plugins: &[Arc<dyn AdmissionPlugin>], attributes: &Attributes) -> Result<(), Status> {
+        let begun = Instant::now();
         let mut result = Ok(());
         for plugin in plugins {
+            let before = Instant::now();
             result = plugin.validate(attributes).await;
+            self.time(Some(plugin.name()), attributes.operation, "validate", result.is_err(), before);
             if result.is_err() {
                 break;
             }
         }
+        self.time(None, attributes.operation, "validate", result.is_err(), begun);
         self.note(&attributes.notes);
         result
     }
