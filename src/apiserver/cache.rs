@@ -256,7 +256,11 @@ impl Cache {
                 let range = state.entries.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
                 for (_, entry) in range.take_while(|(key, _)| key.starts_with(prefix.as_str())) {
                     if selection.matches(entry) {
-                        initial.push_back(watcher::Event { kind: watcher::EventKind::Added, entry: Arc::clone(entry) });
+                        initial.push_back(watcher::Event {
+                            kind: watcher::EventKind::Added,
+                            entry: Arc::clone(entry),
+                            previous: None,
+                        });
                     }
                 }
             }

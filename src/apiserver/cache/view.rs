@@ -122,6 +122,14 @@ impl Selection {
         }
     }
 
+    /// The same without field selectors, where these look at what only a webhook can tell of an object in another version:
+    /// then [`View::prepare`] comes before [`Selection::matches`].
+    pub fn before_conversion(&self) -> Option<Self> {
+        let converts = self.view.def.custom.as_ref().is_some_and(api::custom::CustomKind::has_webhook)
+            && !self.fields.requirements().iter().all(|r| is_own_field(&r.field));
+        converts.then(|| Self { fields: FieldSelector::everything(), ..self.clone() })
+    }
+
     /// Whether selectors (beyond the namespace) narrow the result.
     pub fn is_filtered(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty() || !self.name.is_empty()
@@ -158,8 +166,7 @@ impl Selection {
         if self.fields.is_empty() {
             return true;
         }
-        let plain = |path: &str| matches!(path, "metadata.name" | "metadata.namespace");
-        if self.fields.requirements().iter().all(|r| plain(&r.field)) {
+        if self.fields.requirements().iter().all(|r| is_own_field(&r.field)) {
             return self.fields.matches(|path| own_field(entry, path));
         }
         entry.with_fields(&self.view, |values| {
@@ -171,6 +178,11 @@ impl Selection {
             })
         })
     }
+}
+
+/// Whether every object has the field, in every version alike.
+fn is_own_field(path: &str) -> bool {
+    matches!(path, "metadata.name" | "metadata.namespace")
 }
 
 fn own_field<'e>(entry: &'e Entry, path: &str) -> Option<&'e str> {

@@ -29,6 +29,8 @@ impl EventKind {
 pub struct Event {
     pub kind: EventKind,
     pub entry: Arc<Entry>,
+    /// The object before the change.
+    pub previous: Option<Arc<Entry>>,
 }
 
 impl Event {
@@ -47,7 +49,16 @@ impl Event {
             (Some(previous), true) => Arc::new(previous.at(change.revision)),
             _ => Arc::clone(&change.entry),
         };
-        Some(Self { kind, entry })
+        Some(Self { kind, entry, previous: change.previous.clone() })
+    }
+
+    /// The change through a narrower selection than the one it was seen through, whose served forms have been prepared
+    /// ([`super::view::View::prepare`]).
+    pub fn narrowed(self, selection: &Selection) -> Option<Self> {
+        let deleted = self.kind == EventKind::Deleted;
+        let entry = Arc::clone(&self.entry);
+        let change = Change { revision: entry.revision, entry, previous: self.previous, deleted };
+        Self::of(&change, selection)
     }
 }
 

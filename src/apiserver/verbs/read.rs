@@ -227,53 +227,73 @@ pub async fn list(
     stored: &Stored,
     options: &ListOptions,
 ) -> Result<(ListMeta, Vec<Arc<Entry>>), Status> {
-    let cache = &stored.cache;
     let selection = &options.selection;
+    let mut listing = match selection.before_conversion() {
+        None => page(server, stored, options, selection, options.limit).await?,
+        Some(broad) => page(server, stored, options, &broad, 0).await?,
+    };
+    stored.view.prepare(&listing.entries).await?;
+    if selection.before_conversion().is_some() {
+        listing.entries.retain(|entry| selection.matches(entry));
+        listing.more = options.limit > 0 && listing.entries.len() > options.limit;
+        if listing.more {
+            listing.entries.truncate(options.limit);
+        }
+    }
     let prefix = selection.key_prefix();
-    let listing = if options.continue_token.is_empty() {
-        match options.revision()? {
+    let continue_token = match (listing.more, listing.entries.last()) {
+        (true, Some(last)) => encode_continue(last.key.strip_prefix(&*prefix).unwrap_or(&last.key), listing.revision),
+        _ => String::new(),
+    };
+    let meta = ListMeta { revision: listing.revision, continue_token, remaining: listing.remaining };
+    Ok((meta, listing.entries))
+}
+
+/// What a list request selects, up to a limit.
+async fn page(
+    server: &ApiServer,
+    stored: &Stored,
+    options: &ListOptions,
+    selection: &Selection,
+    limit: usize,
+) -> Result<Listing, Status> {
+    let cache = &stored.cache;
+    if options.continue_token.is_empty() {
+        return match options.revision()? {
             None => {
                 cache.fresh().await?;
-                cache.list(selection, "", options.limit)
+                Ok(cache.list(selection, "", limit))
             }
             Some(0) => {
                 cache.ready().await?;
-                cache.list(selection, "", options.limit)
+                Ok(cache.list(selection, "", limit))
             }
             // A limit with a version means exactly that version unless the client says otherwise (legacy behaviour).
             Some(version)
                 if options.version_match == "Exact" || (options.version_match.is_empty() && options.limit > 0) =>
             {
-                list_at(server, stored, selection, version, "", options.limit).await.map_err(errors_of_list)?
+                list_at(server, stored, selection, version, "", limit).await.map_err(errors_of_list)
             }
             Some(version) => {
                 cache.not_older_than(version).await?;
-                cache.list(selection, "", options.limit)
+                Ok(cache.list(selection, "", limit))
             }
-        }
-    } else {
-        if !matches!(options.resource_version.as_str(), "" | "0") {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-        }
-        let (version, start) = decode_continue(&options.continue_token)?;
-        // The token's key is relative to the namespace, as upstream's key prefix is.
-        let start = format!("{prefix}{start}");
-        if version < 0 {
-            cache.fresh().await?;
-            cache.list(selection, &start, options.limit)
-        } else {
-            list_at(server, stored, selection, version, &start, options.limit)
-                .await
-                .map_err(|e| continue_error(e, start.strip_prefix(&prefix).unwrap_or_default()))?
-        }
-    };
-    let continue_token = match (listing.more, listing.entries.last()) {
-        (true, Some(last)) => encode_continue(last.key.strip_prefix(&*prefix).unwrap_or(&last.key), listing.revision),
-        _ => String::new(),
-    };
-    stored.view.prepare(&listing.entries).await?;
-    let meta = ListMeta { revision: listing.revision, continue_token, remaining: listing.remaining };
-    Ok((meta, listing.entries))
+        };
+    }
+    if !matches!(options.resource_version.as_str(), "" | "0") {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let (version, start) = decode_continue(&options.continue_token)?;
+    // The token's key is relative to the namespace, as upstream's key prefix is.
+    let prefix = selection.key_prefix();
+    let start = format!("{prefix}{start}");
+    if version < 0 {
+        cache.fresh().await?;
+        return Ok(cache.list(selection, &start, limit));
+    }
+    list_at(server, stored, selection, version, &start, limit)
+        .await
+        .map_err(|e| continue_error(e, start.strip_prefix(&prefix).unwrap_or_default()))
 }
 
 enum ListError {

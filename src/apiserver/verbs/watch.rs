@@ -13,7 +13,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::read::ListOptions;
 use crate::cache::entry::Entry;
-use crate::cache::watcher::Watcher;
+use crate::cache::view::Selection;
+use crate::cache::watcher::{Event, Watcher};
 use crate::cache::{Cache, WatchStart};
 use crate::negotiate::{Accept, Format, Shape};
 use crate::respond::{self, Response};
@@ -37,6 +38,8 @@ pub struct Frames {
     stored: Stored,
     cache: Arc<Cache>,
     watcher: Watcher,
+    /// What is looked at only after the conversion by a webhook.
+    narrow: Option<Selection>,
     accept: Accept,
     include: IncludeObject,
     shutdown: Shutdown,
@@ -87,7 +90,9 @@ pub async fn open(
             WatchStart::After(version)
         }
     };
-    let watcher = match cache.watch(options.selection.clone(), &start) {
+    let broad = options.selection.before_conversion();
+    let narrow = broad.is_some().then(|| options.selection.clone());
+    let watcher = match cache.watch(broad.unwrap_or_else(|| options.selection.clone()), &start) {
         Ok(watcher) => watcher,
         Err(status) => return Ok(Err(status)),
     };
@@ -101,6 +106,7 @@ pub async fn open(
         cache: Arc::clone(cache),
         last_bookmark: watcher.revision,
         watcher,
+        narrow,
         accept,
         include,
         shutdown: server.shutdown.clone(),
@@ -134,7 +140,7 @@ impl Frames {
         while out.len() < BATCH && prepared > 0 {
             prepared -= 1;
             let Some(event) = self.watcher.initial.pop_front() else { break };
-            self.push(&mut out, event.kind.as_str(), &event.entry);
+            self.tell(&mut out, event).await;
         }
         if self.watcher.initial.is_empty() && std::mem::take(&mut self.initial_mark) {
             let revision = self.watcher.revision;
@@ -152,11 +158,9 @@ impl Frames {
                         self.done = true;
                         return None;
                     };
-                    let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
-                    self.push(&mut out, event.kind.as_str(), &event.entry);
+                    self.tell(&mut out, event).await;
                     while out.len() < BATCH && let Some(event) = self.watcher.receiver.try_recv() {
-                        let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
-                        self.push(&mut out, event.kind.as_str(), &event.entry);
+                        self.tell(&mut out, event).await;
                     }
                     if out.is_empty() {
                         continue;
@@ -179,6 +183,18 @@ impl Frames {
                 }
             }
         }
+    }
+
+    /// Frames an event, if it is one in the version that is asked for. What cannot be converted is told as an error.
+    async fn tell(&mut self, out: &mut BytesMut, event: Event) {
+        let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
+        let Some(narrow) = &self.narrow else { return self.push(out, event.kind.as_str(), &event.entry) };
+        if let Some(previous) = &event.previous {
+            let _ = self.stored.view.prepare(std::slice::from_ref(previous)).await;
+        }
+        let Some(event) = event.narrowed(narrow) else { return };
+        let _ = self.stored.view.prepare(std::slice::from_ref(&event.entry)).await;
+        self.push(out, event.kind.as_str(), &event.entry);
     }
 
     fn push(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry) {
