@@ -161,9 +161,17 @@ async fn read_all<R: AsyncRead + Unpin>(
         let [flags, ..] = second.to_be_bytes();
         let length = (second & 0x00ff_ffff) as usize;
         if first & 0x8000_0000 == 0 {
-            let mut data = vec![0; length];
-            reader.read_exact(&mut data).await?;
-            deliver(&mut open, first, data, flags).await;
+            // In pieces, so that a length alone takes no memory.
+            let mut rest = length;
+            loop {
+                let mut data = vec![0; rest.min(CHUNK)];
+                reader.read_exact(&mut data).await?;
+                rest -= data.len();
+                deliver(&mut open, first, data, if rest == 0 { flags } else { 0 }).await;
+                if rest == 0 {
+                    break;
+                }
+            }
             continue;
         }
         if length > MAX_CONTROL {
@@ -270,5 +278,56 @@ mod tests {
         drop((read, write));
         driver.await.unwrap().unwrap();
         assert!(closed.is_cancelled());
+    }
+
+    /// Lets a server read what a client may send, to its end.
+    fn read_to_end(bytes: &[u8]) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut client, server) = tokio::io::duplex(1 << 20);
+            let (mut streams, driver) = serve(server, Shutdown::new());
+            client.write_all(bytes).await.unwrap();
+            client.shutdown().await.unwrap();
+            // Streams are taken and dropped, as by a server that has nothing to do with them.
+            let drain = async { while streams.recv().await.is_some() {} };
+            let _ = tokio::join!(driver, drain);
+        });
+    }
+
+    /// Frames that are right but for what they hold.
+    fn frames() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        let frame = (any::<bool>(), 0u16..12, 0u32..4, any::<u8>(), prop::collection::vec(any::<u8>(), 0..40));
+        prop::collection::vec(frame, 0..6).prop_map(|frames| {
+            let mut out = Vec::new();
+            for (control, kind, id, flags, payload) in frames {
+                let first = if control { 0x8003_0000 | u32::from(kind) } else { id };
+                out.extend_from_slice(&first.to_be_bytes());
+                let length = u32::try_from(payload.len() + 4 * usize::from(control)).unwrap();
+                out.extend_from_slice(&(u32::from(flags) << 24 | length).to_be_bytes());
+                if control {
+                    out.extend_from_slice(&id.to_be_bytes());
+                }
+                out.extend_from_slice(&payload);
+            }
+            out
+        })
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            read_to_end(&bytes);
+        }
+
+        #[test]
+        fn no_frames_panic(bytes in frames()) {
+            read_to_end(&bytes);
+        }
     }
 }

@@ -210,6 +210,8 @@ fn podlike() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn decoding_settles_at_once_and_survives_protobuf(value in podlike()) {
         let (schema, gvk) = pod();
@@ -245,5 +247,92 @@ proptest! {
         let body = protobuf::envelope(&gvk, &bytes);
         let _ = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
         let _ = decode(&bytes, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict);
+    }
+}
+
+/// Patches with a pod's member names, every directive of strategic merge, and pointers to what may be there.
+fn patchlike() -> impl Strategy<Value = Value> {
+    let directive = prop_oneof![
+        Just(json!({"$patch": "delete"})),
+        Just(json!({"$patch": "replace", "name": "a"})),
+        Just(json!({"$patch": 7})),
+        Just(json!({"$retainKeys": ["name", 1]})),
+        Just(json!({"$setElementOrder/containers": [{"name": "a"}, {}, null]})),
+        Just(json!({"$deleteFromPrimitiveList/finalizers": ["a", null]})),
+        Just(json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}, {"name": "b", "env": null}]}})),
+    ];
+    (podlike(), directive, any::<bool>()).prop_map(|(value, directive, inside)| match (value, directive) {
+        (Value::Object(mut map), Value::Object(more)) => {
+            if inside {
+                map.insert("spec".to_owned(), Value::Object(more));
+            } else {
+                map.extend(more);
+            }
+            Value::Object(map)
+        }
+        (value, _) => value,
+    })
+}
+
+/// Operations of JSON patches, most of them on something.
+fn operations() -> impl Strategy<Value = Value> {
+    let op = prop::sample::select(vec!["add", "remove", "replace", "move", "copy", "test", "other", ""]);
+    let path = "(/(spec|metadata|containers|name|env|0|1|-|~0|~2|~|labels|a)){0,5}";
+    let operation = (op, path, path, podlike(), any::<u8>()).prop_map(|(op, path, from, value, without)| {
+        let mut map = json!({"op": op, "path": path, "from": from, "value": value});
+        if without % 5 == 0 {
+            map.as_object_mut().unwrap().remove(["op", "path", "from", "value"][usize::from(without / 64)]);
+        }
+        map
+    });
+    prop_oneof![prop::collection::vec(operation, 0..5).prop_map(Value::from), podlike()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_patch_panics(value in podlike(), patch in patchlike(), operations in operations()) {
+        let (schema, gvk) = pod();
+        let mut object = json!({"metadata": {"name": "p", "finalizers": ["a"]}, "spec": {"containers": [
+            {"name": "a", "env": [{"name": "x", "value": "1"}], "ports": [{"containerPort": 1}]}, {"name": "b"}]}});
+        if let (Value::Object(map), Value::Object(more)) = (&mut object, value) {
+            map.extend(more);
+        }
+        let _ = api::patch::json(object.clone(), &operations);
+        let _ = api::patch::merge(object.clone(), &patch);
+        let object = Object::from_value(object).unwrap();
+        if let Some(patch) = Object::from_value(patch.clone()) {
+            let _ = api::patch::strategic(&schema, object.clone(), patch);
+        }
+        let _ = decode(patch.to_string().as_bytes(), MediaType::Yaml, &schema, &gvk, FieldValidation::Warn);
+    }
+
+    #[test]
+    fn no_apply_panics(live in podlike(), applied in patchlike(), force in any::<bool>()) {
+        let (schema, gvk) = pod();
+        let manager = api::apply::FieldManager {
+            schema: &schema,
+            gvk: &gvk,
+            subresource: "",
+            reset: &[&["status"]],
+            resets_versions: true,
+            versions: &api::apply::OneVersion,
+            keeps_nulls: false,
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let typed = |value: Value| {
+            let mut object = Object::from_value(value).unwrap_or_default();
+            object.set_gvk(&gvk);
+            object
+        };
+        let mut live = typed(live);
+        if api::codec::normalize(&schema, &mut live).is_ok() {
+            live.set(&["metadata", "uid"], "u");
+            let mut updated = live.clone();
+            manager.update(None, &mut updated, "first");
+            let _ = manager.apply(Some(&updated), &typed(applied.clone()), "second", force);
+            let _ = manager.apply(None, &typed(applied), "second", force);
+        }
     }
 }
