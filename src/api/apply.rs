@@ -2,13 +2,14 @@
 //! the schema.
 //!
 //! Objects are in the form that Go prints ([`crate::codec::normalize`]): structs without content are there, so they have
-//! no owners. Entries of another API version are taken to have the same field names as the request's version: there is no
-//! conversion here. Ownership follows every write: [`FieldManager::update`] for create, update and patch,
-//! [`FieldManager::apply`] for apply patches.
+//! no owners. Entries of another API version are compared in that version ([`Versions`]). Ownership follows every write:
+//! [`FieldManager::update`] for create, update and patch, [`FieldManager::apply`] for apply patches.
 
 mod managed;
 mod place;
+pub mod scale;
 mod set;
+mod updater;
 mod walk;
 
 use jiff::Timestamp;
@@ -17,7 +18,6 @@ use serde_json::{Map, Value};
 use self::managed::{Manager, Managers, Operation, Owned};
 use self::place::Place;
 use self::set::{Element, FieldSet, path_text};
-use self::walk::Comparison;
 use crate::names::Gvk;
 use crate::object::Object;
 use crate::schema::Schema;
@@ -53,19 +53,46 @@ pub struct FieldManager<'a> {
     /// Empty for the main resource.
     pub subresource: &'a str,
     /// Fields that the strategy resets, which therefore nobody comes to own through this resource or subresource:
-    /// `status` for the main resource of kinds with the status subresource, `spec` for that subresource (see
-    /// [`reset_fields`]).
+    /// `status` for the main resource of kinds with the status subresource, `spec` for that subresource.
     pub reset: &'a [&'a [&'a str]],
+    /// The same is reset in all versions of the kind, not only in the request's.
+    pub resets_versions: bool,
+    pub versions: &'a dyn Versions,
+    /// Nulls that a merge leaves stay, for the structural schema to judge (custom resources).
+    pub keeps_nulls: bool,
     pub now: Timestamp,
 }
 
-/// The usual fields that are reset: `status` on the main resource if it has the subresource, `spec` on `status`.
-pub fn reset_fields(subresource: &str, has_status: bool) -> &'static [&'static [&'static str]] {
-    match subresource {
-        "" if has_status => &[&["status"]],
-        "status" => &[&["spec"]],
-        _ => &[],
+/// The other versions of a kind, in which older entries may be.
+pub trait Versions: Sync {
+    /// The schema of a version (`apps/v1`); `None` if the kind has no such version, whose entries are dropped.
+    fn schema(&self, api_version: &str) -> Option<&Schema>;
+
+    /// An object of any version of the kind in another one; `None` where it cannot be converted.
+    fn convert(&self, object: &Object, api_version: &str) -> Option<Object>;
+}
+
+/// A kind with one version.
+pub struct OneVersion;
+
+impl Versions for OneVersion {
+    fn schema(&self, _: &str) -> Option<&Schema> {
+        None
     }
+
+    fn convert(&self, _: &Object, _: &str) -> Option<Object> {
+        None
+    }
+}
+
+/// Whether a request empties `managedFields` on purpose, which decoding by the schema would not let through.
+pub fn resets_ownership(object: &Object) -> bool {
+    managed::is_reset(object)
+}
+
+/// Says in an object that its `managedFields` are to be emptied.
+pub fn reset_ownership(object: &mut Object) {
+    object.set(&["metadata", "managedFields"], Value::Array(Vec::new()));
 }
 
 /// The name under which a request's changes are owned: what it asks for, or the client's name from its user agent
@@ -226,91 +253,6 @@ impl FieldManager<'_> {
         }
     }
 
-    fn compare(&self, old: &Object, new: &Object) -> Comparison {
-        walk::compare(Place::root(self.schema), &old.0, &new.0)
-    }
-
-    /// `managedFieldsUpdater.Update` around `Updater.Update`.
-    fn track(&self, old: &Object, new: &Object, managers: &mut Managers, name: &str) {
-        let comparison = self.compare(old, new);
-        let reset = FieldSet::of_fields(self.reset);
-        let filtered = comparison.clone().without(&reset);
-        take_from_others(managers, None, &filtered);
-        // Upstream adds what changed to a manager of its own first, so removed fields leave everybody's sets.
-        let changed = comparison.modified.union(&comparison.added).recursive_difference(&reset);
-        let changed = changed.difference(&FieldSet::of_fields(UNOWNED));
-        if !changed.is_empty() {
-            let api_version = self.gvk.api_version();
-            let owned = managers.entry(self.manager(name, Operation::Update)).or_insert_with(|| Owned {
-                set: FieldSet::default(),
-                api_version,
-                time: None,
-            });
-            owned.set.add_all(&changed);
-            owned.time = Some(managed::time_text(self.now));
-        }
-        managed::cap(managers);
-    }
-
-    /// `structuredMergeManager.Apply` with `Updater.Apply` and what wraps them.
-    fn apply_once(
-        &self,
-        live: &Object,
-        applied: &Object,
-        mut managers: Managers,
-        name: &str,
-        force: bool,
-    ) -> Result<(Object, Managers), ApplyError> {
-        let root = Place::root(self.schema);
-        let config = Value::Object(applied.0.clone());
-        let problems = walk::validate(root, &config, false);
-        if !problems.is_empty() {
-            let about = object_text(applied);
-            let text = format!("failed to create typed patch object ({about}): {}", join(&problems));
-            return Err(Status::new(500, "", text).into());
-        }
-        let before = Value::Object(live.0.clone());
-        let problems = walk::validate(root, &before, true);
-        if !problems.is_empty() {
-            let about = object_text(live);
-            let text = format!("failed to create typed live object ({about}): {}", join(&problems));
-            return Err(Status::new(500, "", text).into());
-        }
-        let merged = walk::merge(root, &before, &config)
-            .map_err(|e| Status::new(500, "", format!("failed to merge config: {e}")))?;
-        let reset = FieldSet::of_fields(self.reset);
-        let set = walk::field_set(root, &config).recursive_difference(&reset);
-        let manager = self.manager(name, Operation::Apply);
-        let last = managers.get(&manager).cloned();
-        let owned =
-            Owned { set, api_version: self.gvk.api_version(), time: last.as_ref().and_then(|l| l.time.clone()) };
-        managers.insert(manager.clone(), owned);
-        let pruned = match &last {
-            Some(last) if !last.set.is_empty() => prune(root, merged, &managers, &last.set),
-            _ => merged,
-        };
-        let after = pruned.as_object().cloned().unwrap_or_default();
-        let comparison = walk::compare(root, &live.0, &after).without(&reset);
-        if !force {
-            let conflicts = conflicts(&managers, &manager, &comparison);
-            if !conflicts.is_empty() {
-                return Err(ApplyError::Conflicts(conflicts));
-            }
-        }
-        take_from_others(&mut managers, Some(&manager), &comparison);
-        let unchanged = crate::patch::equal(&before, &pruned);
-        if let Some(owned) = managers.get_mut(&manager) {
-            owned.set = owned.set.difference(&FieldSet::of_fields(UNOWNED));
-            if !unchanged {
-                owned.time = Some(managed::time_text(self.now));
-            }
-        }
-        managers.retain(|_, owned| !owned.set.is_empty());
-        let object = if unchanged { before } else { without_nulls(root, pruned) };
-        let object = Object::from_value(object).unwrap_or_default();
-        Ok((object, managers))
-    }
-
     /// Fields that client-side apply last set and that still are as it set them (`allowedConflictsFromLastApplied`).
     fn allowed_by_last_applied(&self, live: &Object) -> Option<FieldSet> {
         let text = live.annotation(LAST_APPLIED).filter(|a| !a.is_empty())?;
@@ -323,73 +265,9 @@ impl FieldManager<'_> {
         if !walk::validate(root, &value, false).is_empty() {
             return None;
         }
-        let changed = self.compare(&last, live);
+        let changed = walk::compare(root, &last.0, &live.0);
         let set = walk::field_set(root, &value);
         Some(set.difference(&changed.modified).difference(&changed.added).difference(&changed.removed))
-    }
-}
-
-/// What changed leaves the sets of all managers but `applier`; managers with nothing left go.
-fn take_from_others(managers: &mut Managers, applier: Option<&Manager>, comparison: &Comparison) {
-    let changed = comparison.modified.union(&comparison.added).union(&comparison.removed);
-    managers.retain(|manager, owned| {
-        if applier != Some(manager) {
-            owned.set = owned.set.difference(&changed);
-        }
-        !owned.set.is_empty()
-    });
-}
-
-fn conflicts(managers: &Managers, applier: &Manager, comparison: &Comparison) -> Vec<Conflict> {
-    let changed = comparison.modified.union(&comparison.added);
-    let mut conflicts = Vec::new();
-    let mut others: Vec<(&Manager, &Owned)> = managers.iter().filter(|(m, _)| *m != applier).collect();
-    // Upstream sorts by the JSON text of the entry, in which a subresource comes before the end.
-    others.sort_by_key(|(m, _)| (&m.name, m.operation, &m.api_version, m.subresource.is_empty(), &m.subresource));
-    for (manager, owned) in others {
-        for path in owned.set.intersection(&changed).paths() {
-            conflicts.push(Conflict { manager: manager.clone(), owned: owned.clone(), path });
-        }
-    }
-    conflicts
-}
-
-/// Removes what the applier applied last time, does not apply now, and nobody else owns (`Updater.prune`).
-fn prune(root: Place<'_>, merged: Value, managers: &Managers, last: &FieldSet) -> Value {
-    let named = |set: &FieldSet| walk::with_named_fields(Some(root), set);
-    let last = named(last);
-    let merged_set = named(&walk::field_set(root, &merged));
-    let pruned = walk::remove(root, &merged, &last);
-    // Back comes what somebody owns, …
-    let mut all_owned = FieldSet::default();
-    for owned in managers.values() {
-        all_owned.add_all(&owned.set);
-    }
-    let kept = named(&walk::field_set(root, &pruned)).union(&named(&all_owned));
-    let pruned = walk::remove(root, &merged, &merged_set.difference(&kept));
-    // … and what was not the applier's before.
-    let pruned_set = named(&walk::field_set(root, &pruned));
-    walk::remove(root, &merged, &merged_set.difference(&pruned_set).intersection(&last))
-}
-
-/// Members that are null go, where the schema says what they are.
-fn without_nulls(at: Place<'_>, value: Value) -> Value {
-    use self::place::Kind;
-    match (at.kind, value) {
-        (Kind::Struct(_) | Kind::Map(_), Value::Object(members)) => {
-            let kept = members.into_iter().filter(|(_, v)| !v.is_null()).map(|(name, child)| {
-                let child = match at.member(&name) {
-                    Some(place) => without_nulls(place, child),
-                    None => child,
-                };
-                (name, child)
-            });
-            Value::Object(kept.collect::<Map<_, _>>())
-        }
-        (Kind::Keyed(_, item), Value::Array(items)) => {
-            items.into_iter().map(|child| without_nulls(at.item(item), child)).collect()
-        }
-        (_, value) => value,
     }
 }
 

@@ -13,8 +13,8 @@ mod yaml;
 
 use serde_json::{Map, Value};
 
-pub use self::node::MAX_DEPTH;
 use self::node::Node;
+pub use self::node::{MAX_DEPTH, settle_numbers};
 pub use self::scalars::{parse_time, print_micro_time, print_time};
 use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;
@@ -185,7 +185,9 @@ pub fn decode_unstructured(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<U
     };
     let found = interpret(&node, gvk).map_err(parse_error)?;
     strict.extend(conform::duplicates(&node));
-    let mut object = Object::from_value(node.into_value()).unwrap_or_default();
+    let mut value = node.into_value();
+    settle_numbers(&mut value);
+    let mut object = Object::from_value(value).unwrap_or_default();
     object.set_gvk(&found);
     Ok(Unstructured { object, strict })
 }
@@ -229,7 +231,9 @@ pub fn decode_custom(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstruc
         return Err(refused(format!("Object 'Kind' is missing in '{text}'")));
     }
     strict.extend(conform::duplicates(&node));
-    Ok(Unstructured { object: Object::from_value(node.into_value()).unwrap_or_default(), strict })
+    let mut value = node.into_value();
+    settle_numbers(&mut value);
+    Ok(Unstructured { object: Object::from_value(value).unwrap_or_default(), strict })
 }
 
 /// A body decoded without a schema.

@@ -222,6 +222,12 @@ impl CustomKind {
         Ok(Decoded { object, warnings })
     }
 
+    /// Fills the defaults of an object that is otherwise as it should be.
+    pub fn with_defaults(&self, mut object: Object) -> Object {
+        self.definition.fill_defaults(&mut object);
+        object
+    }
+
     /// A stored object, which may be of any version of the CRD, in its own version: pruned, with defaults. Conversion
     /// to the served version follows.
     pub fn read(&self, mut object: Object) -> Result<Object, Status> {

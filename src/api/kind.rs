@@ -46,6 +46,8 @@ pub struct KindDef {
     /// How long an object is kept after its last write (events).
     pub ttl: Option<Duration>,
     pub hook: Option<Arc<dyn WriteHook>>,
+    /// What the status subresource leaves alone beside `spec`.
+    pub status_keeps: StatusKeeps,
     /// The kind comes from a CRD: its bodies follow another way. `schema` is then of no use, see [`KindDef::schema`].
     pub custom: Option<CustomKind>,
 }
@@ -73,6 +75,53 @@ impl KindDef {
 
     pub fn has_status(&self) -> bool {
         self.subresources.iter().any(|s| matches!(s.kind, SubresourceKind::Status))
+    }
+}
+
+/// What of an object's metadata a write to its status does not change (the status strategies' `PrepareForUpdate` and
+/// `GetResetFields`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StatusKeeps {
+    /// Metadata changes with the status.
+    #[default]
+    Nothing,
+    Labels,
+    /// Owner references and the time of deletion.
+    Owners,
+    /// `metav1.ResetObjectMetaForStatus`: what users set.
+    UserMetadata,
+    /// All but `managedFields` (and the version, which says what the write is based on).
+    Metadata,
+}
+
+impl StatusKeeps {
+    /// Members of metadata that stay as they were; `None` for all but what the server keeps track of.
+    pub fn members(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Nothing => Some(&[]),
+            Self::Labels => Some(&["labels"]),
+            Self::Owners => Some(&["ownerReferences", "deletionTimestamp"]),
+            Self::UserMetadata => Some(&[
+                "deletionTimestamp",
+                "generation",
+                "selfLink",
+                "labels",
+                "annotations",
+                "finalizers",
+                "ownerReferences",
+            ]),
+            Self::Metadata => None,
+        }
+    }
+
+    /// What nobody comes to own through the status subresource.
+    pub fn reset(self) -> &'static [&'static [&'static str]] {
+        match self {
+            Self::Nothing => &[&["spec"]],
+            Self::Labels => &[&["spec"], &["metadata", "labels"]],
+            Self::Owners => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            Self::UserMetadata | Self::Metadata => &[&["spec"], &["metadata"]],
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::kind::{
-    Action, Column, Conversion, KindDef, ScalePaths, SelectableField, StorageDef, Strategy, Subresource,
+    Action, Column, Conversion, KindDef, ScalePaths, SelectableField, StatusKeeps, StorageDef, Strategy, Subresource,
     SubresourceKind, WriteHook,
 };
 use api::schema::facts::ResourceFacts;
@@ -119,9 +119,32 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
         has_generation: extra.generation,
         ttl: extra.ttl,
         hook: extra.hook,
+        status_keeps: status_keeps(facts),
         custom: None,
         gvk,
     })
+}
+
+/// What a write to the status leaves alone: the status strategies below `pkg/registry`.
+fn status_keeps(facts: &ResourceFacts) -> StatusKeeps {
+    match (facts.gvk.group.as_str(), facts.resource) {
+        ("apps", "deployments") => StatusKeeps::Labels,
+        ("", "pods") => StatusKeeps::Owners,
+        ("certificates.k8s.io", "podcertificaterequests")
+        | ("scheduling.k8s.io", "podgroups")
+        | ("networking.k8s.io", "servicecidrs")
+        | ("resource.k8s.io", "resourceclaims" | "devicetaintrules" | "resourcepoolstatusrequests")
+        | ("internal.apiserver.k8s.io", "storageversions")
+        | ("storage.k8s.io", "volumeattachments" | "csinodes")
+        | ("storagemigration.k8s.io", "storageversionmigrations")
+        | ("lifecycle.k8s.io", _)
+        | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
+        | ("apiregistration.k8s.io", "apiservices") => StatusKeeps::UserMetadata,
+        ("flowcontrol.apiserver.k8s.io", _) | ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            StatusKeeps::Metadata
+        }
+        _ => StatusKeeps::Nothing,
+    }
 }
 
 /// Where a stock cluster keeps a resource: `pkg/kubeapiserver/default_storage_factory_builder.go`.

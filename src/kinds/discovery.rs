@@ -44,6 +44,12 @@ fn slice() -> Extra {
             immutable(&mut errors, at, object.at("addressType"), old.at("addressType"));
             errors
         }),
+        // Labels say which Service the slice is of: they count (`endpointSliceStrategy.PrepareForUpdate`).
+        update: |_, object, old| {
+            if object.at("metadata").at("labels") != old.at("metadata").at("labels") {
+                object.set(&["metadata", "generation"], old.generation() + 1);
+            }
+        },
         ..Rules::GENERIC
     };
     let columns = vec![

@@ -44,8 +44,16 @@ pub(crate) fn apply(value: &Value, object: &Object, kinds: &dyn Kinds) -> Result
 }
 
 fn merge(served: &ServedKind, gvk: &Gvk, object: &Object, patch: &Object) -> Result<Object, String> {
-    let manager =
-        FieldManager { schema: &served.schema, gvk, subresource: "", reset: &[], now: jiff::Timestamp::UNIX_EPOCH };
+    let manager = FieldManager {
+        schema: &served.schema,
+        gvk,
+        subresource: "",
+        reset: &[],
+        resets_versions: true,
+        versions: &api::apply::OneVersion,
+        keeps_nulls: false,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
     let mut live = object.clone();
     let owners = live.remove(&["metadata", "managedFields"]);
     let mut merged = manager.apply(Some(&live), patch, MANAGER, true).map_err(|status| status.message)?;

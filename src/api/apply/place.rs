@@ -98,7 +98,7 @@ impl<'a> Place<'a> {
     /// The kind that applies to a value: places without structure take it from the value.
     pub(super) fn for_value(self, value: &Value) -> Kind<'a> {
         match (self.kind, value) {
-            (Kind::Deduced, Value::Object(_) | Value::Null) => Kind::Deduced,
+            (Kind::Deduced, Value::Object(_)) => Kind::Deduced,
             (Kind::Deduced, _) => Kind::Leaf(Leaf::Any),
             (kind, _) => kind,
         }

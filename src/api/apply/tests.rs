@@ -102,7 +102,10 @@ impl World {
             schema: &self.schema,
             gvk: &self.gvk,
             subresource,
-            reset: reset_fields(subresource, true),
+            reset: if subresource == "status" { &[&["spec"]] } else { &[&["status"]] },
+            resets_versions: true,
+            versions: &OneVersion,
+            keeps_nulls: false,
             now: Timestamp::from_second(self.seconds).unwrap(),
         }
     }

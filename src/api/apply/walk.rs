@@ -54,7 +54,11 @@ fn check(at: Place<'_>, value: &Value, duplicates: bool, path: &mut String, prob
             };
             for (name, child) in members {
                 match at.member(name) {
-                    None => problems.push(format!("{path}.{name}: field not declared in schema")),
+                    None => {
+                        problems.push(format!("{path}.{name}: field not declared in schema"));
+                        // Upstream looks at no further member (in Go's random order).
+                        return;
+                    }
                     Some(place) => descend(place, child, duplicates, path, &format!(".{name}"), problems),
                 }
             }
@@ -170,7 +174,7 @@ fn compare_at(at: Place<'_>, old: Option<&Value>, new: Option<&Value>, path: &mu
     // A value that changed from a map to something else loses what was under it; one that became a map is modified too.
     match (at.kind, kind, old, new) {
         (Kind::Deduced, Kind::Leaf(_), Some(Value::Object(old)), _) => compare_maps(at, Some(old), None, path, out),
-        (Kind::Deduced, Kind::Deduced, Some(old), Some(_)) if !old.is_object() && !old.is_null() => {
+        (Kind::Deduced, Kind::Deduced, Some(old), Some(_)) if !old.is_object() => {
             out.modified.insert(path);
         }
         _ => {}

@@ -87,3 +87,24 @@ pub fn number(text: &str) -> Number {
     let float = text.parse::<f64>().unwrap_or_default();
     Number::from_f64(float).unwrap_or_else(|| Number::from(0))
 }
+
+/// Floats without a fraction become integers, as Go prints them (`2.0` is `2`) and upstream therefore stores them where
+/// no schema says what they are.
+pub fn settle_numbers(value: &mut Value) {
+    match value {
+        Value::Number(n) => {
+            // Beyond this not every integer is a float, and Go prints an exponent from 1e21 on.
+            const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+            if n.is_f64()
+                && let Some(float) = n.as_f64()
+                && float.fract() == 0.0
+                && float.abs() <= EXACT_MAX
+            {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(settle_numbers),
+        Value::Object(map) => map.values_mut().for_each(settle_numbers),
+        _ => {}
+    }
+}

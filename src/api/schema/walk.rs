@@ -113,6 +113,44 @@ pub fn add_printed(types: &Types, id: TypeId, map: &mut Map<String, Value>) {
     }
 }
 
+/// Makes empty lists and maps null where Go prints both: protobuf, in which upstream stores, cannot tell them apart.
+pub fn empty_as_nil(schema: &Schema, object: &mut Object) {
+    nil_struct(&schema.types, schema.root, &mut object.0);
+}
+
+fn nil_struct(types: &Types, id: TypeId, map: &mut Map<String, Value>) {
+    for field in &types.def(id).fields {
+        let Some(value) = map.get_mut(field.name.as_ref()) else { continue };
+        let empty = match (&field.ty, &*value) {
+            (Type::List(_), Value::Array(items)) => items.is_empty(),
+            (Type::Map(_), Value::Object(members)) => members.is_empty(),
+            _ => false,
+        };
+        if empty && field.presence == Presence::Always {
+            *value = Value::Null;
+        } else {
+            nil_value(types, &field.ty, value);
+        }
+    }
+}
+
+fn nil_value(types: &Types, ty: &Type, value: &mut Value) {
+    match (ty, value) {
+        (Type::Struct(id), Value::Object(map)) => nil_struct(types, *id, map),
+        (Type::List(inner), Value::Array(items)) if has_structs(inner) => {
+            items.iter_mut().for_each(|item| nil_value(types, inner, item));
+        }
+        (Type::Map(inner), Value::Object(map)) if has_structs(inner) => {
+            map.values_mut().for_each(|item| nil_value(types, inner, item));
+        }
+        _ => {}
+    }
+}
+
+fn has_structs(ty: &Type) -> bool {
+    matches!(ty, Type::Struct(_) | Type::List(_) | Type::Map(_))
+}
+
 /// What Go prints for the zero value of a type.
 pub fn zero(types: &Types, ty: &Type) -> Value {
     match ty {

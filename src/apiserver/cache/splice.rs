@@ -16,9 +16,13 @@ pub struct Spliced {
 }
 
 impl Spliced {
-    /// `None` unless `stored` begins as a JSON object with a `metadata` object.
+    /// `None` unless `stored` begins as a JSON object with a `metadata` object. Revision 0 is that of an object that is
+    /// not stored, which has no version.
     pub fn new(stored: &[u8], revision: i64) -> Option<Self> {
         let inside = metadata_start(stored)?;
+        if revision == 0 {
+            return Some(Self { bytes: Bytes::copy_from_slice(stored), at: u32::try_from(inside).ok()?, len: 0 });
+        }
         let digits = revision.to_string();
         let empty = stored[inside..].iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'}');
         let mut out = Vec::with_capacity(stored.len() + FIELD.len() + digits.len() + 2);
@@ -36,6 +40,10 @@ impl Spliced {
 
     /// A copy that says another revision.
     pub fn at(&self, revision: i64) -> Self {
+        if self.len == 0 {
+            let same = || Self { bytes: self.bytes.clone(), at: self.at, len: 0 };
+            return Self::new(&self.bytes, revision).unwrap_or_else(same);
+        }
         let digits = revision.to_string();
         let (from, to) = (self.at as usize, self.at as usize + self.len as usize);
         let mut out = Vec::with_capacity(self.bytes.len() + digits.len());

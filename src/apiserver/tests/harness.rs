@@ -157,6 +157,7 @@ fn widget() -> Arc<KindDef> {
         has_generation: true,
         ttl: None,
         hook: None,
+        status_keeps: api::kind::StatusKeeps::Nothing,
         custom: None,
         schema,
         gvk,

@@ -112,8 +112,15 @@ fn canonicalise(def: &KindDef, object: &mut Object) -> Result<(), Status> {
     if def.custom.is_some() {
         return Ok(());
     }
-    api::codec::normalize(&def.schema, object).map_err(Status::internal)
+    api::codec::normalize(&def.schema, object).map_err(Status::internal)?;
+    if !JSON_GROUPS.contains(&def.gvk.group.as_str()) {
+        api::schema::walk::empty_as_nil(&def.schema, object);
+    }
+    Ok(())
 }
+
+/// Groups that upstream stores as JSON; all others of its own are protobuf.
+const JSON_GROUPS: [&str; 2] = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
 
 /// Which rules an update follows.
 pub enum Part<'a> {
@@ -134,8 +141,8 @@ impl<'a> Part<'a> {
 }
 
 /// Undoes what this part of the object may not change at all: status through the main resource, the rest through
-/// status. Runs before field ownership is worked out, so that nobody comes to own what they could not change.
-pub fn restrict(def: &KindDef, part: &Part<'_>, object: &mut Object, old: &Object) {
+/// status. As upstream after ownership and mutating admission, which see what the client sent.
+fn restrict(def: &KindDef, part: &Part<'_>, object: &mut Object, old: &Object) {
     match part {
         Part::Main if def.has_status() => {
             match old.get(&["status"]) {
@@ -150,13 +157,20 @@ pub fn restrict(def: &KindDef, part: &Part<'_>, object: &mut Object, old: &Objec
                 Some(status) => whole.set(&["status"], status),
                 None => drop(whole.remove(&["status"])),
             };
-            if def.custom.is_some() {
-                // Of metadata only what the server itself keeps track of.
-                for field in ["managedFields", "resourceVersion"] {
-                    copy(&mut whole, object, field);
+            match def.status_keeps.members() {
+                None => {
+                    for field in ["managedFields", "resourceVersion"] {
+                        copy(&mut whole, object, field);
+                    }
                 }
-            } else if let Some(metadata) = object.remove(&["metadata"]) {
-                whole.set(&["metadata"], metadata);
+                Some(kept) => {
+                    if let Some(metadata) = object.remove(&["metadata"]) {
+                        whole.set(&["metadata"], metadata);
+                    }
+                    for field in kept {
+                        copy(&mut whole, old, field);
+                    }
+                }
             }
             *object = whole;
         }

@@ -1,5 +1,6 @@
 //! Reading request bodies.
 
+use api::codec::MediaType;
 use api::schema::Schema;
 use api::{Gvk, Object, Status};
 use axum::body::Body;
@@ -49,7 +50,9 @@ impl Verb {
         let mut object = codec::decode(format, &body, gvk, schema, options.validation, &self.call.warnings)?;
         if *gvk == self.served.def.gvk {
             self.served.def.strategy.default(&mut object);
+            object = super::through_storage(&self.served.def, object)?;
         }
+        keep_reset(&body, format, gvk, &mut object);
         Ok(object)
     }
 
@@ -66,5 +69,44 @@ impl Verb {
         // Dry run may stand in the query too.
         options.dry_run |= self.call.query.all("dryRun").any(|v| v == "All");
         Ok(options)
+    }
+}
+
+/// Notes in an object that its body empties `managedFields` on purpose: decoding by the schema leaves empty lists out.
+fn keep_reset(body: &[u8], format: MediaType, gvk: &Gvk, object: &mut Object) {
+    if format != MediaType::Protobuf
+        && object.get(&["metadata", "managedFields"]).is_none()
+        && may_empty_managers(body)
+        && let Ok(sent) = api::codec::decode_unstructured(body, format, gvk)
+        && api::apply::resets_ownership(&sent.object)
+    {
+        api::apply::reset_ownership(object);
+    }
+}
+
+/// Whether `managedFields` followed by an empty list, or one of an empty object, stands somewhere in a body.
+fn may_empty_managers(body: &[u8]) -> bool {
+    const NAME: &[u8] = b"managedFields";
+    body.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME).any(|(at, _)| {
+        let after = body.get(at + NAME.len()..).unwrap_or_default();
+        let text: Vec<u8> = after.iter().copied().filter(|c| !c.is_ascii_whitespace() && *c != b'"').take(5).collect();
+        text.starts_with(b":[]") || text.starts_with(b":[{}]") || text.starts_with(b":-{}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_emptied_managers_are_looked_at_twice() {
+        let check = |body: &str, want: bool| assert_eq!(may_empty_managers(body.as_bytes()), want, "{body}");
+        check(r#"{"metadata":{"managedFields":[]}}"#, true);
+        check("{\"metadata\":{\"managedFields\" : [ {\n} ]}}", true);
+        check("metadata:\n  managedFields: []\n", true);
+        check("metadata:\n  managedFields:\n  - {}\n", true);
+        check(r#"{"metadata":{"managedFields":[{"manager":"a"}]}}"#, false);
+        check(r#"{"metadata":{"managedFields"#, false);
+        check("{}", false);
     }
 }

@@ -19,6 +19,11 @@ const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 const APPLY_JSON_PATCH: &str = "application/apply-patch+json";
 
+/// Whether a Content-Type is server-side apply's.
+pub fn is_apply(media_type: &str) -> bool {
+    matches!(media_type, APPLY_PATCH | APPLY_JSON_PATCH)
+}
+
 /// A patch as sent.
 pub enum Patch {
     Json(Value),
@@ -81,9 +86,13 @@ impl Change for Patched<'_> {
         let Some(current) = current else { return Err(self.served.not_found(self.name)) };
         let patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
-        let object = match &def.custom {
+        // The metadata of custom resources is decoded and encoded again before anybody looks, which drops empty lists.
+        let resets = def.custom.is_none() && api::apply::resets_ownership(&patched);
+        let mut object = match &def.custom {
             Some(custom) => {
-                let decoded = custom.conform(patched, Vec::new(), self.options.validation)?;
+                let decoded = custom
+                    .conform(patched.clone(), Vec::new(), self.options.validation)
+                    .map_err(|status| self.patch.undecodable(&patched, status))?;
                 self.warnings.extend(decoded.warnings);
                 decoded.object
             }
@@ -92,17 +101,18 @@ impl Change for Patched<'_> {
                     crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)
                         .map_err(|status| self.patch.undecodable(&patched, status))?;
                 def.strategy.default(&mut object);
-                object
+                super::through_storage(def, object)?
             }
         };
-        if object.name() != self.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                object.name(),
-                self.name
-            )));
+        if resets {
+            api::apply::reset_ownership(&mut object);
         }
+        super::check_name(&object, self.name)?;
         Ok(object)
+    }
+
+    fn is_patch(&self) -> bool {
+        true
     }
 }
 
@@ -112,6 +122,7 @@ struct Applied<'a> {
     served: &'a Served,
     /// As the URL has it.
     name: &'a str,
+    namespace: &'a str,
     subresource: &'a str,
     object: Object,
     options: &'a WriteOptions,
@@ -124,30 +135,34 @@ impl Change for Applied<'_> {
         if current.is_none() && self.object.name().is_empty() {
             return Err(super::unnamed(self.name));
         }
-        let manager = api::apply::FieldManager {
-            schema: def.schema(),
-            gvk: &def.gvk,
-            subresource: self.subresource,
-            reset: super::ownership::reset_fields(def, self.subresource),
-            now: self.server.clock.now(),
+        let merged = super::ownership::with_manager(self.server, self.served, self.subresource, |manager| {
+            manager.apply(current, &self.object, &self.options.manager, self.options.force)
+        })?;
+        let mut object = match &def.custom {
+            // Nothing is pruned: nulls that pruning left stay, and may be refused.
+            Some(custom) => custom.with_defaults(merged),
+            None => {
+                let mut object =
+                    crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
+                def.strategy.default(&mut object);
+                super::through_storage(def, object)?
+            }
         };
-        let merged = manager.apply(current, &self.object, &self.options.manager, self.options.force)?;
-        if let Some(custom) = &def.custom {
-            return Ok(custom.conform(merged, Vec::new(), FieldValidation::Ignore)?.object);
-        }
-        let mut object =
-            crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
-        def.strategy.default(&mut object);
+        super::before::ensure_namespace(def, self.namespace, &mut object)?;
         Ok(object)
     }
 
     fn owns_fields(&self) -> bool {
         true
     }
+
+    fn is_patch(&self) -> bool {
+        true
+    }
 }
 
 impl Verb {
-    fn patch_type(&self) -> String {
+    pub(super) fn patch_type(&self) -> String {
         let text = self.call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         text.split(';').next().unwrap_or_default().trim().to_owned()
     }
@@ -162,8 +177,11 @@ impl Verb {
             return Err(Status::unsupported_media_type(known));
         }
         let body = self.take_body().await?;
-        let json = serde_json::from_slice::<Value>(&body)
+        let mut json = serde_json::from_slice::<Value>(&body)
             .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        if self.served.def.custom.is_some() {
+            api::codec::settle_numbers(&mut json);
+        }
         match media_type.as_str() {
             JSON_PATCH => Ok(Patch::Json(json)),
             MERGE_PATCH => Ok(Patch::Merge(json)),
@@ -175,7 +193,7 @@ impl Verb {
     }
 
     pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
-        if matches!(self.patch_type().as_str(), APPLY_PATCH | APPLY_JSON_PATCH) {
+        if is_apply(&self.patch_type()) {
             return self.apply(subresource).await;
         }
         let options = self.write_options("PatchOptions", false)?;
@@ -196,7 +214,7 @@ impl Verb {
         let body = self.take_body().await?;
         let gvk = self.served.def.gvk.clone();
         let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &gvk)?;
-        let mut object = decoded.object;
+        let object = decoded.object;
         if self.served.def.custom.is_some() {
             // What the schema does not know is refused when the patch is merged.
             match options.validation {
@@ -220,14 +238,11 @@ impl Verb {
         if !object.name().is_empty() {
             self.check_name(&object)?;
         }
-        if self.served.def.namespaced && object.namespace().is_empty() {
-            object.set(&["metadata", "namespace"], self.namespace());
-        }
-        super::before::ensure_namespace(&self.served.def, self.namespace(), &mut object)?;
         let change = Applied {
             server: &self.server,
             served: &self.served,
             name: &self.call.info.name,
+            namespace: self.namespace(),
             subresource: subresource.map_or("", |s| s.name),
             object,
             options: &options,

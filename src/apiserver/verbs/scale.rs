@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
+use api::apply::scale::Paths;
+use api::apply::{FieldManager, OneVersion};
+use api::codec::{FieldValidation, MediaType};
 use api::field::{Error, Path};
-use api::kind::{ScalePaths, Subresource};
+use api::kind::{ScalePaths, Subresource, SubresourceKind};
 use api::schema::Str;
 use api::selector::LabelSelector;
 use api::{Object, Status};
 use serde_json::{Value, json};
 
+use super::options::WriteOptions;
+use super::ownership::ServedVersions;
 use super::write::Change;
 use super::{Verb, before};
 use crate::respond::{self, Response};
 use crate::served::Served;
+use crate::server::ApiServer;
 
 pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &ScalePaths) -> Result<Response, Status> {
     let name = verb.call.info.name.clone();
@@ -27,17 +33,22 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
         let scale = of(&object, subresource, paths)?;
         return respond::document(200, verb.accept, &subresource.gvk, &subresource.schema, scale);
     }
+    let applies = super::patch::is_apply(&verb.patch_type());
     let kind = if verb.call.info.verb == "update" { "UpdateOptions" } else { "PatchOptions" };
-    let options = verb.write_options(kind, false)?;
+    let options = verb.write_options(kind, applies && verb.call.info.verb == "patch")?;
     let source = if verb.call.info.verb == "update" {
         let mut scale = verb.decode_as(&subresource.gvk, &subresource.schema, &options).await?;
         before::ensure_namespace(&served.def, verb.namespace(), &mut scale)?;
         verb.check_name(&scale)?;
         Source::Replace(scale)
+    } else if applies {
+        let body = verb.take_body().await?;
+        Source::Apply(api::codec::decode_unstructured(&body, MediaType::Yaml, &subresource.gvk)?.object)
     } else {
         Source::Patch(verb.read_patch().await?)
     };
-    let change = ScaleChange { served: &served, subresource, paths, source };
+    let server = Arc::clone(&verb.server);
+    let change = ScaleChange { server: &server, served: &served, subresource, paths, source, options: &options };
     let written = verb.write(Some(subresource), &options, true)?.update(&change, false).await?;
     verb.stored()?.view.prepare(std::slice::from_ref(&written.entry)).await?;
     let scale = of(&verb.stored()?.view.object(&written.entry)?, subresource, paths)?;
@@ -47,24 +58,86 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
 enum Source {
     Replace(Object),
     Patch(super::patch::Patch),
+    Apply(Object),
 }
 
 struct ScaleChange<'a> {
+    server: &'a ApiServer,
     served: &'a Served,
     subresource: &'a Subresource,
     paths: &'a ScalePaths,
     source: Source,
+    options: &'a WriteOptions,
+}
+
+impl ScaleChange<'_> {
+    /// Where the versions of the kind keep their replicas.
+    fn mappings(&self) -> Paths {
+        let versions = ServedVersions::new(self.server, self.served);
+        let path = |served: &Served| {
+            served.def.subresources.iter().find_map(|s| match &s.kind {
+                SubresourceKind::Scale(paths) => Some(paths.spec_replicas.iter().map(ToString::to_string).collect()),
+                _ => None,
+            })
+        };
+        versions.all().map(|served| (served.def.gvk.api_version(), path(served))).collect()
+    }
+
+    /// The scale that the request asks for, with its managers.
+    fn written(&self, old: &Object) -> Result<Object, Status> {
+        let manager = FieldManager {
+            schema: &self.subresource.schema,
+            gvk: &self.subresource.gvk,
+            subresource: self.subresource.name,
+            reset: &[],
+            resets_versions: true,
+            versions: &OneVersion,
+            keeps_nulls: false,
+            now: self.server.clock.now(),
+        };
+        let conform = |object: &Object| {
+            let Subresource { gvk, schema, .. } = self.subresource;
+            Ok::<_, Status>(api::codec::decode_value(&object.0, schema, gvk, FieldValidation::Ignore)?.object)
+        };
+        let mut new = match &self.source {
+            Source::Replace(scale) => scale.clone(),
+            Source::Patch(patch) => {
+                let patched = patch.apply_to(&self.subresource.schema, old)?;
+                let resets = api::apply::resets_ownership(&patched);
+                let mut new = conform(&patched)?;
+                if resets {
+                    api::apply::reset_ownership(&mut new);
+                }
+                new
+            }
+            Source::Apply(applied) => {
+                let unowned = old.array(&["metadata", "managedFields"]).is_empty();
+                if self.served.def.custom.is_some() && unowned {
+                    // Upstream's object for what existed before the first apply is the custom resource's.
+                    return Err(Status::new(
+                        500,
+                        "",
+                        "failed to create manager for existing fields: failed to convert \
+                        live object (/; autoscaling/v1, Kind=Scale) to proper version: request to convert CR to an \
+                        invalid group/version: autoscaling/v1",
+                    ));
+                }
+                let merged = manager.apply(Some(old), applied, &self.options.manager, self.options.force)?;
+                return conform(&merged);
+            }
+        };
+        manager.update(Some(old), &mut new, &self.options.manager);
+        Ok(new)
+    }
 }
 
 impl Change for ScaleChange<'_> {
     fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let Some(current) = current else { return Err(self.served.not_found("")) };
-        let scale = match &self.source {
-            Source::Replace(scale) => scale.clone(),
-            Source::Patch(patch) => {
-                patch.apply_to(&self.subresource.schema, &of(current, self.subresource, self.paths)?)?
-            }
-        };
+        let mappings = self.mappings();
+        let mut old = of(current, self.subresource, self.paths)?;
+        api::apply::scale::to_scale(current, &mappings, &mut old).map_err(Status::internal)?;
+        let scale = self.written(&old)?;
         if !scale.uid().is_empty() && scale.uid() != current.uid() {
             let why = format!(
                 "Precondition failed: UID in precondition: {}, UID in object meta: {}",
@@ -85,7 +158,17 @@ impl Change for ScaleChange<'_> {
             "" | "0" => {}
             version => object.set(&["metadata", "resourceVersion"], version),
         }
+        let api_version = self.served.def.gvk.api_version();
+        api::apply::scale::to_parent(&mut object, &mappings, &scale, &api_version).map_err(Status::internal)?;
         Ok(object)
+    }
+
+    fn owns_fields(&self) -> bool {
+        true
+    }
+
+    fn is_patch(&self) -> bool {
+        !matches!(self.source, Source::Replace(_))
     }
 }
 

@@ -53,9 +53,9 @@ pub trait Change: Sync {
         false
     }
 
-    /// A lost race with a stated resourceVersion is the client's to solve.
-    fn is_apply(&self) -> bool {
-        self.owns_fields()
+    /// A patch of any kind.
+    fn is_patch(&self) -> bool {
+        false
     }
 }
 
@@ -102,11 +102,11 @@ impl<'a> Write<'a> {
             before::wipe_system_fields(&mut object);
         }
         before::ensure_namespace(&self.served.def, self.namespace, &mut object)?;
-        self.dedup_owners(&mut object);
+        self.dedup_owners(&mut object, false);
         if !self.trusted {
             super::ownership::on_create(self, &mut object);
             object = self.admission().mutate(Operation::Create, object, None, &self.options.document).await?;
-            self.dedup_owners(&mut object);
+            self.dedup_owners(&mut object, true);
         }
         self.create_admitted(object, &self.options.document).await
     }
@@ -188,12 +188,15 @@ impl<'a> Write<'a> {
         status
     }
 
-    fn dedup_owners(&self, object: &mut Object) {
+    /// `dedupOwnerReferencesAndAddWarning`.
+    fn dedup_owners(&self, object: &mut Object, after_admission: bool) {
         let repeated = api::meta::dedup_owner_references(object);
         if !repeated.is_empty() {
+            let when = if after_admission { " after mutating admission happens" } else { "" };
             self.warnings.add(format!(
-                ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and \
-                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in \
+                 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) \
+                 observed: {}",
                 repeated.join(", ")
             ));
         }
@@ -214,7 +217,7 @@ impl<'a> Write<'a> {
                 }
                 match self.create_on_update(change).await {
                     // Somebody else was faster: now there is something to change.
-                    Err(status) if status.reason == "AlreadyExists" && change.is_apply() => continue,
+                    Err(status) if status.reason == "AlreadyExists" && change.is_patch() => continue,
                     done => return done.map(|entry| Written { entry, created: true }),
                 }
             };
@@ -228,6 +231,13 @@ impl<'a> Write<'a> {
     async fn create_on_update(&self, change: &dyn Change) -> Result<Arc<Entry>, Status> {
         let mut object = change.apply(None)?;
         if !object.uid().is_empty() && !self.trusted {
+            if change.is_patch() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    object.uid()
+                );
+                return Err(Status::conflict(&self.served.resource, self.name, why));
+            }
             return Err(self.uid_conflict(object.uid(), ""));
         }
         if !change.owns_fields() {
@@ -267,14 +277,15 @@ impl<'a> Write<'a> {
         if !object.uid().is_empty() && object.uid() != old.uid() {
             return Err(self.uid_conflict(object.uid(), old.uid()));
         }
-        self.dedup_owners(&mut object);
+        if !change.is_patch() {
+            self.dedup_owners(&mut object, false);
+        }
         if !self.trusted {
-            before::restrict(def, part, &mut object, old);
             if !change.owns_fields() {
                 super::ownership::on_update(self, &mut object, old);
             }
             object = self.mutate_update(object, old).await?;
-            self.dedup_owners(&mut object);
+            self.dedup_owners(&mut object, true);
         }
         let stated = self.check_version(&mut object, old)?;
         let pending = match (&def.hook, part, self.trusted) {

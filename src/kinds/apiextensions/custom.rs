@@ -6,7 +6,8 @@ use std::sync::Arc;
 use api::custom::webhook::Webhook;
 use api::custom::{CustomKind, Definition};
 use api::kind::{
-    Column, ColumnValue, FieldValue, KindDef, ScalePaths, SelectableField, StorageDef, Subresource, SubresourceKind,
+    Column, ColumnValue, FieldValue, KindDef, ScalePaths, SelectableField, StatusKeeps, StorageDef, Subresource,
+    SubresourceKind,
 };
 use api::names::compare_versions;
 use api::schema::{Schema, Str};
@@ -125,6 +126,7 @@ impl Crd<'_> {
             has_generation: true,
             ttl: None,
             hook: None,
+            status_keeps: StatusKeeps::Metadata,
             custom: Some(CustomKind {
                 definition: Arc::clone(&self.definition),
                 warnings: self.warning(version).into_iter().collect(),

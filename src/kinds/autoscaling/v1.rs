@@ -99,13 +99,13 @@ fn to_v1(mut object: Object) -> Object {
     }
     let others: Vec<Value> = list.iter().filter(|m| !is_cpu_target(m)).map(|m| metric(m, true)).collect();
     let save = |object: &mut Object, key: &str, value: Value| {
-        object.set(&["metadata", "annotations", key], value.to_string());
+        object.set(&["metadata", "annotations", key], go_text(&value));
     };
     if !others.is_empty() {
         save(&mut object, METRICS, others.into());
     }
     if let Some(behavior) = object.remove(&["spec", "behavior"]) {
-        save(&mut object, BEHAVIOR, behavior);
+        object.set(&["metadata", "annotations", BEHAVIOR], behavior_text(&behavior));
     }
     if let Some(Value::Array(current)) = object.remove(&["status", "currentMetrics"])
         && !current.is_empty()
@@ -123,6 +123,81 @@ fn to_v1(mut object: Object) -> Object {
         save(&mut object, CONDITIONS, conditions);
     }
     object
+}
+
+/// Members of v1's metrics, their statuses and of conditions, in the order of Go's structs.
+const ORDER: &[&str] = &[
+    "type",
+    "object",
+    "pods",
+    "resource",
+    "containerResource",
+    "external",
+    "target",
+    "metricName",
+    "metricSelector",
+    "kind",
+    "name",
+    "apiVersion",
+    "targetValue",
+    "currentValue",
+    "targetAverageUtilization",
+    "currentAverageUtilization",
+    "targetAverageValue",
+    "currentAverageValue",
+    "container",
+    "selector",
+    "averageValue",
+    "status",
+    "lastTransitionTime",
+    "reason",
+    "message",
+    "matchLabels",
+    "matchExpressions",
+    "key",
+    "operator",
+    "values",
+];
+
+/// JSON as Go prints the structs of these annotations.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let place = |name: &str| ORDER.iter().position(|n| *n == name).unwrap_or(ORDER.len());
+            let mut members: Vec<(&String, &Value)> = map.iter().collect();
+            members.sort_by_key(|(name, _)| place(name));
+            let members: Vec<String> = members
+                .iter()
+                .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), go_text(value)))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+/// The behavior as Go prints its internal type, whose members have no JSON names.
+fn behavior_text(behavior: &Value) -> String {
+    let policy = |p: &Value| {
+        format!("{{\"Type\":{},\"Value\":{},\"PeriodSeconds\":{}}}", p.at("type"), p.at("value"), p.at("periodSeconds"))
+    };
+    let rules = |rules: &Value| {
+        if rules.is_null() {
+            return "null".to_owned();
+        }
+        let policies = match rules.at("policies").as_array() {
+            Some(list) => format!("[{}]", list.iter().map(policy).collect::<Vec<_>>().join(",")),
+            None => "null".to_owned(),
+        };
+        format!(
+            "{{\"StabilizationWindowSeconds\":{},\"SelectPolicy\":{},\"Policies\":{policies},\"Tolerance\":{}}}",
+            rules.at("stabilizationWindowSeconds"),
+            rules.at("selectPolicy"),
+            rules.at("tolerance")
+        )
+    };
+    format!("{{\"ScaleUp\":{},\"ScaleDown\":{}}}", rules(behavior.at("scaleUp")), rules(behavior.at("scaleDown")))
 }
 
 /// Upstream writes the behavior from a type without JSON names, so capitals are read as well.
