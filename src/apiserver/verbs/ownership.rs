@@ -55,13 +55,12 @@ impl Versions for ServedVersions<'_> {
 
     fn convert(&self, object: &Object, api_version: &str) -> Option<Object> {
         let (from, to) = (self.version(object.api_version())?, self.version(api_version)?);
-        if let Some(custom) = &to.def.custom {
-            // A webhook is not asked for this: its versions are taken to have the same fields.
+        if to.def.custom.is_some() {
+            // Without pruning and defaults, as upstream's converter. A webhook is not asked for this: its versions are
+            // taken to have the same fields.
             let mut object = object.clone();
-            if custom.has_webhook() {
-                object.set(&["apiVersion"], api_version);
-            }
-            return custom.from_stored(object).ok();
+            object.set(&["apiVersion"], api_version);
+            return Some(object);
         }
         let stored = match from.def.storage.as_ref()?.conversion.as_ref() {
             Some(conversion) => conversion.to_stored(object.clone()).ok()?,
