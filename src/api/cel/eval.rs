@@ -120,9 +120,7 @@ impl<'a> Machine<'a> {
             });
         }
         let operand = self.eval(&select.operand)?;
-        if !select.test {
-            self.charge(1)?;
-        }
+        self.charge(u64::from(!select.test) + begins_attribute(&select.operand))?;
         let (operand, through_optional) = match operand {
             Value::Optional(None) if select.test => return Ok(Value::Bool(false)),
             Value::Optional(None) => return Ok(Value::Optional(None)),
@@ -240,9 +238,10 @@ impl<'a> Machine<'a> {
             }
             // Indexing is a step of an attribute, whatever the container's size.
             ("_[_]", [container, index]) => {
+                let begun = begins_attribute(container);
                 let container = self.eval(container)?;
                 let index = self.eval(index)?;
-                self.charge(1)?;
+                self.charge(1 + begun)?;
                 return library::standard::index(&container, &index);
             }
             ("_[?_]", [container, index]) => {
@@ -395,6 +394,16 @@ fn insert(map: &mut IndexMap<Key, Value>, args: Vec<Value>) -> Result<()> {
         map.insert(key, value);
     }
     Ok(())
+}
+
+/// The cost of an attribute that begins at a value and not at a variable (cel-go's relative attributes).
+fn begins_attribute(operand: &Expr) -> u64 {
+    let goes_on = match &operand.kind {
+        Kind::Ident(_) | Kind::Select(_) => true,
+        Kind::Call(call) => matches!(&*call.function, "_[_]" | "_[?_]"),
+        _ => false,
+    };
+    u64::from(!goes_on)
 }
 
 /// What a set of constants may hold.
