@@ -287,7 +287,9 @@ fn same_but_entries(a: &Object, b: &Object) -> bool {
 }
 
 fn object_text(object: &Object) -> String {
-    format!("{}/{}; {}, Kind={}", object.namespace(), object.name(), object.api_version(), object.kind())
+    // Go prints the empty name of the core group too.
+    let core = if object.api_version().contains('/') { "" } else { "/" };
+    format!("{}/{}; {core}{}, Kind={}", object.namespace(), object.name(), object.api_version(), object.kind())
 }
 
 fn join(problems: &[String]) -> String {

@@ -105,7 +105,12 @@ fn widget() -> Arc<KindDef> {
         },
         StructDef {
             name: "WidgetSpec".into(),
-            fields: vec![string_field("size", Type::Int64), string_field("color", Type::String)],
+            // The scale is decoded by this schema too.
+            fields: vec![
+                string_field("size", Type::Int64),
+                string_field("color", Type::String),
+                string_field("replicas", Type::Int32),
+            ],
             ..StructDef::default()
         },
     ]));

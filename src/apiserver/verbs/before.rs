@@ -113,10 +113,15 @@ fn canonicalise(def: &KindDef, object: &mut Object) -> Result<(), Status> {
         return Ok(());
     }
     api::codec::normalize(&def.schema, object).map_err(Status::internal)?;
-    if !JSON_GROUPS.contains(&def.gvk.group.as_str()) {
+    empty_as_stored(def, object);
+    Ok(())
+}
+
+/// What protobuf, in which upstream stores, cannot tell apart is the same.
+fn empty_as_stored(def: &KindDef, object: &mut Object) {
+    if def.custom.is_none() && !JSON_GROUPS.contains(&def.gvk.group.as_str()) {
         api::schema::walk::empty_as_nil(&def.schema, object);
     }
-    Ok(())
 }
 
 /// Groups that upstream stores as JSON; all others of its own are protobuf.
@@ -204,6 +209,7 @@ pub fn before_update(
     if object.get(&["metadata", "deletionGracePeriodSeconds"]).is_none() {
         copy(object, old, "deletionGracePeriodSeconds");
     }
+    empty_as_stored(def, object);
     if def.has_generation && !matches!(part, Part::Status) && differs(def, object, old) {
         object.set(&["metadata", "generation"], old.generation() + 1);
     }
