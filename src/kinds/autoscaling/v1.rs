@@ -205,6 +205,7 @@ fn lower_case(value: Value) -> Value {
     match value {
         Value::Object(map) => map
             .into_iter()
+            .filter(|(_, value)| !value.is_null())
             .map(|(key, value)| {
                 let mut chars = key.chars();
                 let key = chars.next().map(|c| c.to_ascii_lowercase().to_string() + chars.as_str()).unwrap_or_default();
