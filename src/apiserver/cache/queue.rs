@@ -134,7 +134,7 @@ mod tests {
 
     fn event(size: usize) -> Event {
         let json = format!("{{\"metadata\":{{\"name\":\"a\"}},\"data\":\"{}\"}}", "x".repeat(size));
-        Event { kind: EventKind::Added, entry: Arc::new(Entry::new("a", json.as_bytes(), 1).unwrap()) }
+        Event { kind: EventKind::Added, entry: Arc::new(Entry::new("a", json.as_bytes(), 1).unwrap()), previous: None }
     }
 
     #[tokio::test]
@@ -165,8 +165,9 @@ mod tests {
         let check = async |size: usize, most: usize| {
             let (sender, mut receiver) = queue();
             let entry = event(size);
-            let sent =
-                (0..2 * most).take_while(|_| sender.send(Event { kind: entry.kind, entry: Arc::clone(&entry.entry) }));
+            let sent = (0..2 * most).take_while(|_| {
+                sender.send(Event { kind: entry.kind, entry: Arc::clone(&entry.entry), previous: None })
+            });
             assert_eq!(sent.count(), most);
             assert_eq!(Arc::strong_count(&entry.entry), 1, "the queue still holds objects");
             assert!(receiver.recv().await.is_none());

@@ -109,6 +109,8 @@ pub struct Selection {
     pub name: String,
     pub labels: LabelSelector,
     pub fields: FieldSelector,
+    /// Events tell the object before the change too.
+    pub tells_previous: bool,
 }
 
 impl Selection {
@@ -119,6 +121,7 @@ impl Selection {
             name: String::new(),
             labels: LabelSelector::everything(),
             fields: FieldSelector::everything(),
+            tells_previous: false,
         }
     }
 
@@ -127,7 +130,7 @@ impl Selection {
     pub fn before_conversion(&self) -> Option<Self> {
         let converts = self.view.def.custom.as_ref().is_some_and(api::custom::CustomKind::has_webhook)
             && !self.fields.requirements().iter().all(|r| is_own_field(&r.field));
-        converts.then(|| Self { fields: FieldSelector::everything(), ..self.clone() })
+        converts.then(|| Self { fields: FieldSelector::everything(), tells_previous: true, ..self.clone() })
     }
 
     /// Whether selectors (beyond the namespace) narrow the result.

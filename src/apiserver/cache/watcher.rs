@@ -29,7 +29,7 @@ impl EventKind {
 pub struct Event {
     pub kind: EventKind,
     pub entry: Arc<Entry>,
-    /// The object before the change.
+    /// The object before the change, if the selection wants to know.
     pub previous: Option<Arc<Entry>>,
 }
 
@@ -49,7 +49,8 @@ impl Event {
             (Some(previous), true) => Arc::new(previous.at(change.revision)),
             _ => Arc::clone(&change.entry),
         };
-        Some(Self { kind, entry, previous: change.previous.clone() })
+        let previous = change.previous.clone().filter(|_| selection.tells_previous);
+        Some(Self { kind, entry, previous })
     }
 
     /// The change through a narrower selection than the one it was seen through, whose served forms have been prepared

@@ -58,6 +58,7 @@ impl ListOptions {
                 name: info.name.clone(),
                 labels,
                 fields,
+                tells_previous: false,
             },
             resource_version: query.text("resourceVersion").to_owned(),
             version_match: query.text("resourceVersionMatch").to_owned(),
