@@ -36,7 +36,6 @@ fn slice() -> Extra {
             }
         },
         create: |_, object| drop_topology(object),
-        update: |_, object, _| drop_topology(object),
         validate,
         validate_update: Some(|object, old| {
             let mut errors = validate(object);
@@ -46,6 +45,7 @@ fn slice() -> Extra {
         }),
         // Labels say which Service the slice is of: they count (`endpointSliceStrategy.PrepareForUpdate`).
         update: |_, object, old| {
+            drop_topology(object);
             if object.at("metadata").at("labels") != old.at("metadata").at("labels") {
                 object.set(&["metadata", "generation"], old.generation() + 1);
             }
