@@ -173,9 +173,7 @@ impl Documents {
 
     /// `/openapi/v3/apis/GROUP/VERSION` of another server, from its part of a version 2 document.
     pub fn v3_of_part(&self, gv: &GroupVersion, generation: u64, protobuf: bool, part: &Value) -> Arc<Document> {
-        self.get(Key::V3(gv.clone(), protobuf), generation, || {
-            Document::new(&encode_v3(&super::to_v3(part), protobuf))
-        })
+        self.get(Key::V3(gv.clone(), protobuf), generation, || Document::new(&encode_v3(&super::to_v3(part), protobuf)))
     }
 
     /// The version 2 document of what is served here and elsewhere.
