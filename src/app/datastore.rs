@@ -202,10 +202,14 @@ fn newest_good(folder: &Path) -> Option<std::path::PathBuf> {
         .ok()?
         .flatten()
         .map(|entry| entry.path())
-        .filter_map(|path| Some((SnapshotReader::open(&path).ok()?.header().created, path)))
+        .filter_map(|path| {
+            let header = SnapshotReader::open(&path).ok()?.header().clone();
+            // Revisions never go back; the clock may have been set.
+            Some((header.revision, header.created, path))
+        })
         .collect();
     found.sort();
-    while let Some((_, path)) = found.pop() {
+    while let Some((.., path)) = found.pop() {
         match SnapshotReader::open_checked(&path) {
             Ok(_) => return Some(path),
             Err(error) => tracing::warn!(error = %base::chain(&error), "a snapshot cannot be used"),

@@ -1,7 +1,7 @@
 //! Encryption at rest: Kubernetes' EncryptionConfiguration (apiserver `server/options/encryptionconfig/config.go`), and
 //! keys that skiff makes itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
-use storage::encryption::{Census, Cipher, EncryptedStore, ProviderSpec, Rules};
+use storage::encryption::{Census, Cipher, EncryptedStore, Kms, ProviderSpec, Rules};
 use storage::{KeyRange, RangeOptions, Revision, Store};
 
 use crate::addons;
@@ -23,6 +23,8 @@ use crate::layout::Layout;
 use crate::options::SafetyOptions;
 use crate::shared_encryption::{self, Held, SharedConfiguration};
 
+/// How long a call of a KMS plugin may take (`defaultTimeout`).
+const KMS_TIMEOUT: Duration = Duration::from_secs(3);
 /// An editor writes a file in several steps; they are taken together.
 const SETTLE: Duration = Duration::from_millis(200);
 const ROOT: &str = "/registry/";
@@ -55,7 +57,28 @@ struct ProviderRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<Nothing>,
     #[serde(skip_serializing)]
-    kms: Option<serde_json::Value>,
+    kms: Option<KmsRule>,
+}
+
+/// A plugin that holds the key.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KmsRule {
+    #[serde(default = "kms_v1")]
+    api_version: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    endpoint: String,
+    #[serde(rename = "cachesize")]
+    cache_size: Option<i64>,
+    /// As Go writes durations.
+    timeout: Option<String>,
+}
+
+/// The version of a plugin that names none.
+fn kms_v1() -> String {
+    "v1".to_owned()
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -106,6 +129,8 @@ pub struct Encryption {
     /// When what is used was written there.
     applied: Mutex<Revision>,
     pub store: Arc<EncryptedStore>,
+    /// Until when plugins are asked for their state.
+    shutdown: Shutdown,
 }
 
 /// How the servers of one datastore share the keys that skiff makes; `None` if they do not.
@@ -161,6 +186,7 @@ impl Encryption {
         store: Arc<dyn Store>,
         shared: Option<SharedConfiguration>,
         clock: &dyn Clock,
+        shutdown: &Shutdown,
     ) -> anyhow::Result<Option<Arc<Self>>> {
         let (file, own) = match (&options.encryption_provider_config, options.secrets_encryption) {
             (Some(file), _) => (file.clone(), false),
@@ -179,10 +205,11 @@ impl Encryption {
             shared: shared.filter(|_| own),
             applied: Mutex::new(Revision(0)),
             store: EncryptedStore::new(store, Rules::default()),
+            shutdown: shutdown.clone(),
         };
         match &encryption.shared {
             Some(shared) => encryption.join(shared, options.secrets_encryption, clock).await?,
-            None => encryption.store.replace(load(&encryption.file, &encryption.prefixes)?),
+            None => encryption.store.replace(encryption.load().await?),
         }
         Ok(Some(Arc::new(encryption)))
     }
@@ -225,7 +252,7 @@ impl Encryption {
             return Ok(());
         }
         shared_encryption::keep(&self.file, &held.text)?;
-        self.store.replace(load(&self.file, &self.prefixes)?);
+        self.store.replace(load_own(&self.file, &self.prefixes)?);
         *applied = held.revision;
         tracing::info!("took over the encryption keys that the servers share");
         Ok(())
@@ -267,7 +294,7 @@ impl Encryption {
                 continue;
             }
             text = now;
-            match load(&self.file, &self.prefixes) {
+            match self.load().await {
                 Ok(rules) => {
                     self.store.replace(rules);
                     tracing::info!(file = %self.file.display(), "took over the encryption configuration");
@@ -279,6 +306,10 @@ impl Encryption {
         }
     }
 
+    async fn load(&self) -> anyhow::Result<Rules> {
+        load(&self.file, &self.prefixes, &self.shutdown).await
+    }
+
     /// How many values are encrypted as they should be.
     pub async fn census(&self) -> anyhow::Result<Census> {
         Ok(self.store.census().await?)
@@ -286,7 +317,7 @@ impl Encryption {
 
     /// Writes values anew that are not; answers with how many.
     pub async fn reencrypt(&self) -> anyhow::Result<u64> {
-        self.store.replace(load(&self.file, &self.prefixes)?);
+        self.store.replace(self.load().await?);
         Ok(self.store.rewrite().await?)
     }
 
@@ -308,7 +339,7 @@ impl Encryption {
         let written = self.reencrypt().await?;
         keys.truncate(1);
         write(&self.file, &configuration(keys))?;
-        self.store.replace(load(&self.file, &self.prefixes)?);
+        self.store.replace(self.load().await?);
         Ok(written)
     }
 
@@ -376,8 +407,18 @@ fn read(file: &Path) -> anyhow::Result<Configuration> {
     parse(&text).with_context(|| format!("{} is not valid", file.display()))
 }
 
-fn load(file: &Path, prefixes: &Prefixes) -> anyhow::Result<Rules> {
-    rules(read(file)?, prefixes).with_context(|| format!("{} is not valid", file.display()))
+async fn load(file: &Path, prefixes: &Prefixes, shutdown: &Shutdown) -> anyhow::Result<Rules> {
+    let configuration = read(file)?;
+    let made = async {
+        let plugins = start_plugins(&configuration, shutdown).await?;
+        rules(configuration, prefixes, plugins)
+    };
+    made.await.with_context(|| format!("{} is not valid", file.display()))
+}
+
+/// As [`load`], for a file with nothing but keys that skiff made.
+fn load_own(file: &Path, prefixes: &Prefixes) -> anyhow::Result<Rules> {
+    rules(read(file)?, prefixes, BTreeMap::new()).with_context(|| format!("{} is not valid", file.display()))
 }
 
 fn parse(text: &str) -> anyhow::Result<Configuration> {
@@ -390,7 +431,12 @@ fn parse(text: &str) -> anyhow::Result<Configuration> {
     Ok(configuration)
 }
 
-fn rules(configuration: Configuration, prefixes: &Prefixes) -> anyhow::Result<Rules> {
+/// `plugins`: those of the configuration, by their names.
+fn rules(
+    configuration: Configuration,
+    prefixes: &Prefixes,
+    mut plugins: BTreeMap<String, Arc<Kms>>,
+) -> anyhow::Result<Rules> {
     let mut rules = Rules::default();
     for (at, rule) in configuration.resources.into_iter().enumerate() {
         let place = format!("resources[{at}]");
@@ -401,8 +447,11 @@ fn rules(configuration: Configuration, prefixes: &Prefixes) -> anyhow::Result<Ru
         for resource in &rule.resources {
             covered.extend(places(resource, prefixes).with_context(|| place.clone())?);
         }
-        let specs = rule.providers.into_iter().map(spec).collect::<anyhow::Result<Vec<_>>>();
-        rules.add(covered, specs.with_context(|| place.clone())?).with_context(|| place.clone())?;
+        let mut specs = Vec::new();
+        for provider in rule.providers {
+            specs.push(spec(provider, &mut plugins).with_context(|| place.clone())?);
+        }
+        rules.add(covered, specs).with_context(|| place.clone())?;
     }
     Ok(rules)
 }
@@ -434,13 +483,79 @@ fn places(resource: &str, prefixes: &Prefixes) -> anyhow::Result<Vec<Bytes>> {
     Ok(found)
 }
 
-fn spec(rule: ProviderRule) -> anyhow::Result<ProviderSpec> {
-    let given = [rule.aescbc.is_some(), rule.aesgcm.is_some(), rule.secretbox.is_some(), rule.identity.is_some()];
-    if rule.kms.is_some() {
-        bail!("kms providers are not supported");
+/// Refuses what no plugin could be asked for, before any is (apiserver `validateKMSConfiguration`,
+/// `kmsPrefixTransformer`).
+fn check_plugins(configuration: &Configuration) -> anyhow::Result<()> {
+    let mut names = BTreeSet::new();
+    for rule in configuration.resources.iter().flat_map(|rule| &rule.providers).filter_map(|rule| rule.kms.as_ref()) {
+        let KmsRule { api_version, name, endpoint, cache_size, .. } = rule;
+        match api_version.as_str() {
+            "v1" => bail!(
+                "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set \
+                 --feature-gates=KMSv1=true to use the deprecated KMSv1 feature."
+            ),
+            "v2" => {}
+            other => bail!("unsupported apiVersion {other} for KMS provider, only v1 and v2 are supported"),
+        }
+        if name.is_empty() {
+            bail!("name is a mandatory field for a provider");
+        }
+        if name.contains(':') {
+            bail!("invalid KMS provider name {name}, must not contain ':'");
+        }
+        if !names.insert(name) {
+            bail!("duplicate KMS provider name {name}, names must be unique");
+        }
+        if endpoint.is_empty() {
+            bail!("endpoint is a mandatory field for a kms");
+        }
+        if cache_size.is_some() {
+            bail!("cachesize is not supported in v2");
+        }
+        timeout(rule)?;
     }
+    Ok(())
+}
+
+/// Starts every plugin of the configuration.
+async fn start_plugins(
+    configuration: &Configuration,
+    shutdown: &Shutdown,
+) -> anyhow::Result<BTreeMap<String, Arc<Kms>>> {
+    check_plugins(configuration)?;
+    let mut plugins = BTreeMap::new();
+    for rule in configuration.resources.iter().flat_map(|rule| &rule.providers).filter_map(|rule| rule.kms.as_ref()) {
+        let plugin = Kms::start(&rule.name, &rule.endpoint, timeout(rule)?, shutdown).await?;
+        plugins.insert(rule.name.clone(), plugin);
+    }
+    Ok(plugins)
+}
+
+fn timeout(rule: &KmsRule) -> anyhow::Result<Duration> {
+    let Some(text) = &rule.timeout else { return Ok(KMS_TIMEOUT) };
+    let timeout =
+        apiserver::filters::deadline::parse(text).with_context(|| format!("time: invalid duration {text:?}"))?;
+    if timeout.is_zero() {
+        bail!("timeout should be a positive value");
+    }
+    Ok(timeout)
+}
+
+fn spec(rule: ProviderRule, plugins: &mut BTreeMap<String, Arc<Kms>>) -> anyhow::Result<ProviderSpec> {
+    let given = [
+        rule.aescbc.is_some(),
+        rule.aesgcm.is_some(),
+        rule.secretbox.is_some(),
+        rule.identity.is_some(),
+        rule.kms.is_some(),
+    ];
     if given.iter().filter(|given| **given).count() != 1 {
-        bail!("a provider is exactly one of aescbc, aesgcm, secretbox and identity");
+        bail!("a provider is exactly one of kms, aescbc, aesgcm, secretbox and identity");
+    }
+    if let Some(kms) = &rule.kms {
+        let plugin =
+            plugins.remove(&kms.name).with_context(|| format!("the KMS plugin {:?} is not started", kms.name))?;
+        return Ok(ProviderSpec::Kms(plugin));
     }
     let (cipher, keys) = match rule {
         ProviderRule { aescbc: Some(keys), .. } => (Cipher::AesCbc, keys),
@@ -496,33 +611,52 @@ mod tests {
         check("nothing", &[]);
     }
 
-    #[test]
-    fn mistakes_are_named() {
-        let check = |providers: &str, wanted: &str| {
+    #[tokio::test]
+    async fn mistakes_are_named() {
+        let check = async |providers: &str, wanted: &str| {
             let text = format!(
                 "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\nresources:\n- resources: \
                  [secrets]\n  providers: {providers}\n"
             );
-            let found = parse(&text).and_then(|parsed| rules(parsed, &known()).map(drop));
+            let found = match parse(&text) {
+                Ok(parsed) => match start_plugins(&parsed, &Shutdown::new()).await {
+                    Ok(plugins) => rules(parsed, &known(), plugins).map(drop),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
             let text = found.err().map(|error| format!("{error:#}")).unwrap_or_default();
             assert!(text.contains(wanted) && text.is_empty() == wanted.is_empty(), "{providers}: {text}");
         };
         let key = STANDARD.encode([1; 32]);
-        check(&format!("[{{aesgcm: {{keys: [{{name: a, secret: {key}}}]}}}}, {{identity: {{}}}}]"), "");
-        check("[{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]", "must have 16, 24 or 32 bytes and has 5");
-        check("[{aescbc: {keys: [{name: 'a:b', secret: c2hvcnQ=}]}}]", "without a colon");
-        check("[{aescbc: {keys: []}}]", "needs keys");
-        check("[{kms: {name: x}}]", "kms providers are not supported");
-        check("[{rot13: {}}]", "rot13");
-        check("[]", "needs resources and providers");
+        check(&format!("[{{aesgcm: {{keys: [{{name: a, secret: {key}}}]}}}}, {{identity: {{}}}}]"), "").await;
+        check("[{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]", "must have 16, 24 or 32 bytes and has 5").await;
+        check("[{aescbc: {keys: [{name: 'a:b', secret: c2hvcnQ=}]}}]", "without a colon").await;
+        check("[{aescbc: {keys: []}}]", "needs keys").await;
+        check("[{kms: {name: x, endpoint: 'unix:///x'}}]", "KMSv1 is deprecated and will only receive").await;
+        check("[{kms: {apiVersion: v3, name: x, endpoint: 'unix:///x'}}]", "unsupported apiVersion v3").await;
+        check("[{kms: {apiVersion: v2, name: 'x:y', endpoint: 'unix:///x'}}]", "must not contain ':'").await;
+        check("[{kms: {apiVersion: v2, endpoint: 'unix:///x'}}]", "name is a mandatory field").await;
+        check("[{kms: {apiVersion: v2, name: x}}]", "endpoint is a mandatory field").await;
+        check("[{kms: {apiVersion: v2, name: x, endpoint: 'tcp://x'}}]", "only unix is supported").await;
+        check("[{kms: {apiVersion: v2, name: x, endpoint: 'unix:///x', timeout: 0s}}]", "positive value").await;
+        check(
+            "[{kms: {apiVersion: v2, name: x, endpoint: 'unix:///x', cachesize: 5}}]",
+            "cachesize is not supported in v2",
+        )
+        .await;
+        let twice = "{kms: {apiVersion: v2, name: x, endpoint: 'unix:///x'}}";
+        check(&format!("[{twice}, {twice}]"), "duplicate KMS provider name x").await;
+        check("[{rot13: {}}]", "rot13").await;
+        check("[]", "needs resources and providers").await;
     }
 
-    #[test]
-    fn keys_of_our_own_are_a_valid_configuration() {
+    #[tokio::test]
+    async fn keys_of_our_own_are_a_valid_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("encryption.json");
         write(&file, &configuration(vec![new_key(&base::SystemClock)])).unwrap();
-        load(&file, &known()).unwrap();
+        load(&file, &known(), &Shutdown::new()).await.unwrap();
         assert_eq!(own_keys(&read(&file).unwrap()).len(), 1);
     }
 }

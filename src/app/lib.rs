@@ -4,6 +4,7 @@ mod access;
 mod addons;
 mod bootstrap;
 pub mod check;
+mod clock_check;
 mod component;
 mod containers;
 mod control;

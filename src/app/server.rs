@@ -37,7 +37,7 @@ use crate::masterleases::MasterLease;
 use crate::members::{self, Host};
 use crate::options::ServerOptions;
 use crate::snapshots::{Place, Snapshots};
-use crate::{addons, etcd, node, node_address, shared_keys};
+use crate::{addons, clock_check, etcd, node, node_address, shared_keys};
 
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_IN_FLIGHT_MAX: usize = 400;
@@ -116,6 +116,9 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         runtime::containerd::child::find(None)?; // said before anything is made, not in the middle of the start
     }
     let layout = Layout::new(&options.data_dir);
+    if let Some(written) = clock_check::set_back(&layout, clock.now()) {
+        tracing::error!(now = %clock.now(), %written, "THE CLOCK WAS SET BACK: the cluster's files are newer; nothing is lost, set it right");
+    }
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
 
@@ -176,8 +179,9 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         true => encryption::sharing(&options.safety, &layout, datastore.store(), token, identity.advertise).await?,
         false => None,
     };
+    let stop = &storing.shutdown;
     let encryption =
-        Encryption::open(&options.safety, &layout, prefixes, datastore.store(), sharing, clock.as_ref()).await?;
+        Encryption::open(&options.safety, &layout, prefixes, datastore.store(), sharing, clock.as_ref(), stop).await?;
     if datastore.is_shared() {
         encryption::refuse_unreadable(datastore.store(), encryption.as_deref()).await?;
     }

@@ -82,7 +82,9 @@ impl Place {
         let mut removed = Vec::new();
         for local in [true, false] {
             let ours = |entry: &&Entry| entry.local == local && stem(&entry.name) == Some(name);
-            let of_name: Vec<&Entry> = listed.iter().filter(ours).collect();
+            let mut of_name: Vec<&Entry> = listed.iter().filter(ours).collect();
+            // Where revisions are known they say what is newer, whatever became of the clock.
+            of_name.sort_by_key(|entry| (entry.revision, entry.created));
             for entry in &of_name[..of_name.len().saturating_sub(keep)] {
                 self.remove(entry).await?;
                 removed.push(entry.location.clone());

@@ -4,6 +4,9 @@
 //! whichever provider wrote it and written with the first one of its rule, so keys are rotated by putting a new one
 //! first, [rewriting](EncryptedStore::rewrite) what is stored, and taking the old one away.
 
+mod envelope;
+mod kms;
+pub mod kms_plugin;
 mod provider;
 
 use std::sync::Arc;
@@ -11,15 +14,20 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::sync::ReusableBoxFuture;
 
+pub use envelope::{EnvelopeError, KeyIdError};
+pub use kms::{Kms, KmsEndpointError};
 pub use provider::{Cipher, ValueError};
 
 use crate::store::{
-    Compare, CompareResult, CompareTarget, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResult, Put,
+    Compare, CompareResult, CompareTarget, Decoded, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResult, Put,
     RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch, WatchMessage, WatchOptions,
 };
 use provider::{Provider, described_prefix};
 
+/// Upstream's health check of all plugins together (`kmsReloadHealthCheckName`).
+const KMS_CHECK: &str = "kms-providers";
 /// Keys looked at in one read when values are written anew.
 const PAGE: usize = 200;
 
@@ -42,6 +50,8 @@ pub enum ProviderSpec {
     Identity,
     /// A cipher with its keys, name and secret; the first one writes.
     Keys(Cipher, Vec<(String, Vec<u8>)>),
+    /// A plugin that holds the key.
+    Kms(Arc<Kms>),
 }
 
 impl std::fmt::Debug for ProviderSpec {
@@ -54,6 +64,7 @@ impl std::fmt::Debug for ProviderSpec {
                 .field(cipher)
                 .field(&keys.iter().map(|(name, _)| name).collect::<Vec<_>>())
                 .finish(),
+            Self::Kms(kms) => f.debug_tuple("Kms").field(&kms.name()).finish(),
         }
     }
 }
@@ -65,6 +76,10 @@ impl Rules {
         for spec in providers {
             match spec {
                 ProviderSpec::Identity => flat.push(Provider::Plain),
+                ProviderSpec::Kms(kms) => {
+                    let prefix = kms::prefix(kms.name()).into_bytes();
+                    flat.push(Provider::Kms(kms, prefix));
+                }
                 ProviderSpec::Keys(cipher, keys) => {
                     for (name, secret) in keys {
                         flat.push(Provider::keyed(cipher, &name, secret)?);
@@ -94,11 +109,36 @@ impl Rules {
         }
     }
 
-    /// The value, and whether another provider than the first one wrote it.
+    /// The plugins, in their order.
+    fn plugins(&self) -> impl Iterator<Item = &Arc<Kms>> {
+        self.rules.iter().flat_map(|rule| &rule.providers).filter_map(|provider| match provider {
+            Provider::Kms(kms, _) => Some(kms),
+            Provider::Plain | Provider::Keyed(_) => None,
+        })
+    }
+
+    /// The provider that holds the key of a stored value and has yet to make it known.
+    fn to_load(&self, key: &[u8], stored: &Bytes) -> Option<&Provider> {
+        self.providers(key).iter().find(|provider| provider.needs_load(stored))
+    }
+
+    /// Makes the keys of stored values known that are not. Where that fails, reading the value says so.
+    async fn load(&self, kvs: impl Iterator<Item = &KeyValue>) {
+        for kv in kvs {
+            if let Some(provider) = self.to_load(&kv.key, &kv.value)
+                && let Err(error) = provider.load(&kv.value).await
+            {
+                tracing::warn!(error = %base::chain(&error), "cannot decrypt with a KMS plugin");
+            }
+        }
+    }
+
+    /// The value, and whether it would be written differently now.
     fn decode(&self, key: &[u8], stored: &Bytes) -> Result<(Bytes, bool), ValueError> {
         for (at, provider) in self.providers(key).iter().enumerate() {
             if provider.wrote(stored) {
-                return Ok((provider.decrypt(key, stored)?, at > 0));
+                let (value, stale) = provider.decrypt(key, stored)?;
+                return Ok((value, stale || at > 0));
             }
         }
         Err(ValueError::NoProvider { prefix: described_prefix(stored) })
@@ -138,6 +178,7 @@ impl EncryptedStore {
         let mut walk = Walk::new(&self.rules.load());
         while let Some(page) = walk.next_page(&*self.inner).await? {
             let rules = self.rules.load_full();
+            rules.load(page.iter()).await;
             for kv in page {
                 match rules.decode(&kv.key, &kv.value) {
                     Ok((_, false)) => census.current += 1,
@@ -164,6 +205,7 @@ impl EncryptedStore {
 
     async fn rewrite_one(&self, kv: KeyValue) -> Result<bool, StoreError> {
         let rules = self.rules.load_full();
+        rules.load(std::iter::once(&kv)).await;
         let (value, stale) = rules.decode(&kv.key, &kv.value).map_err(|error| failed(&kv.key, error))?;
         if !stale {
             return Ok(false);
@@ -246,6 +288,20 @@ fn decode_results(rules: &Rules, results: &mut [OpResult]) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Every value in the answers of a transaction.
+fn values_of(results: &[OpResult]) -> Vec<&KeyValue> {
+    let mut found = Vec::new();
+    for result in results {
+        match result {
+            OpResult::Put { prev } => found.extend(prev),
+            OpResult::Delete { prev, .. } => found.extend(prev),
+            OpResult::Range(range) => found.extend(&range.kvs),
+            OpResult::Txn(inner) => found.extend(values_of(&inner.results)),
+        }
+    }
+    found
+}
+
 fn decode_range(rules: &Rules, range: &mut RangeResult) -> Result<(), StoreError> {
     range.kvs.iter_mut().filter(|kv| !kv.value.is_empty()).try_for_each(|kv| decode_kv(rules, kv))
 }
@@ -264,6 +320,26 @@ fn encode_ops(rules: &Rules, ops: &mut [Op]) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// The values of a message.
+fn values_told(events: &[Event]) -> impl Iterator<Item = &KeyValue> {
+    events.iter().flat_map(|event| std::iter::once(&event.kv).chain(&event.prev))
+}
+
+/// A message with its values decrypted, at once if their keys are known, as they are but for the first one of a key
+/// that another server made.
+fn decode_later(rules: Arc<Rules>, message: WatchMessage) -> Decoded {
+    if let WatchMessage::Events { events, .. } = &message
+        && values_told(events).any(|kv| rules.to_load(&kv.key, &kv.value).is_some())
+    {
+        let events = events.clone();
+        return Decoded::Later(ReusableBoxFuture::new(async move {
+            rules.load(values_told(&events)).await;
+            decode_message(&rules, message)
+        }));
+    }
+    Decoded::Now(decode_message(&rules, message))
 }
 
 /// A message with its values decrypted. A value that cannot be read is said loudly and passed on as it is: the events
@@ -298,7 +374,9 @@ fn decode_message(rules: &Rules, message: WatchMessage) -> WatchMessage {
 impl Store for EncryptedStore {
     async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
         let mut result = self.inner.range(range, options).await?;
-        decode_range(&self.rules.load(), &mut result)?;
+        let rules = self.rules.load_full();
+        rules.load(result.kvs.iter()).await;
+        decode_range(&rules, &mut result)?;
         Ok(result)
     }
 
@@ -307,6 +385,7 @@ impl Store for EncryptedStore {
         encode_ops(&rules, &mut txn.success)?;
         encode_ops(&rules, &mut txn.failure)?;
         let mut result = self.inner.txn(txn).await?;
+        rules.load(values_of(&result.results).into_iter()).await;
         decode_results(&rules, &mut result.results)?;
         Ok(result)
     }
@@ -314,7 +393,7 @@ impl Store for EncryptedStore {
     async fn watch(&self, range: KeyRange, options: WatchOptions) -> Result<Watch, StoreError> {
         let watch = self.inner.watch(range, options).await?;
         let rules = self.rules.clone();
-        let messages = watch.messages.decoded(move |message| decode_message(&rules.load(), message));
+        let messages = watch.messages.decoded(move |message| decode_later(rules.load_full(), message));
         Ok(Watch { messages, revision: watch.revision })
     }
 
@@ -356,5 +435,31 @@ impl Store for EncryptedStore {
 
     async fn metrics(&self, page: &mut String) -> Result<(), StoreError> {
         self.inner.metrics(page).await
+    }
+
+    fn checks(&self) -> Vec<&'static str> {
+        let mut checks = self.inner.checks();
+        if self.rules.load().plugins().next().is_some() {
+            checks.push(KMS_CHECK);
+        }
+        checks
+    }
+
+    async fn check(&self, name: &str) -> Result<(), String> {
+        if name != KMS_CHECK {
+            return self.inner.check(name).await;
+        }
+        let plugins: Vec<Arc<Kms>> = self.rules.load().plugins().cloned().collect();
+        let mut errors = Vec::new();
+        for (at, plugin) in plugins.iter().enumerate() {
+            if let Err(error) = plugin.check().await {
+                errors.push(format!("kms-provider-{at}: {error}"));
+            }
+        }
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(format!("[{}]", errors.join(", "))),
+        }
     }
 }

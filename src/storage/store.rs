@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_util::sync::ReusableBoxFuture;
 
 /// A point in the store's history. 0 means "now" in requests and "never" in key metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -192,25 +193,33 @@ pub struct WatchOptions {
 }
 
 /// Changes messages on their way to the receiver.
-type Decode = Arc<dyn Fn(WatchMessage) -> WatchMessage + Send + Sync>;
+type Decode = Arc<dyn Fn(WatchMessage) -> Decoded + Send + Sync>;
+
+/// A message that was changed, at once or with the help of others.
+pub(crate) enum Decoded {
+    Now(WatchMessage),
+    Later(ReusableBoxFuture<'static, WatchMessage>),
+}
 
 /// The messages of one watch, in a bounded queue.
 pub struct Messages {
     queue: mpsc::Receiver<WatchMessage>,
     decode: Option<Decode>,
+    /// The message that was taken last, while it is being changed.
+    later: Option<ReusableBoxFuture<'static, WatchMessage>>,
 }
 
 impl From<mpsc::Receiver<WatchMessage>> for Messages {
     fn from(queue: mpsc::Receiver<WatchMessage>) -> Self {
-        Self { queue, decode: None }
+        Self { queue, decode: None, later: None }
     }
 }
 
 impl Messages {
     /// The same messages, each changed by `decode` when it is taken: what waits in the queue waits unchanged, so that
     /// nothing stands between the store and the receiver.
-    pub(crate) fn decoded(self, decode: impl Fn(WatchMessage) -> WatchMessage + Send + Sync + 'static) -> Self {
-        Self { queue: self.queue, decode: Some(Arc::new(decode)) }
+    pub(crate) fn decoded(self, decode: impl Fn(WatchMessage) -> Decoded + Send + Sync + 'static) -> Self {
+        Self { queue: self.queue, decode: Some(Arc::new(decode)), later: None }
     }
 
     /// The next message; `None` when the watch is over. Cancel-safe.
@@ -220,12 +229,46 @@ impl Messages {
 
     /// The next message if one waits.
     pub fn try_recv(&mut self) -> Result<WatchMessage, mpsc::error::TryRecvError> {
-        self.queue.try_recv().map(|message| decode(self.decode.as_ref(), message))
+        if self.later.is_none() {
+            let message = self.queue.try_recv()?;
+            if let Some(message) = self.start(message) {
+                return Ok(message);
+            }
+        }
+        match self.poll_later(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(message) => Ok(message),
+            Poll::Pending => Err(mpsc::error::TryRecvError::Empty),
+        }
     }
 
     /// As [`Self::recv`], for hand-written futures.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchMessage>> {
-        self.queue.poll_recv(cx).map(|message| message.map(|message| decode(self.decode.as_ref(), message)))
+        if self.later.is_none() {
+            let Some(message) = ready!(self.queue.poll_recv(cx)) else { return Poll::Ready(None) };
+            if let Some(message) = self.start(message) {
+                return Poll::Ready(Some(message));
+            }
+        }
+        self.poll_later(cx).map(Some)
+    }
+
+    /// Changes a message; `None` if that takes longer.
+    fn start(&mut self, message: WatchMessage) -> Option<WatchMessage> {
+        let Some(decode) = &self.decode else { return Some(message) };
+        match decode(message) {
+            Decoded::Now(message) => Some(message),
+            Decoded::Later(later) => {
+                self.later = Some(later);
+                None
+            }
+        }
+    }
+
+    fn poll_later(&mut self, cx: &mut Context<'_>) -> Poll<WatchMessage> {
+        let Some(later) = &mut self.later else { return Poll::Pending };
+        let message = ready!(later.poll(cx));
+        self.later = None;
+        Poll::Ready(message)
     }
 }
 
@@ -234,13 +277,6 @@ impl futures::Stream for Messages {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchMessage>> {
         self.get_mut().poll_recv(cx)
-    }
-}
-
-fn decode(decode: Option<&Decode>, message: WatchMessage) -> WatchMessage {
-    match decode {
-        Some(decode) => decode(message),
-        None => message,
     }
 }
 

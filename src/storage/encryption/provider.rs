@@ -1,6 +1,8 @@
 //! Ciphers and their form on disk, which is upstream's (apiserver `storage/value/encrypt`): a prefix that names provider
 //! and key, a random nonce, and what the cipher makes of the value.
 
+use std::sync::Arc;
+
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit};
 use aes::{Aes128, Aes192, Aes256};
@@ -10,6 +12,9 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use bytes::Bytes;
 use crypto_secretbox::XSalsa20Poly1305;
 use rand::RngCore;
+
+use super::envelope::EnvelopeError;
+use super::kms::Kms;
 
 /// What every encrypted value begins with.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
@@ -36,6 +41,18 @@ pub enum ValueError {
     Damaged { name: String },
     #[error("the value is too large to encrypt")]
     TooLarge,
+    #[error("the KMS plugin {name:?} has not answered yet")]
+    KmsNotReady { name: String },
+    #[error("the KMS plugin {name:?} has not answered for minutes: encryptedDEKSource with keyID hash {key:?} expired")]
+    KmsExpired { name: String, key: String },
+    #[error("failed to decrypt DEK with the KMS plugin {name:?}, error: {why}")]
+    KmsDecrypt { name: String, why: String },
+    #[error("the KMS plugin {name:?} cannot have encrypted this")]
+    Envelope {
+        name: String,
+        #[source]
+        error: EnvelopeError,
+    },
 }
 
 /// A provider with one key; `Plain` leaves values as they are.
@@ -43,6 +60,8 @@ pub enum ValueError {
 pub(super) enum Provider {
     Plain,
     Keyed(Keyed),
+    /// A plugin, and the prefix of its values.
+    Kms(Arc<Kms>, Vec<u8>),
 }
 
 #[derive(Clone)]
@@ -82,6 +101,7 @@ impl Provider {
         match self {
             Self::Plain => !stored.starts_with(ENCRYPTED),
             Self::Keyed(keyed) => stored.starts_with(&keyed.prefix),
+            Self::Kms(_, prefix) => stored.starts_with(prefix),
         }
     }
 
@@ -90,16 +110,35 @@ impl Provider {
         match self {
             Self::Plain => Ok(Bytes::copy_from_slice(value)),
             Self::Keyed(keyed) => keyed.encrypt(place, value),
+            Self::Kms(kms, _) => kms.encrypt(place, value),
         }
     }
 
-    pub(super) fn decrypt(&self, place: &[u8], stored: &Bytes) -> Result<Bytes, ValueError> {
+    /// The value, and whether this provider would write it differently now.
+    pub(super) fn decrypt(&self, place: &[u8], stored: &Bytes) -> Result<(Bytes, bool), ValueError> {
         match self {
-            Self::Plain => Ok(stored.clone()),
+            Self::Plain => Ok((stored.clone(), false)),
             Self::Keyed(keyed) => keyed
                 .decrypt(place, &stored[keyed.prefix.len()..])
-                .map(Bytes::from)
+                .map(|value| (Bytes::from(value), false))
                 .ok_or_else(|| ValueError::Damaged { name: keyed.name.clone() }),
+            Self::Kms(kms, prefix) => kms.decrypt(place, stored.slice(prefix.len()..)),
+        }
+    }
+
+    /// Whether [`Self::load`] has to come before [`Self::decrypt`].
+    pub(super) fn needs_load(&self, stored: &Bytes) -> bool {
+        match self {
+            Self::Plain | Self::Keyed(_) => false,
+            Self::Kms(kms, prefix) => self.wrote(stored) && kms.needs_load(stored.slice(prefix.len()..)),
+        }
+    }
+
+    /// Has whoever holds the key of a value make it known.
+    pub(super) async fn load(&self, stored: &Bytes) -> Result<(), ValueError> {
+        match self {
+            Self::Plain | Self::Keyed(_) => Ok(()),
+            Self::Kms(kms, prefix) => kms.load(stored.slice(prefix.len()..)).await,
         }
     }
 }
@@ -159,7 +198,7 @@ impl Keyed {
     }
 }
 
-fn seal<C: Aead<NonceSize = U12> + KeyInit>(
+pub(super) fn seal<C: Aead<NonceSize = U12> + KeyInit>(
     secret: &[u8],
     nonce: &[u8],
     place: &[u8],
@@ -169,7 +208,7 @@ fn seal<C: Aead<NonceSize = U12> + KeyInit>(
     cipher.encrypt(nonce.into(), Payload { msg: value, aad: place }).ok()
 }
 
-fn open<C: Aead<NonceSize = U12> + KeyInit>(
+pub(super) fn open<C: Aead<NonceSize = U12> + KeyInit>(
     secret: &[u8],
     nonce: &[u8],
     place: &[u8],
@@ -215,7 +254,7 @@ mod tests {
                 let stored = provider.encrypt(b"/registry/secrets/a/b", value).unwrap();
                 assert!(stored.starts_with(prefix.as_bytes()) && provider.wrote(&stored));
                 assert_ne!(stored, provider.encrypt(b"/registry/secrets/a/b", value).unwrap(), "nonces repeat");
-                assert_eq!(provider.decrypt(b"/registry/secrets/a/b", &stored).unwrap(), value);
+                assert_eq!(provider.decrypt(b"/registry/secrets/a/b", &stored).unwrap().0, value);
                 let mut torn = stored.to_vec();
                 let last = torn.len() - 1;
                 torn[last] ^= 1;
@@ -242,11 +281,11 @@ mod tests {
                 (0..stored.len() / 2).map(|at| u8::from_str_radix(&stored[2 * at..2 * at + 2], 16).unwrap()).collect();
             let mut whole = match &provider {
                 Provider::Keyed(keyed) => keyed.prefix.clone(),
-                Provider::Plain => Vec::new(),
+                _ => Vec::new(),
             };
             whole.extend(bytes);
             let read = provider.decrypt(b"/registry/secrets/default/a", &whole.into());
-            assert_eq!(read.as_deref(), Ok(&b"hello"[..]), "{cipher:?}");
+            assert_eq!(read, Ok((Bytes::from_static(b"hello"), false)), "{cipher:?}");
         };
         check(Cipher::AesCbc, CBC);
         check(Cipher::AesGcm, GCM);

@@ -79,3 +79,28 @@ async fn writing_goes_on_when_there_is_space_again() {
     shutdown.cancel();
     store.closed().await;
 }
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_written_is_named() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let path = disk.path().join("db");
+    let shutdown = Shutdown::new();
+    let store = SqliteStore::open(&path, SqliteOptions::default(), shutdown.clone()).await.unwrap();
+    write(&*store, 1, 100).await.unwrap();
+    shutdown.cancel();
+    store.closed().await;
+    let remount = |mode: &str| {
+        let done = Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(disk.path()).status();
+        assert!(done.unwrap().success());
+    };
+    remount("ro");
+    let error = SqliteStore::open(&path, SqliteOptions::default(), Shutdown::new()).await.err().unwrap();
+    let text = base::chain(&error).to_string();
+    assert!(text.contains("no permission to read and write ") && !text.contains('\n'), "{text}");
+    remount("rw");
+    let shutdown = Shutdown::new();
+    let store = SqliteStore::open(&path, SqliteOptions::default(), shutdown.clone()).await.unwrap();
+    write(&*store, 2, 100).await.unwrap();
+    shutdown.cancel();
+    store.closed().await;
+}
