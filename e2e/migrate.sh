@@ -22,7 +22,7 @@ contents() { $K get configmaps,secrets,serviceaccounts,namespaces -A -o json | p
 import json, sys
 for o in json.load(sys.stdin)['items']:
     o['metadata'].pop('resourceVersion'); o['metadata'].pop('managedFields', 0); print(json.dumps(o, sort_keys=True))" | grep -v '"name": "skiff-' | sort; }
-version() { $K get configmaps -A -o json | python3 -c "import json, sys; print(json.load(sys.stdin)['metadata']['resourceVersion'])"; }
+version() { $K get --raw '/api/v1/configmaps?limit=1' | python3 -c "import json, sys; print(json.load(sys.stdin)['metadata']['resourceVersion'])"; }
 
 "$TB/etcd" --name default --data-dir "$DIR/etcd" --log-level error --listen-client-urls "$E" --advertise-client-urls "$E" --listen-peer-urls "$P" \
   --initial-advertise-peer-urls "$P" --initial-cluster "default=$P" >"$DIR/etcd.log" 2>&1 & etcd=$!
@@ -39,7 +39,7 @@ contents > "$DIR/before"; first=$(version)
 check 'revisions are high, as after a crash' '^yes$' sh -c "[ $first -gt 1000000 ] && echo yes"
 refused 'a migration beside a running server' 'stop the server first|another' bash -c 'migrate sqlite etcd'
 down
-migrate sqlite etcd > "$DIR/out" 2>&1 & half=$!
+(exec "$BIN" datastore migrate --config /dev/null --data-dir "$DIR/data" --datastore-endpoint "$E" --from sqlite --to etcd) > "$DIR/out" 2>&1 & half=$!
 for _ in $(seq 400); do "$TB/etcdctl" --endpoints "$E" get skiff/restoring --print-value-only 2>/dev/null | grep -q . && break; sleep 0.02; done
 kill -9 $half 2>/dev/null; wait $half 2>/dev/null
 refused 'a server on half a migration' 'interrupted: run it again' timeout 60 "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" \
