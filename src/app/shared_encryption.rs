@@ -254,7 +254,8 @@ mod tests {
                 shared.writes_arrive = Duration::ZERO;
             }
             let prefixes = || [("secrets".to_owned(), "/registry/secrets/".to_owned())].into();
-            let opened = Encryption::open(&options, &layout, prefixes, store, shared, &SystemClock).await?;
+            let opened =
+                Encryption::open(&options, &layout, prefixes, store, shared, &SystemClock, &Shutdown::new()).await?;
             let opened = opened.context("no encryption")?;
             tokio::spawn(opened.clone().follow(self.shutdown.clone()));
             self.put(&*self.store, &format!("/registry/masterleases/{own}"), "{}").await;
