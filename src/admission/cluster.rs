@@ -25,6 +25,11 @@ impl Cluster {
 
     /// What the API server has.
     pub(crate) async fn live<K: Resource>(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, Status> {
+        // Names come from the user's object, which is validated only later: no object has a name that is not one segment
+        // of a URL path, nor could such a name be asked for.
+        if !is_segment(name) {
+            return Ok(None);
+        }
         Ok(self.client.get_opt::<K>(namespace, name).await.map_err(status)?.map(Arc::new))
     }
 
@@ -71,6 +76,12 @@ impl Cluster {
     }
 }
 
+/// Whether a name is one segment of a URL path and has no escapes (`pchar` of RFC 3986, section 3.3).
+fn is_segment(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
+    !matches!(name, "" | "." | "..") && name.bytes().all(plain)
+}
+
 /// A question that failed, as an answer to the client's own request.
 fn status(error: Error) -> Status {
     match error {
@@ -91,5 +102,20 @@ fn status(error: Error) -> Status {
             Status::new(code, reason, message)
         }
         other => Status::internal(base::chain(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_path_can_carry_are_not_asked_for() {
+        for name in ["gvisor", "a.b-c", "system:node:a", "~"] {
+            assert!(is_segment(name), "{name}");
+        }
+        for name in ["", ".", "..", "a b", "a/b", "a%20b", "a?b", "a#b", "\u{e9}"] {
+            assert!(!is_segment(name), "{name}");
+        }
     }
 }

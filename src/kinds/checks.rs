@@ -25,6 +25,13 @@ pub(crate) fn immutable(errors: &mut ErrorList, path: Path, new: &Value, old: &V
     }
 }
 
+/// Reports a change as declarative validation does (`validate.Immutable`), whose error has no value.
+pub(crate) fn immutable_hidden(errors: &mut ErrorList, path: Path, new: &Value, old: &Value) {
+    if !same(new, old) {
+        errors.push(Error::invalid(path, Value::Null, IMMUTABLE));
+    }
+}
+
 /// Reports a negative number.
 pub(crate) fn non_negative(errors: &mut ErrorList, path: Path, value: &Value) {
     if let Some(number) = value.as_i64() {

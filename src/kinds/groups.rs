@@ -59,8 +59,8 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
     let rules = Rules {
         validate: runtime_class,
         validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
-            crate::checks::immutable(&mut errors, Path::new("handler"), object.at("handler"), old.at("handler"));
+            let mut errors = runtime_class(object);
+            crate::checks::immutable_hidden(&mut errors, Path::new("handler"), object.at("handler"), old.at("handler"));
             errors
         }),
         create_on_update: true,

@@ -9,7 +9,7 @@ use api::field::{Error, ErrorList, Path};
 use api::kind::RequestContext;
 use serde_json::Value;
 
-use crate::checks::immutable;
+use crate::checks::{immutable, immutable_hidden};
 use crate::columns::{age, field, name, string, text};
 use crate::define::Extra;
 use crate::duration::since;
@@ -77,7 +77,7 @@ fn claim() -> Rules {
         },
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
-            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
         validate_status: claim::status,

@@ -6,7 +6,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{csi_driver_name, immutable, invalid_all, node_name, one_of_if_set, qualified_name, subdomain};
+use crate::checks::{csi_driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain};
 use crate::columns::{age, column, name, name_as, string, string_or, text};
 use crate::core::volume;
 use crate::define::Extra;
@@ -40,23 +40,11 @@ fn class() -> Extra {
                 }
             }
         },
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            provisioner(&mut errors, &Path::new("provisioner"), object.text("provisioner"));
-            parameters(&mut errors, object, true);
-            let policy = object.at("reclaimPolicy");
-            if policy.as_str() != Some("") {
-                one_of_if_set(&mut errors, Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
-            }
-            let modes = &["Immediate", "WaitForFirstConsumer"];
-            one_of_if_set(&mut errors, Path::new("volumeBindingMode"), object.at("volumeBindingMode"), modes);
-            topologies(&mut errors, &Path::new("allowedTopologies"), object.array(&["allowedTopologies"]));
-            errors
-        },
+        validate: class_rules,
         validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
-            for member in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-                immutable(&mut errors, Path::new(member), object.at(member), old.at(member));
+            let mut errors = class_rules(object);
+            for member in ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"] {
+                immutable_hidden(&mut errors, Path::new(member), object.at(member), old.at(member));
             }
             errors
         }),
@@ -78,6 +66,21 @@ fn is_default(object: &Object) -> bool {
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
         .iter()
         .any(|key| object.annotation(key) == Some("true"))
+}
+
+/// `ValidateStorageClass`.
+fn class_rules(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    provisioner(&mut errors, &Path::new("provisioner"), object.text("provisioner"));
+    parameters(&mut errors, object, true);
+    let policy = object.at("reclaimPolicy");
+    if policy.as_str() != Some("") {
+        one_of_if_set(&mut errors, Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
+    }
+    let modes = &["Immediate", "WaitForFirstConsumer"];
+    one_of_if_set(&mut errors, Path::new("volumeBindingMode"), object.at("volumeBindingMode"), modes);
+    topologies(&mut errors, &Path::new("allowedTopologies"), object.array(&["allowedTopologies"]));
+    errors
 }
 
 /// `validateProvisioner`.
@@ -181,12 +184,12 @@ fn attachment() -> Extra {
         validate: attached,
         validate_update: Some(|object, old| {
             let mut errors = attached(object);
-            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
         validate_status: |object, old| {
             let mut errors = attached(object);
-            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         },
         unconditional_update: false,

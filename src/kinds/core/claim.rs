@@ -4,7 +4,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{label_selector, one_of_if_set, subdomain};
+use crate::checks::{invalid_all, label_selector, one_of_if_set, subdomain};
 use crate::columns::{age, name, string, string_or, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, Members, amount, child, dig, existing, fill, same};
@@ -93,6 +93,10 @@ pub(crate) fn spec_defaults(spec: &mut Members) {
 
 /// `DropDisabledFields` and `NormalizeDataSources`: the old field knows claims and snapshots only, and the two agree.
 fn data_sources(spec: &mut Members) {
+    // Sources in other namespaces are behind a gate that is off (`CrossNamespaceVolumeDataSource`).
+    if spec.at("dataSourceRef").count("namespace") > 0 {
+        spec.remove("dataSourceRef");
+    }
     let source = spec.at("dataSource");
     let known = matches!(
         (source.text("apiGroup"), source.text("kind")),
@@ -159,9 +163,26 @@ pub(crate) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
         }
         if source.count("apiGroup") == 0 && source.text("kind") != "PersistentVolumeClaim" {
             let text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
-            errors.push(Error::invalid(at, source.text("kind"), text));
+            errors.push(Error::invalid(at.clone(), source.text("kind"), text));
+        }
+        if member == "dataSourceRef" && source.count("namespace") > 0 {
+            let namespace = source.text("namespace");
+            invalid_all(errors, &at.child("namespace"), namespace, api::validation::dns1123_label(namespace, false));
         }
     }
+    let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
+    if !source.is_object() || !reference.is_object() {
+        return;
+    }
+    let text = if reference.count("namespace") > 0 {
+        "may not be specified when dataSourceRef.namespace is specified"
+    } else if ["apiGroup", "kind", "name"].iter().any(|part| source.text(part) != reference.text(part)) {
+        "must match dataSourceRef"
+    } else {
+        return;
+    };
+    // The value that upstream gives is a path of its own, which prints as an empty object.
+    errors.push(Error::invalid(path.clone(), serde_json::json!({}), text));
 }
 
 /// `ValidatePersistentVolumeClaimUpdate`: only growth, a late class and the volume's name.
@@ -177,13 +198,13 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     if !before.has("storageClassName") && before.count("volumeName") == 0 || class(old) == class(object) {
         crate::json::restore(&mut munged, "storageClassName", before);
     }
-    crate::json::restore(&mut munged, "volumeAttributesClassName", before);
     let is_bound = dig(object, &["status", "phase"]).as_str() == Some("Bound");
     let (size, old_size) = (
         amount(new.at("resources").at("requests").at("storage")),
         amount(before.at("resources").at("requests").at("storage")),
     );
     if is_bound {
+        crate::json::restore(&mut munged, "volumeAttributesClassName", before);
         if size < old_size && size < amount(dig(object, &["status", "capacity", "storage"])) {
             let at = at.child("resources").child("requests").child("storage");
             errors.push(Error::forbidden(at, "field can not be less than status.capacity"));
@@ -202,4 +223,42 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         errors.push(Error::forbidden(at, text));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn texts(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn data_sources_agree() {
+        let source = |name: &str| json!({"kind": "PersistentVolumeClaim", "name": name});
+        let check = |reference: Value, expected: &[&str]| {
+            let mut errors = ErrorList::new();
+            let object = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+                "dataSource": source("a"), "dataSourceRef": reference});
+            spec(&mut errors, &Path::new("spec"), &object);
+            assert_eq!(texts(errors), expected);
+        };
+        check(source("a"), &[]);
+        check(source("b"), &["spec: Invalid value: {}: must match dataSourceRef"]);
+        let mut elsewhere = source("a");
+        elsewhere["namespace"] = "other".into();
+        check(
+            elsewhere,
+            &["spec: Invalid value: {}: may not be specified when dataSourceRef.namespace is specified"],
+        );
+    }
+
+    #[test]
+    fn sources_in_other_namespaces_are_dropped() {
+        let value = json!({"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "a", "namespace": "other"}});
+        let mut spec = value.as_object().cloned().unwrap();
+        data_sources(&mut spec);
+        assert!(spec.is_empty(), "{spec:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::checks::immutable;
 use crate::columns::{age, name, text};
@@ -89,6 +89,10 @@ fn validate(object: &Object) -> ErrorList {
             let value = spec.at("scopes").clone();
             errors.push(Error::invalid(at.child("scopes"), value, "unsupported scope"));
         }
+        for _ in spec.entries("hard").filter(|(name, _)| !applies(scope_name, name)) {
+            let text = "unsupported scope applied to resource";
+            errors.push(Error::invalid(at.child("scopes"), spec.at("scopes").clone(), text));
+        }
     }
     let scopes = |a: &str| spec.list("scopes").iter().any(|s| s.as_str() == Some(a));
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
@@ -101,6 +105,10 @@ fn validate(object: &Object) -> ErrorList {
         let name = term.text("scopeName");
         if !SCOPES.contains(&name) {
             errors.push(Error::invalid(at.child("scopeName"), name, "unsupported scope"));
+        }
+        for _ in spec.entries("hard").filter(|(resource, _)| !applies(name, resource)) {
+            let text = "unsupported scope applied to resource";
+            errors.push(Error::invalid(at.clone(), selector_value(spec), text));
         }
         if !matches!(name, "PriorityClass" | "VolumeAttributesClass")
             && SCOPES.contains(&name)
@@ -129,4 +137,65 @@ fn validate(object: &Object) -> ErrorList {
         }
     }
     errors
+}
+
+/// Whether a scope can narrow what is counted of a resource (`IsResourceQuotaScopeValidForResource`); resources that are
+/// not standard ones are left to their owners.
+fn applies(scope: &str, resource: &str) -> bool {
+    if resource.contains('/') || !is_standard(resource) {
+        return true;
+    }
+    let compute = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            resource == "pods" || compute.contains(&resource)
+        }
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    }
+}
+
+/// A scope selector as Go prints the internal type, but for the order of members.
+fn selector_value(spec: &Value) -> Value {
+    let terms = spec.at("scopeSelector").list("matchExpressions").iter();
+    let terms = terms.map(|term| {
+        let values = if term.count("values") == 0 { Value::Null } else { term.at("values").clone() };
+        json!({"ScopeName": term.text("scopeName"), "Operator": term.text("operator"), "Values": values})
+    });
+    json!({ "MatchExpressions": terms.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_narrow_what_they_can_be_counted_by() {
+        for (scope, resource, expected) in [
+            ("BestEffort", "pods", true),
+            ("BestEffort", "cpu", false),
+            ("NotBestEffort", "limits.memory", true),
+            ("Terminating", "services", false),
+            ("PriorityClass", "requests.ephemeral-storage", false),
+            ("VolumeAttributesClass", "requests.storage", true),
+            ("VolumeAttributesClass", "pods", false),
+            ("BestEffort", "count/deployments.apps", true),
+            ("BestEffort", "example.com/thing", true),
+        ] {
+            assert_eq!(applies(scope, resource), expected, "{scope} {resource}");
+        }
+    }
+
+    #[test]
+    fn an_unfit_scope_is_named_for_each_resource() {
+        let object = Object::from_value(json!({"spec": {
+            "hard": {"pods": "1", "services": "1"},
+            "scopeSelector": {"matchExpressions": [{"scopeName": "Terminating", "operator": "Exists"}]},
+        }}));
+        let errors: Vec<String> = validate(&object.unwrap()).iter().map(ToString::to_string).collect();
+        let expected = "spec.scopeSelector.matchExpressions: Invalid value: {\"MatchExpressions\":[{\"Operator\":\
+            \"Exists\",\"ScopeName\":\"Terminating\",\"Values\":null}]}: unsupported scope applied to resource";
+        assert_eq!(errors, [expected]);
+    }
 }
