@@ -248,10 +248,7 @@ mod tests {
         check(source("b"), &["spec: Invalid value: {}: must match dataSourceRef"]);
         let mut elsewhere = source("a");
         elsewhere["namespace"] = "other".into();
-        check(
-            elsewhere,
-            &["spec: Invalid value: {}: may not be specified when dataSourceRef.namespace is specified"],
-        );
+        check(elsewhere, &["spec: Invalid value: {}: may not be specified when dataSourceRef.namespace is specified"]);
     }
 
     #[test]
