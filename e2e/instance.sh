@@ -60,6 +60,8 @@ clean() { # removes the pods of the instance, the containerd that it started, an
   for m in $(awk -v r="$run/" -v d="$DIR/" 'index($2, r) == 1 || index($2, d) == 1 {print $2}' /proc/mounts | sort -r); do
     umount -l "$m" 2>/dev/null || true
   done
+  # a server that was killed leaves pairs whose other end has no pod yet
+  for l in $(ip -o link show master "${NAME}0" 2>/dev/null | awk -F'[ @:]+' '{print $2}'); do ip link del "$l" 2>/dev/null || true; done
   ip link del "${NAME}0" 2>/dev/null || true
   nft delete table ip "${NAME}0" 2>/dev/null || true
   rm -rf "$DIR" "$run"
