@@ -463,11 +463,11 @@ mod tests {
 
     #[test]
     fn flags_are_told_but_no_secrets() {
-        let options = load(&["--token=abc", "--tls-san=a", "--tls-san=b"], "node-name: n\n").unwrap();
+        let options = load(&["--token=abc", "--tls-san=a", "--tls-san=b"], "node-name: box\n").unwrap();
         let flag = |name: &str| options.flags.iter().find(|(flag, _)| flag == name).map(|(_, value)| value.as_str());
         assert_eq!(flag("token"), Some("CLASSIFIED"));
         assert_eq!(flag("tls-san"), Some("a,b"));
-        assert_eq!(flag("node-name"), Some("n"));
+        assert_eq!(flag("node-name"), Some("box"));
         assert_eq!(flag("https-listen-port"), Some("6443"));
     }
 
