@@ -1,6 +1,10 @@
 // load KUBECONFIG: storms on one API server, as JSON: list storms, watch storms and writes by 300 clients, and beside them 1,000 watchers
-// that hardly read. A probe asks /healthz all the time. What is printed: how slow the probe's answers were, what each kind of client got
-// done and how little the least lucky one got, how the slow watchers fared, and the memory of the processes of -pids.
+// that hardly read. The clients are thirty service accounts, so that flow control sees what it would see of workloads. Printed: what each
+// kind of client got done and how little the least lucky one got, how late watchers hear of writes, how the slow watchers fared, and the
+// memory of the processes of -pids.
+//
+// load -probe KUBECONFIG, in a process of its own: asks for the server's health, without credentials as a balancer does, on one kept
+// connection and on new ones by turns, until a line comes on standard input. Prints how slow the answers were.
 package main
 
 import (
@@ -33,6 +37,7 @@ var (
 	objects = flag.Int("objects", 1000, "ConfigMaps")
 	size    = flag.Int("size", 1000, "bytes of each")
 	pids    = flag.String("pids", "", "processes whose memory is summed up, with commas")
+	probe   = flag.Bool("probe", false, "ask for the server's health until standard input says something")
 )
 
 type server struct {
@@ -90,13 +95,97 @@ func (s server) client(h1 bool, buffer int) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
+var stamp = regexp.MustCompile(`"stamp":"([0-9]+)"`)
+
 const maps = "/api/v1/namespaces/load/configmaps"
 
-func (s server) do(ctx context.Context, c *http.Client, method, path string, body []byte) (int, []byte, error) {
+// account is a client's connections and token; without one it is the kubeconfig's user.
+type account struct {
+	*http.Client
+	token string
+}
+
+func (a account) send(request *http.Request) (*http.Response, error) {
+	if a.token != "" {
+		request.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	return a.Do(request)
+}
+
+// anonymous has no certificate to show.
+func (s server) anonymous() server {
+	config := s.tls.Clone()
+	config.Certificates = nil
+	return server{s.url, config}
+}
+
+// token makes a service account that may do everything with ConfigMaps, and a token of it.
+func (s server) token(setup account, name string) string {
+	s.do(context.Background(), setup, "POST", "/api/v1/namespaces/load/serviceaccounts", []byte(`{"metadata":{"name":"`+name+`"}}`))
+	code, text, err := s.do(context.Background(), setup, "POST", "/api/v1/namespaces/load/serviceaccounts/"+name+"/token",
+		[]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"expirationSeconds":3600}}`))
+	var answer struct{ Status struct{ Token string } }
+	if err == nil {
+		err = json.Unmarshal(text, &answer)
+	}
+	if err != nil || answer.Status.Token == "" {
+		must(fmt.Errorf("cannot make a token: %d %s %v", code, text, err))
+	}
+	return answer.Status.Token
+}
+
+// quantile of sorted durations, in milliseconds
+func quantile(times []time.Duration, part float64) float64 {
+	if len(times) == 0 {
+		return 0
+	}
+	return float64(times[int(part*float64(len(times)-1))].Microseconds()) / 1000
+}
+
+func ask(s server) {
+	s = s.anonymous()
+	end := make(chan struct{})
+	go func() { bufio.NewReader(os.Stdin).ReadString('\n'); close(end) }()
+	kept := s.client(true, 0)
+	var times []time.Duration
+	late, broken := 0, 0
+	for n := 0; ; n++ {
+		select {
+		case <-end:
+			sort.Slice(times, func(a, b int) bool { return times[a] < times[b] })
+			text, err := json.Marshal(map[string]any{"asked": len(times), "p50_ms": quantile(times, .5), "p99_ms": quantile(times, .99),
+				"p999_ms": quantile(times, .999), "max_ms": quantile(times, 1), "over_100ms": late, "failed": broken})
+			must(err)
+			fmt.Println(string(text))
+			return
+		default:
+		}
+		c := kept
+		if n%2 == 1 {
+			c = s.client(n%4 == 1, 0)
+		}
+		began := time.Now()
+		code, _, err := s.do(context.Background(), account{c, ""}, "GET", []string{"/healthz", "/livez", "/readyz"}[n%3], nil)
+		took := time.Since(began)
+		if c != kept {
+			c.CloseIdleConnections()
+		}
+		if err != nil || code != 200 {
+			broken++
+		}
+		if took >= 100*time.Millisecond {
+			late++
+		}
+		times = append(times, took)
+		time.Sleep(max(0, 20*time.Millisecond-took))
+	}
+}
+
+func (s server) do(ctx context.Context, c account, method, path string, body []byte) (int, []byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, s.url+path, bytes.NewReader(body))
 	must(err)
 	request.Header.Set("Content-Type", "application/json")
-	answer, err := c.Do(request)
+	answer, err := c.send(request)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -133,6 +222,7 @@ func memory() (int, int) {
 type group struct {
 	name    string
 	done    []int64
+	times   []time.Duration // of the answers
 	errors  atomic.Int64
 	lock    sync.Mutex
 	refused map[string]int
@@ -149,7 +239,20 @@ func (g *group) fail(code int, err error) {
 	}
 }
 
-func (g *group) report() map[string]any {
+func (g *group) took(time time.Duration) {
+	g.lock.Lock()
+	defer g.lock.Unlock()
+	g.times = append(g.times, time)
+}
+
+func (g *group) report(seconds int) map[string]any {
+	sort.Slice(g.times, func(a, b int) bool { return g.times[a] < g.times[b] })
+	starved := 0
+	for _, n := range g.done {
+		if n == 0 {
+			starved++
+		}
+	}
 	sort.Slice(g.done, func(a, b int) bool { return g.done[a] < g.done[b] })
 	total := int64(0)
 	for _, n := range g.done {
@@ -157,7 +260,8 @@ func (g *group) report() map[string]any {
 	}
 	return map[string]any{
 		"clients": len(g.done), "done": total, "least": g.done[0], "median": g.done[len(g.done)/2], "most": g.done[len(g.done)-1],
-		"failed": g.errors.Load(), "failures": g.refused,
+		"failed": g.errors.Load(), "failures": g.refused, "starved": starved, "per_second": float64(total) / float64(seconds),
+		"p50_ms": quantile(g.times, .5), "p99_ms": quantile(g.times, .99),
 	}
 }
 
@@ -165,11 +269,28 @@ func main() {
 	flag.Parse()
 	s := open(flag.Arg(0))
 	background := context.Background()
-	setup := s.client(false, 0)
+	if *probe {
+		ask(s)
+		return
+	}
+	setup := account{s.client(false, 0), ""}
 	s.do(background, setup, "POST", "/api/v1/namespaces", []byte(`{"metadata":{"name":"load"}}`))
-	filling := strings.Repeat("x", *size)
+	s.do(background, setup, "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/load/roles",
+		[]byte(`{"metadata":{"name":"load"},"rules":[{"apiGroups":[""],"resources":["configmaps"],"verbs":["*"]}]}`))
+	s.do(background, setup, "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/load/rolebindings",
+		[]byte(`{"metadata":{"name":"load"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"load"},`+
+			`"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"Group","name":"system:serviceaccounts:load"}]}`))
+	slowToken := s.token(setup, "slow")
+	// Like real ones: not all the same, and not without repetition.
+	filling := func(n int) string {
+		text := ""
+		for part := uint64(n) + 1; len(text) < *size; part = part*6364136223846793005 + 1442695040888963407 {
+			text += fmt.Sprintf("setting-%x: %d, ", part>>48, part>>56)
+		}
+		return text[:*size]
+	}
 	object := func(n int, stamp int64) []byte {
-		return []byte(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c%d"},"data":{"stamp":"%d","filling":"%s"}}`, n, stamp, filling))
+		return []byte(fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c%d"},"data":{"stamp":"%d","filling":"%s"}}`, n, stamp, filling(n)))
 	}
 	for n := 0; n < *objects; n++ {
 		code, text, err := s.do(background, setup, "POST", maps, object(n, 0))
@@ -184,7 +305,7 @@ func main() {
 	start := func(f func()) { wait.Add(1); go func() { defer wait.Done(); f() }() }
 
 	// The slow ones: half over HTTP/1.1, half over HTTP/2, a hundred streams a connection. Each reads 256 bytes a second.
-	var opened, cut atomic.Int64
+	var opened, refused atomic.Int64
 	var shared *http.Client
 	for n := 0; n < *slow; n++ {
 		h1 := n%2 == 0
@@ -198,8 +319,14 @@ func main() {
 		start(func() {
 			for ctx.Err() == nil {
 				request, _ := http.NewRequestWithContext(ctx, "GET", s.url+maps+"?watch=1&resourceVersion=0", nil)
-				answer, err := client.Do(request)
+				answer, err := account{client, slowToken}.send(request)
 				if err != nil {
+					time.Sleep(time.Second)
+					continue
+				}
+				if answer.StatusCode != 200 {
+					answer.Body.Close()
+					refused.Add(1)
 					time.Sleep(time.Second)
 					continue
 				}
@@ -215,7 +342,6 @@ func main() {
 					}
 				}
 				answer.Body.Close()
-				cut.Add(1)
 			}
 		})
 	}
@@ -224,25 +350,6 @@ func main() {
 	}
 	slowOpen := opened.Load()
 
-	// The probe, and the memory.
-	var times []time.Duration
-	late, broken := 0, 0
-	start(func() {
-		client := s.client(true, 0)
-		for ctx.Err() == nil {
-			began := time.Now()
-			code, _, err := s.do(background, client, "GET", "/healthz", nil)
-			took := time.Since(began)
-			if err != nil || code != 200 {
-				broken++
-			}
-			if took >= 100*time.Millisecond {
-				late++
-			}
-			times = append(times, took)
-			time.Sleep(max(0, 20*time.Millisecond-took))
-		}
-	})
 	peak, peakAnonymous := 0, 0
 	start(func() {
 		for ctx.Err() == nil {
@@ -252,21 +359,34 @@ func main() {
 		}
 	})
 
-	// The storm.
-	storm, end := context.WithTimeout(ctx, time.Duration(*seconds)*time.Second)
+	// The storm. Its clients begin together when all have their tokens.
+	storm, end := context.WithCancel(ctx)
 	defer end()
+	var starts []func()
+	var lags []time.Duration
+	var lagLock sync.Mutex
 	third := *clients / 3
 	groups := []*group{}
-	run := func(name string, count int, step func(client *http.Client, n int) (int, error)) {
+	run := func(name string, count int, step func(client account, n int) (int, error)) {
 		g := &group{name: name, done: make([]int64, count), refused: map[string]int{}}
 		groups = append(groups, g)
+		var tokens []string
+		for n := 0; n < 10; n++ {
+			tokens = append(tokens, s.token(setup, fmt.Sprintf("%s-%d", name, n)))
+		}
 		for n := 0; n < count; n++ {
-			client := s.client(false, 0)
-			start(func() {
+			client := account{s.client(false, 0), tokens[n%len(tokens)]}
+			starts = append(starts, func() {
 				for storm.Err() == nil {
+					began := time.Now()
 					code, err := step(client, n)
+					g.took(time.Since(began))
 					switch {
 					case storm.Err() != nil:
+					case err == nil && code == 429:
+						// As client-go does: the server said when to come again.
+						g.fail(code, err)
+						time.Sleep(time.Second)
 					case err != nil || code >= 300:
 						g.fail(code, err)
 						time.Sleep(50 * time.Millisecond)
@@ -277,30 +397,37 @@ func main() {
 			})
 		}
 	}
-	run("lists", third, func(client *http.Client, n int) (int, error) {
+	run("lists", third, func(client account, n int) (int, error) {
 		code, _, err := s.do(storm, client, "GET", maps, nil)
 		return code, err
 	})
-	run("watches", third, func(client *http.Client, n int) (int, error) {
+	run("watches", third, func(client account, n int) (int, error) {
 		// Everything there is, then two seconds of changes.
 		ctx, end := context.WithTimeout(storm, 20*time.Second)
 		defer end()
 		request, _ := http.NewRequestWithContext(ctx, "GET", s.url+maps+"?watch=1&timeoutSeconds=2", nil)
-		answer, err := client.Do(request)
+		answer, err := client.send(request)
 		if err != nil {
 			return 0, err
 		}
 		defer answer.Body.Close()
 		lines := bufio.NewReaderSize(answer.Body, 64<<10)
 		for {
-			if _, err := lines.ReadSlice('\n'); err == io.EOF {
+			line, err := lines.ReadSlice('\n')
+			if err == io.EOF {
 				return answer.StatusCode, nil
 			} else if err != nil && err != bufio.ErrBufferFull {
 				return 0, err
 			}
+			if found := stamp.FindSubmatch(line); found != nil && bytes.HasPrefix(line, []byte(`{"type":"MODIFIED"`)) {
+				written, _ := strconv.ParseInt(string(found[1]), 10, 64)
+				lagLock.Lock()
+				lags = append(lags, time.Since(time.Unix(0, written)))
+				lagLock.Unlock()
+			}
 		}
 	})
-	run("objects", *clients-2*third, func(client *http.Client, n int) (int, error) {
+	run("objects", *clients-2*third, func(client account, n int) (int, error) {
 		path := fmt.Sprintf("%s/c%d", maps, n%*objects)
 		if code, _, err := s.do(storm, client, "GET", path, nil); err != nil || code != 200 {
 			return code, err
@@ -308,23 +435,24 @@ func main() {
 		code, _, err := s.do(storm, client, "PUT", path, object(n%*objects, time.Now().UnixNano()))
 		return code, err
 	})
-	<-storm.Done()
+	for _, client := range starts {
+		start(client)
+	}
+	time.Sleep(time.Duration(*seconds) * time.Second)
+	end()
 	stop()
 	wait.Wait()
 	time.Sleep(3 * time.Second)
 	after, _ := memory()
 
-	sort.Slice(times, func(a, b int) bool { return times[a] < times[b] })
-	at := func(part float64) float64 {
-		return float64(times[int(part*float64(len(times)-1))].Microseconds()) / 1000
-	}
+	sort.Slice(lags, func(a, b int) bool { return lags[a] < lags[b] })
 	result := map[string]any{
-		"healthz":    map[string]any{"asked": len(times), "p50_ms": at(.5), "p99_ms": at(.99), "max_ms": at(1), "over_100ms": late, "failed": broken},
-		"slow":       map[string]any{"open": slowOpen, "opened": opened.Load(), "cut": cut.Load() - slowOpen},
+		"lag":        map[string]any{"events": len(lags), "p50_ms": quantile(lags, .5), "p99_ms": quantile(lags, .99), "max_ms": quantile(lags, 1)},
+		"slow":       map[string]any{"open": slowOpen, "opened": opened.Load(), "cut": max(0, opened.Load()-slowOpen), "refused": refused.Load()},
 		"memory_mib": map[string]any{"before": before, "peak": peak, "after": after, "anonymous_before": beforeAnonymous, "anonymous_peak": peakAnonymous},
 	}
 	for _, g := range groups {
-		result[g.name] = g.report()
+		result[g.name] = g.report(*seconds)
 	}
 	text, err := json.Marshal(result)
 	must(err)

@@ -273,18 +273,18 @@ impl Cache {
             }
             WatchStart::Now => {}
         }
-        let (sender, receiver) = queue::queue();
+        let (sender, receiver) = queue::queue(initial);
         let id = state.next_watcher;
         state.next_watcher += 1;
         state.watchers.insert(id, Slot { selection, sender });
-        Ok(Watcher { initial, receiver, revision: state.revision })
+        Ok(Watcher { receiver, revision: state.revision })
     }
 
     /// The revision that a bookmark may tell this watcher; `None` while changes wait in its queue.
     pub fn bookmark_revision(&self, watcher: &Watcher) -> Option<i64> {
         let mut state = self.state.lock();
         self.drain(&mut state);
-        (watcher.initial.is_empty() && watcher.receiver.is_empty()).then_some(state.revision)
+        watcher.receiver.is_empty().then_some(state.revision)
     }
 
     /// Applies what waits in the feed's queue.

@@ -1,5 +1,7 @@
 //! Where the verbs meet the codecs of `api`: bodies in, documents out.
 
+use std::collections::VecDeque;
+
 use api::codec::protobuf;
 use api::codec::{self, FieldValidation, MediaType};
 use api::kind::KindDef;
@@ -116,10 +118,83 @@ pub fn list_meta_protobuf(meta: &ListMeta) -> Vec<u8> {
     })
 }
 
-pub fn push_list_item(list: &mut Vec<u8>, item: &[u8]) {
-    protobuf::push_list_item(list, item);
-}
-
 pub fn push_watch_frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
     out.extend_from_slice(&protobuf::frame(&protobuf::watch_event(kind, object)));
+}
+
+/// The body of a protobuf list, piece by piece: the envelope says the length of everything before it begins.
+pub struct ListPieces {
+    head: Vec<u8>,
+    items: VecDeque<Bytes>,
+    size: usize,
+    done: bool,
+}
+
+/// What follows the message in `runtime.Unknown`: contentEncoding and contentType, both empty.
+const ENVELOPE_TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
+/// An empty message in it.
+const EMPTY_MESSAGE: &[u8] = &[0x12, 0];
+
+impl ListPieces {
+    /// `items` are messages of the list's items.
+    pub fn new(gvk: &Gvk, meta: &ListMeta, items: VecDeque<Bytes>) -> Self {
+        let meta = list_meta_protobuf(meta);
+        let field = |item: &Bytes| 1 + prost::encoding::encoded_len_varint(item.len() as u64) + item.len();
+        let message: usize = meta.len() + items.iter().map(field).sum::<usize>();
+        let mut head = protobuf::envelope(gvk, &[]);
+        head.truncate(head.len().saturating_sub(EMPTY_MESSAGE.len() + ENVELOPE_TAIL.len()));
+        head.push(EMPTY_MESSAGE[0]);
+        prost::encoding::encode_varint(message as u64, &mut head);
+        let size = head.len() + message + ENVELOPE_TAIL.len();
+        head.extend_from_slice(&meta);
+        Self { head, items, size, done: false }
+    }
+
+    /// Bytes of everything.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The next bytes: about so many, or less at the end.
+    pub fn next_chunk(&mut self, about: usize) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut out = Vec::with_capacity(self.size.min(about.saturating_add(about >> 2)));
+        out.append(&mut self.head);
+        while out.len() < about {
+            let Some(item) = self.items.pop_front() else {
+                out.extend_from_slice(ENVELOPE_TAIL);
+                self.done = true;
+                break;
+            };
+            protobuf::push_list_item(&mut out, &item);
+        }
+        Some(out.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_list_make_what_one_envelope_makes() {
+        let check = |items: &[usize], chunk: usize| {
+            let items: VecDeque<Bytes> = items.iter().map(|size| vec![7; *size].into()).collect();
+            let gvk = Gvk::new("apps", "v1", "DeploymentList");
+            let meta = ListMeta { revision: 42, continue_token: "next".to_owned(), remaining: Some(3) };
+            let mut message = list_meta_protobuf(&meta);
+            items.iter().for_each(|item| protobuf::push_list_item(&mut message, item));
+            let whole = protobuf::envelope(&gvk, &message);
+            let mut pieces = ListPieces::new(&gvk, &meta, items);
+            assert_eq!(pieces.size(), whole.len());
+            let joined: Vec<u8> = std::iter::from_fn(|| pieces.next_chunk(chunk)).flatten().collect();
+            assert_eq!(joined, whole, "{chunk}");
+        };
+        for chunk in [1, 100, usize::MAX] {
+            check(&[], chunk);
+            check(&[0, 1, 200, 20_000, 3], chunk);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 
-use crate::respond::Response;
+use crate::respond::{Response, Turns};
 
 /// Smaller answers go as they are.
 const SIZE_MIN: u64 = 128 << 10;
@@ -32,21 +32,27 @@ pub fn maybe(request: &HeaderMap, response: Response) -> Response {
     parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(CONTENT_LENGTH);
     let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let state = (body.into_data_stream(), Some(encoder));
-    let stream = futures::stream::unfold(state, |(mut body, encoder)| async move {
+    let state = (body.into_data_stream(), Some(encoder), Turns::default());
+    let stream = futures::stream::unfold(state, |(mut body, encoder, mut turns)| async move {
         let mut encoder = encoder?;
         loop {
             let step = match body.next().await {
-                None => return Some((encoder.finish().map(Bytes::from).map_err(axum::Error::new), (body, None))),
-                Some(Err(error)) => return Some((Err(error), (body, None))),
-                Some(Ok(chunk)) => encoder.write_all(&chunk),
+                None => {
+                    let end = encoder.finish().map(Bytes::from).map_err(axum::Error::new);
+                    return Some((end, (body, None, turns)));
+                }
+                Some(Err(error)) => return Some((Err(error), (body, None, turns))),
+                Some(Ok(chunk)) => {
+                    turns.after(chunk.len()).await;
+                    encoder.write_all(&chunk)
+                }
             };
             if let Err(error) = step {
-                return Some((Err(axum::Error::new(error)), (body, None)));
+                return Some((Err(axum::Error::new(error)), (body, None, turns)));
             }
             let out = std::mem::take(encoder.get_mut());
             if !out.is_empty() {
-                return Some((Ok(Bytes::from(out)), (body, Some(encoder))));
+                return Some((Ok(Bytes::from(out)), (body, Some(encoder), turns)));
             }
         }
     });

@@ -60,7 +60,7 @@ pub async fn run(server: Arc<ApiServer>, source: Arc<dyn Definitions>, ready: on
         };
         match watcher {
             Ok(mut watcher) => {
-                follower.begin(std::mem::take(&mut watcher.initial).into()).await;
+                follower.begin(watcher.receiver.take_initial(usize::MAX).into()).await;
                 if let Some(ready) = ready.take() {
                     // Nobody listens any more if the start was given up.
                     let _ = ready.send(());
@@ -302,12 +302,12 @@ impl Removal {
             Err(status) => return listing(status),
         };
         let Ok(stored) = served.stored() else { return Cleanup::Done };
-        let watcher = match self.watch(stored).await {
+        let mut watcher = match self.watch(stored).await {
             Ok(watcher) => watcher,
             Err(status) => return listing(status),
         };
         let mut problems = Vec::new();
-        for event in &watcher.initial {
+        for event in watcher.receiver.take_initial(usize::MAX) {
             if let Err(status) = self.delete(&served, stored, &event.entry).await
                 && !status.is_not_found()
             {

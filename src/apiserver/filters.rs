@@ -24,6 +24,7 @@ use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::respond::{self, Response};
 use crate::router;
+use crate::serve::SendBy;
 use crate::server::ApiServer;
 
 pub mod deadline;
@@ -161,6 +162,7 @@ async fn fenced(
     query: Query,
     warnings: Warnings,
 ) -> Response {
+    let began = Instant::now();
     let (mut parts, body) = request.into_parts();
     let _fence = audited::Fence;
     let user = match identify(&server, &info, &query, &mut parts, &warnings).await {
@@ -187,6 +189,9 @@ async fn fenced(
     };
     let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
     let mut response = served(&server, call, timeout).await;
+    if let Some(timeout) = timeout {
+        response.extensions_mut().insert(SendBy(began + timeout));
+    }
     if let Some(ticket) = ticket {
         flow::mark(&mut response, ticket.schema());
         // What is made while it is sent keeps its seats until it is sent; a watch needs them for its beginning only.

@@ -1,11 +1,9 @@
 //! Turns results into HTTP responses in the agreed form.
 
-use std::sync::Arc;
-
 use api::schema::Schema;
 use api::{Gvk, Object, Status};
 use axum::body::Body;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response as HttpResponse, StatusCode};
 use serde::Deserialize;
@@ -17,11 +15,12 @@ use crate::negotiate::{Accept, Format, Shape};
 use crate::served::{Served, Stored};
 use crate::table::Table;
 
-pub type Response = HttpResponse<Body>;
+mod list;
 
-/// Lists up to this size are sent in one piece with a Content-Length; larger ones are made as they are sent.
-const WHOLE_LIST_MAX: usize = 256 << 10;
-const CHUNK: usize = 64 << 10;
+pub(crate) use list::Turns;
+pub use list::{ListMeta, list};
+
+pub type Response = HttpResponse<Body>;
 
 /// A response with headers that every API answer has.
 pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Body>) -> Response {
@@ -205,148 +204,4 @@ fn partial_protobuf(
     let raw = crate::codec::encode_protobuf(&schema, &object);
     let body = crate::codec::protobuf_envelope(&Gvk::new("meta.k8s.io", version, kind), &raw);
     Ok(bytes(code, Format::Protobuf.media_type(), body))
-}
-
-/// `metadata` of a list.
-pub struct ListMeta {
-    pub revision: i64,
-    pub continue_token: String,
-    pub remaining: Option<usize>,
-}
-
-impl ListMeta {
-    pub fn to_value(&self) -> Value {
-        let mut meta = json!({"resourceVersion": self.revision.to_string()});
-        if !self.continue_token.is_empty() {
-            meta["continue"] = self.continue_token.as_str().into();
-        }
-        if let Some(remaining) = self.remaining {
-            meta["remainingItemCount"] = remaining.into();
-        }
-        meta
-    }
-}
-
-/// A list of stored objects.
-pub fn list(
-    served: &Served,
-    stored: &Stored,
-    accept: Accept,
-    meta: &ListMeta,
-    entries: Vec<Arc<Entry>>,
-    table: impl FnOnce() -> Table,
-) -> Result<Response, Status> {
-    let gvk = &served.def.gvk;
-    match (accept.shape, accept.format, accept.pretty) {
-        (Shape::Table, ..) => {
-            let mut table = table();
-            for entry in &entries {
-                table.push(stored.view.object(entry)?);
-            }
-            return value(200, accept, &table.finish(meta.to_value()));
-        }
-        (Shape::Object, Format::Json, false) => {
-            let head = format!(
-                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-                served.def.list_kind,
-                gvk.api_version(),
-                meta.to_value()
-            );
-            let stored = stored.clone();
-            return Ok(joined(head, entries, move |entry| stored.view.json(entry)));
-        }
-        (Shape::Object, Format::Protobuf, _) => {
-            let mut body = crate::codec::list_meta_protobuf(meta);
-            for entry in &entries {
-                crate::codec::push_list_item(&mut body, &protobuf_of(served, stored, entry)?);
-            }
-            let list_gvk = api::Gvk { kind: served.def.list_kind.clone(), ..gvk.clone() };
-            let body = crate::codec::protobuf_envelope(&list_gvk, &body);
-            return Ok(bytes(200, Format::Protobuf.media_type(), body));
-        }
-        (Shape::PartialMetadata | Shape::PartialMetadataList, Format::Json, false) => {
-            let head = format!(
-                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-                accept.meta_version(),
-                meta.to_value()
-            );
-            let stored = stored.clone();
-            return Ok(joined(head, entries, move |entry| partial_metadata(&stored, entry, accept.beta)));
-        }
-        _ => {}
-    }
-    let partial = accept.shape != Shape::Object;
-    let mut items = Vec::with_capacity(entries.len());
-    for entry in &entries {
-        let json = if partial { partial_metadata(stored, entry, accept.beta)? } else { stored.view.json(entry)? };
-        items.push(serde_json::from_slice::<Value>(&json).map_err(Status::internal)?);
-    }
-    let (kind, version) = if partial {
-        ("PartialObjectMetadataList", accept.meta_version().to_owned())
-    } else {
-        (served.def.list_kind.as_str(), gvk.api_version())
-    };
-    let list = json!({"kind": kind, "apiVersion": version, "metadata": meta.to_value(), "items": items});
-    if accept.format == Format::Protobuf {
-        return partial_protobuf(200, served, accept, "PartialObjectMetadataList", Object::from_value(list));
-    }
-    value(200, accept, &list)
-}
-
-/// `head` + items joined by commas + `]}`; in one piece if small, else made chunk by chunk while it is sent.
-fn joined(
-    head: String,
-    entries: Vec<Arc<Entry>>,
-    json: impl Fn(&Entry) -> Result<Bytes, Status> + Send + 'static,
-) -> Response {
-    let size: usize = entries.iter().map(|e| e.size() + 1).sum();
-    let mut pieces = Pieces { head: Some(head), entries: entries.into_iter(), json, first: true, done: false };
-    let media_type = Format::Json.media_type();
-    if size > WHOLE_LIST_MAX {
-        let stream = futures::stream::iter(std::iter::from_fn(move || pieces.next_chunk(CHUNK)));
-        return bytes(200, media_type, Body::from_stream(stream));
-    }
-    match pieces.next_chunk(usize::MAX) {
-        Some(Ok(body)) => bytes(200, media_type, body),
-        Some(Err(status)) => failure(&status, Accept::JSON),
-        None => bytes(200, media_type, Body::empty()),
-    }
-}
-
-struct Pieces<J> {
-    head: Option<String>,
-    entries: std::vec::IntoIter<Arc<Entry>>,
-    json: J,
-    first: bool,
-    done: bool,
-}
-
-impl<J: Fn(&Entry) -> Result<Bytes, Status>> Pieces<J> {
-    fn next_chunk(&mut self, size: usize) -> Option<Result<Bytes, Status>> {
-        if self.done {
-            return None;
-        }
-        let mut out = BytesMut::new();
-        if let Some(head) = self.head.take() {
-            out.put_slice(head.as_bytes());
-        }
-        while out.len() < size {
-            let Some(entry) = self.entries.next() else {
-                out.put_slice(b"]}");
-                self.done = true;
-                break;
-            };
-            if !std::mem::take(&mut self.first) {
-                out.put_u8(b',');
-            }
-            match (self.json)(&entry) {
-                Ok(bytes) => out.put_slice(&bytes),
-                Err(status) => {
-                    self.done = true;
-                    return Some(Err(status));
-                }
-            }
-        }
-        Some(Ok(out.freeze()))
-    }
 }

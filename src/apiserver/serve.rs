@@ -3,6 +3,8 @@
 //! What a client can make the server hold is bounded: streams a connection, bytes of a body that wait to be read, bytes
 //! of an answer that wait to be sent. Limits are upstream's where it has them (apiserver `server/secure_serving.go`).
 
+mod activity;
+mod lanes;
 mod linger;
 mod remainder;
 
@@ -13,30 +15,36 @@ use std::time::Duration;
 use axum::body::Body;
 use base::{Backoff, Shutdown};
 use http::header::{CONNECTION, EXPECT};
+use http_body::Body as _;
 use http::{HeaderValue, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::auth::ConnectionIdentity;
 use crate::auth::front_proxy::FrontProxy;
 use crate::server::ApiService;
-use linger::Lingering;
+use activity::{Activity, Expired, Sent, Until};
+use lanes::{Next, Place, Streams};
+use linger::{Lingering, Socket};
 use remainder::{Remainder, Rests};
+
+pub(crate) use activity::SendBy;
+pub use lanes::Lanes;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Upstream's `ReadHeaderTimeout`.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 /// How long open requests may take after shutdown was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream's `MaxConcurrentStreams`, where `--http2-max-streams-per-connection` says nothing.
@@ -52,6 +60,12 @@ const HTTP1_BUFFER_BYTES_MAX: usize = 128 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Upstream's `defaultKeepAlivePeriod`: a client that vanished is noticed although nothing is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(180);
+/// Streams that a client has reset and nobody has seen yet: more end the connection, as with a "rapid reset".
+const RESET_STREAMS_MAX: usize = 20;
+/// Streams of one connection that were reset for what the client did wrong; more end it.
+const FAULTY_STREAMS_MAX: usize = 1024;
+/// Answers below this size are gone once they are written.
+const SMALL_ANSWER: u64 = 16 << 10;
 /// First byte of a TLS handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
 
@@ -67,23 +81,41 @@ pub struct Tls {
 }
 
 /// Serves connections until `shutdown`, then lets open requests end. Returns when all connections are closed.
+///
+/// Connections begin on a thread of their own, see [`Lanes`]; the caller's runtime does the rest.
 pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdown: Shutdown) {
+    let main = Handle::current();
+    let (ended, end) = oneshot::channel::<()>();
+    let listener = match listener.into_std() {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot hand over the listening socket"),
+    };
+    let serve = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let lanes = Lanes { front: runtime.handle().clone(), main };
+        runtime.block_on(async {
+            listen_on(TcpListener::from_std(listener)?, tls, service, shutdown, lanes).await;
+            drop(ended);
+            std::io::Result::Ok(())
+        })
+    };
+    let thread = std::thread::Builder::new().name("front".to_owned()).spawn(move || {
+        if let Err(error) = serve() {
+            tracing::error!(%error, "cannot serve connections");
+        }
+    });
+    match thread {
+        // Nothing is sent: it ends.
+        Ok(_) => drop(end.await),
+        Err(error) => tracing::error!(%error, "cannot start the thread that accepts connections"),
+    }
+}
+
+/// [`listen`] on given runtimes; called on the front one.
+pub async fn listen_on(listener: TcpListener, tls: Tls, service: ApiService, shutdown: Shutdown, lanes: Lanes) {
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
-        .max_frame_size(STREAM_WINDOW)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
-        .keep_alive_interval(PING_INTERVAL);
-    let builder = Arc::new(builder);
     let connections = TaskTracker::new();
-    let rests = Rests { tasks: connections.clone(), runtime: Handle::current() };
+    let rests = Rests { tasks: connections.clone(), runtime: lanes.main.clone() };
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
@@ -94,14 +126,13 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
         match accepted {
             Ok((stream, peer)) => {
                 backoff.reset();
-                let service = service.for_peer(peer.ip());
                 let connection = Connection {
                     acceptor: acceptor.clone(),
-                    builder: Arc::clone(&builder),
                     authority: tls.client_authority.clone(),
                     proxies: tls.front_proxy.clone(),
-                    service: service.clone(),
+                    service: service.for_peer(peer.ip()),
                     rests: rests.clone(),
+                    lanes: lanes.clone(),
                     shutdown: shutdown.clone(),
                 };
                 connections.spawn(async move {
@@ -117,24 +148,47 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
             }
         }
     }
+    drop(listener);
     connections.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+    // Each gives itself that long; timers that they made here must not end before them.
+    if tokio::time::timeout(DRAIN_TIMEOUT + Duration::from_secs(1), connections.wait()).await.is_err() {
         tracing::info!(connections = connections.len(), "closing connections with requests under way");
     }
 }
 
+fn builder(streams: Streams) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(streams);
+    // Heads and idle connections are timed by `activity`: hyper has one time for both.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HTTP1_BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
+        .max_frame_size(STREAM_WINDOW)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL);
+    builder
+}
+
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
 struct Connection {
     acceptor: TlsAcceptor,
-    builder: Arc<auto::Builder<TokioExecutor>>,
     authority: CertificateDer<'static>,
     proxies: Option<FrontProxy>,
     service: ApiService,
     rests: Rests,
+    lanes: Lanes,
     shutdown: Shutdown,
 }
 
 impl Connection {
-    async fn serve(self, mut stream: TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn serve(self, mut stream: TcpStream) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
         let mut first = [0u8];
@@ -144,41 +198,92 @@ impl Connection {
                 stream.write_all(answer).await?;
                 return Ok(None);
             }
-            self.acceptor.accept(stream).await.map(Some)
+            self.acceptor.accept(Socket::new(stream)).await.map(Some)
         };
         let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?;
         let Some(stream) = accepted? else { return Ok(()) };
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let identity = ConnectionIdentity::from_chain(chain, &self.authority, self.proxies.as_ref());
-        let (service, rests) = (self.service, self.rests);
+        let place = Place::new(self.lanes.clone());
+        let tasks = self.rests.tasks.clone();
+        let mut talk = Box::pin(self.talk(stream, Arc::clone(&place)));
+        match place.at_front(talk.as_mut()).await {
+            Some(ended) => ended,
+            None => {
+                let rest = async move {
+                    if let Err(error) = talk.await {
+                        tracing::debug!(error = %error, "connection ended with an error");
+                    }
+                };
+                tasks.spawn_on(rest, place.move_to_main());
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything after the handshake.
+    async fn talk(self, stream: TlsStream<Socket>, place: Arc<Place>) -> Result<(), ConnectionError> {
+        let session = stream.get_ref().1;
+        let identity = ConnectionIdentity::from_chain(
+            session.peer_certificates().unwrap_or_default(),
+            &self.authority,
+            self.proxies.as_ref(),
+        );
+        let speaks_http1 = session.alpn_protocol() != Some(b"h2");
+        let activity = Activity::new(speaks_http1);
         let tunnel = Arc::new(AtomicBool::new(false));
-        let stream = Lingering::new(stream, Arc::clone(&tunnel));
+        let heads = speaks_http1.then(|| Arc::clone(&activity));
+        let stream = Lingering::new(stream, Arc::clone(&tunnel), Arc::clone(&place), heads);
+        let streams = Streams::new(self.lanes);
+        let builder = builder(streams.clone());
+        let (service, rests, used) = (self.service, self.rests, Arc::clone(&activity));
         let answer = service_fn(move |request: Request<Incoming>| {
-            let (service, tunnel) = (service.clone(), Arc::clone(&tunnel));
+            let (service, tunnel, place, activity) =
+                (service.clone(), Arc::clone(&tunnel), Arc::clone(&place), Arc::clone(&used));
+            let open = activity.begin();
             let (parts, body) = request.into_parts();
             let is_http1 = parts.version <= Version::HTTP_11;
+            let light = lanes::is_light(parts.uri.path());
+            if !light {
+                place.ask_to_move();
+            }
+            let until = Until::default();
+            if !is_http1 {
+                streams.expect(Next { light, until: Arc::clone(&until) });
+            }
             let (body, cut) = Remainder::new(body, parts.headers.contains_key(EXPECT), rests.clone());
             let mut request = Request::from_parts(parts, Body::new(body));
             request.extensions_mut().insert(identity.clone());
             async move {
+                if is_http1 && !light {
+                    place.settled().await;
+                }
                 let mut response = service.oneshot(request).await?;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     tunnel.store(true, Ordering::Relaxed);
                 } else if is_http1 && cut.load(Ordering::Relaxed) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, std::convert::Infallible>(response)
+                let is_small = response.body().size_hint().upper().is_some_and(|size| size < SMALL_ANSWER);
+                match response.extensions_mut().remove::<SendBy>() {
+                    Some(SendBy(at)) if is_http1 && !is_small => activity.send_by(at),
+                    // Nobody else sets it.
+                    Some(SendBy(at)) if !is_http1 => drop(until.set(at)),
+                    _ => {}
+                }
+                Ok::<_, std::convert::Infallible>(response.map(|body| Sent { body, _open: open }))
             }
         });
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::time::timeout(DRAIN_TIMEOUT, connection).await?
+            () = self.shutdown.cancelled() => {}
+            done = connection.as_mut() => return done,
+            expired = activity.expired() => if expired == Expired::Late {
+                tracing::debug!("an answer was not taken in time");
+                return Ok(());
             }
-            done = connection.as_mut() => done,
         }
+        connection.as_mut().graceful_shutdown();
+        tokio::time::timeout(DRAIN_TIMEOUT, connection).await?
     }
 }

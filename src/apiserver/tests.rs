@@ -4,6 +4,7 @@ mod consistency;
 mod documents;
 mod harness;
 mod identity;
+mod limits;
 mod lists;
 mod objects;
 mod serving;

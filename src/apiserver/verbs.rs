@@ -246,7 +246,7 @@ impl Verb {
                 "items": objects,
             }))
         })?;
-        let response = respond::list(&self.served, stored, self.accept, &meta, entries, || table)?;
+        let response = respond::list(&self.served, stored, self.accept, &meta, entries, || table).await?;
         Ok(crate::compress::maybe(&self.call.parts.headers, response))
     }
 
@@ -336,7 +336,7 @@ impl Verb {
         let gone = stream::iter(entries.into_iter().map(delete)).buffered(DELETIONS_AT_ONCE).try_collect().await?;
         let table = self.table()?;
         let meta = ListMeta { continue_token: String::new(), remaining: None, ..meta };
-        respond::list(&self.served, &stored, self.accept, &meta, gone, || table)
+        respond::list(&self.served, &stored, self.accept, &meta, gone, || table).await
     }
 
     /// `create` of a kind that is only asked (reviews).

@@ -101,7 +101,7 @@ pub async fn run(server: Arc<ApiServer>, shutdown: Shutdown) {
         match watcher {
             Ok(mut watcher) => {
                 tables.mark_unchanged();
-                follower.begin(std::mem::take(&mut watcher.initial).into()).await;
+                follower.begin(watcher.receiver.take_initial(usize::MAX).into()).await;
                 backoff.reset();
                 let mut neighbours = Neighbours::default();
                 loop {
@@ -163,8 +163,8 @@ impl Neighbours {
     /// Namespace and name of a Service that something happened to; `None` if the watch ended.
     async fn next(&mut self) -> Option<(String, String)> {
         let Some((services, slices)) = &mut self.watchers else { return std::future::pending().await };
-        services.initial.clear();
-        slices.initial.clear();
+        drop(services.receiver.take_initial(usize::MAX));
+        drop(slices.receiver.take_initial(usize::MAX));
         loop {
             let (event, is_slice) = tokio::select! {
                 event = services.receiver.recv() => (event, false),

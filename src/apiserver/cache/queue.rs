@@ -26,10 +26,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// What there was when the watch began; taken before `events`.
+    initial: VecDeque<Event>,
     events: VecDeque<Event>,
     bytes: usize,
     /// Nothing is added any more.
     ended: bool,
+    /// … because the watcher was too slow.
+    cut: bool,
     /// Nobody takes anything any more.
     abandoned: bool,
 }
@@ -40,8 +44,10 @@ pub(super) struct Sender(Arc<Shared>);
 /// The watcher's end.
 pub struct Receiver(Arc<Shared>);
 
-pub(super) fn queue() -> (Sender, Receiver) {
-    let shared = Arc::new(Shared { state: Mutex::default(), more: Notify::new() });
+/// `initial` waits in it from the beginning, and is not counted against its limits.
+pub(super) fn queue(initial: VecDeque<Event>) -> (Sender, Receiver) {
+    let state = State { initial, ..State::default() };
+    let shared = Arc::new(Shared { state: Mutex::new(state), more: Notify::new() });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -57,7 +63,8 @@ impl Sender {
         let waiting = state.events.len();
         if waiting > EVENTS_MAX || (state.bytes > BYTES_MAX && waiting > EVENTS_MIN) {
             state.ended = true;
-            let dropped = std::mem::take(&mut state.events);
+            state.cut = true;
+            let dropped = state.empty();
             drop(state);
             self.0.more.notify_one();
             drop(dropped);
@@ -98,13 +105,27 @@ impl Receiver {
         }
     }
 
+    /// The next of the initial events, at most so many.
+    pub fn take_initial(&mut self, most: usize) -> VecDeque<Event> {
+        let mut state = self.0.state.lock();
+        let most = most.min(state.initial.len());
+        let rest = state.initial.split_off(most);
+        std::mem::replace(&mut state.initial, rest)
+    }
+
+    /// Whether the watcher was too slow: what waited is gone.
+    pub fn was_cut(&self) -> bool {
+        self.0.state.lock().cut
+    }
+
     /// The next event if there is one.
     pub fn try_recv(&mut self) -> Option<Event> {
         self.0.state.lock().take()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.state.lock().events.is_empty()
+        let state = self.0.state.lock();
+        state.initial.is_empty() && state.events.is_empty()
     }
 }
 
@@ -112,13 +133,17 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.abandoned = true;
-        let dropped = std::mem::take(&mut state.events);
+        let dropped = state.empty();
         drop(state);
         drop(dropped);
     }
 }
 
 impl State {
+    fn empty(&mut self) -> [VecDeque<Event>; 2] {
+        [std::mem::take(&mut self.initial), std::mem::take(&mut self.events)]
+    }
+
     fn take(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.bytes = self.bytes.saturating_sub(event.entry.size());
@@ -139,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_taken_in_order_and_the_end_comes_last() {
-        let (sender, mut receiver) = queue();
+        let (sender, mut receiver) = queue(VecDeque::new());
         assert!(sender.send(event(1)));
         assert!(sender.send(event(2)));
         assert!(!receiver.is_empty());
@@ -151,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_receiver_is_told() {
-        let (sender, mut receiver) = queue();
+        let (sender, mut receiver) = queue(VecDeque::new());
         let waiting = tokio::spawn(async move { receiver.recv().await.is_some() });
         tokio::task::yield_now().await;
         assert!(sender.send(event(1)));
@@ -161,9 +186,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn initial_events_are_taken_in_parts_and_go_with_the_rest() {
+        let initial: VecDeque<Event> = (0..5).map(|_| event(1)).collect();
+        let held: Vec<Arc<Entry>> = initial.iter().map(|e| Arc::clone(&e.entry)).collect();
+        let (sender, mut receiver) = queue(initial);
+        assert_eq!(receiver.take_initial(2).len(), 2);
+        assert!(!receiver.is_empty());
+        assert!((0..=EVENTS_MAX).any(|_| !sender.send(event(1))), "the queue has no end");
+        assert!(held.iter().all(|entry| Arc::strong_count(entry) == 1), "the queue still holds objects");
+        assert!(receiver.take_initial(10).is_empty() && receiver.was_cut() && receiver.recv().await.is_none());
+    }
+
+    #[tokio::test]
     async fn a_slow_watcher_is_cut_off_and_holds_nothing() {
         let check = async |size: usize, most: usize| {
-            let (sender, mut receiver) = queue();
+            let (sender, mut receiver) = queue(VecDeque::new());
             let entry = event(size);
             let sent = (0..2 * most).take_while(|_| {
                 sender.send(Event { kind: entry.kind, entry: Arc::clone(&entry.entry), previous: None })

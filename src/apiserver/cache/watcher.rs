@@ -1,6 +1,5 @@
 //! One client's watch on a cache.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::entry::{Change, Entry};
@@ -71,7 +70,6 @@ pub(super) struct Slot {
 
 /// The client's end. `receiver` ends when the client was too slow or the cache had to begin again.
 pub struct Watcher {
-    pub initial: VecDeque<Event>,
     pub receiver: Receiver,
     /// The cache's revision when the watch was registered.
     pub revision: i64,

@@ -4,6 +4,9 @@
 //! not read yet. So after everything is written, only the sending half is closed, and the other is read for a bounded
 //! time, until the client closes too (Go's `net/http` `closeWriteAndWait`, `rstAvoidanceDelay`). Connections that became
 //! tunnels (exec, port-forward) close their halves one by one, and do not linger.
+//!
+//! The stream also knows what only a stream can: that the head of a request takes too long, and that its socket has to
+//! follow a connection that moved to another runtime.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,17 +20,100 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
+use super::activity::Activity;
+use super::lanes::Place;
+
 /// Go's `rstAvoidanceDelay`.
 const LINGER: Duration = Duration::from_millis(500);
 /// Bytes that are thrown away meanwhile; then the kernel holds the client back.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
+/// A socket that can be handed to another runtime.
+pub(super) struct Socket(Option<TcpStream>);
+
+impl Socket {
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Some(stream))
+    }
+
+    fn stream(&mut self) -> io::Result<&mut TcpStream> {
+        self.0.as_mut().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+    }
+
+    /// Lets the runtime that polls now tell when there is something to read or room to write.
+    fn register_here(&mut self) -> io::Result<()> {
+        if let Some(stream) = self.0.take() {
+            self.0 = Some(TcpStream::from_std(stream.into_std()?)?);
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.stream()?).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.stream()?).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.stream()?).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream()?).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream()?).poll_shutdown(context)
+    }
+}
+
 /// A connection that lingers when it is shut down.
 pub(super) struct Lingering {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Socket>,
     /// Other protocols are spoken on it.
     tunnel: Arc<AtomicBool>,
     state: State,
+    /// `None`: heads have no time of their own (HTTP/2).
+    heads: Option<Heads>,
+    place: Arc<Place>,
+    /// The socket belongs to the runtime where the connection is polled.
+    settled: bool,
+}
+
+/// The time for the heads of requests.
+struct Heads {
+    activity: Arc<Activity>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Heads {
+    /// Ready when the head that is being sent is late.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.activity.head_deadline() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(context)
+    }
 }
 
 enum State {
@@ -41,8 +127,24 @@ enum State {
 }
 
 impl Lingering {
-    pub fn new(stream: TlsStream<TcpStream>, tunnel: Arc<AtomicBool>) -> Self {
-        Self { stream, tunnel, state: State::Open }
+    /// `heads`: whose heads are timed, see [`Activity`].
+    pub fn new(
+        stream: TlsStream<Socket>,
+        tunnel: Arc<AtomicBool>,
+        place: Arc<Place>,
+        heads: Option<Arc<Activity>>,
+    ) -> Self {
+        let heads = heads.map(|activity| Heads { activity, timer: None });
+        let settled = place.has_moved();
+        Self { stream, tunnel, state: State::Open, heads, place, settled }
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        if !self.settled && self.place.has_moved() {
+            self.settled = true;
+            self.stream.get_mut().0.register_here()?;
+        }
+        Ok(())
     }
 }
 
@@ -52,10 +154,17 @@ impl AsyncRead for Lingering {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.settle()?;
         let (before, room) = (buffer.filled().len(), buffer.remaining());
-        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) else {
+            let Some(heads) = &mut self.heads else { return Poll::Pending };
+            ready!(heads.poll_late(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        };
         if read.is_err() || (room > 0 && buffer.filled().len() == before) {
             self.state = State::Ended;
+        } else if let Some(heads) = &self.heads {
+            heads.activity.bytes_came();
         }
         Poll::Ready(read)
     }
@@ -63,6 +172,7 @@ impl AsyncRead for Lingering {
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.settle()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -71,6 +181,7 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.settle()?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -79,11 +190,13 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.settle()?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.settle()?;
         if this.tunnel.load(Ordering::Relaxed) {
             return Pin::new(&mut this.stream).poll_shutdown(context);
         }

@@ -16,10 +16,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::harness::{Harness, WIDGETS, widget_named};
-use crate::serve::{Tls, listen};
+use crate::serve::{Lanes, Tls, listen, listen_on};
 
-struct Served {
-    harness: Harness,
+pub(super) struct Served {
+    pub harness: Harness,
     address: std::net::SocketAddr,
     connector: TlsConnector,
     listening: JoinHandle<()>,
@@ -28,6 +28,15 @@ struct Served {
 impl Served {
     /// `protocol`: what the client wants to speak, as in ALPN.
     async fn new(protocol: &[u8]) -> Self {
+        Self::start(protocol, false).await
+    }
+
+    /// Everything on the runtime of the test, whose time can be paused.
+    pub async fn on_one_runtime(protocol: &[u8]) -> Self {
+        Self::start(protocol, true).await
+    }
+
+    async fn start(protocol: &[u8], one: bool) -> Self {
         let harness = Harness::new().await;
         let dir = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::load_or_create(dir.path(), "ca", "test-ca", &base::SystemClock).unwrap();
@@ -43,22 +52,26 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = Tls { config: Arc::new(config), client_authority: authority, front_proxy: None };
-        let listening = tokio::spawn(listen(listener, tls, harness.server.service(), harness.shutdown.clone()));
+        let (service, shutdown) = (harness.server.service(), harness.shutdown.clone());
+        let listening = match one {
+            true => tokio::spawn(listen_on(listener, tls, service, shutdown, Lanes::one())),
+            false => tokio::spawn(listen(listener, tls, service, shutdown)),
+        };
         Self { harness, address, connector: TlsConnector::from(Arc::new(client)), listening }
     }
 
-    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         self.connector.connect("localhost".try_into().unwrap(), stream).await
     }
 }
 
-fn head(method: &str, path: &str, more: &str) -> String {
+pub(super) fn head(method: &str, path: &str, more: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n")
 }
 
 /// The head of the next answer and its body, which has a length.
-async fn answer(stream: &mut TlsStream<TcpStream>) -> (String, String) {
+pub(super) async fn answer(stream: &mut TlsStream<TcpStream>) -> (String, String) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.expect("the connection ended before the answer"));
@@ -117,6 +130,29 @@ async fn an_early_answer_leaves_the_other_streams_of_a_connection_alone() {
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{size}");
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&text).contains("Unauthorized"), "{size}");
+    }
+    drop(sender);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_began_with_a_health_check_takes_other_requests() {
+    let served = Served::new(b"http/1.1").await;
+    let mut stream = served.connect().await.unwrap();
+    for path in ["/healthz", "/readyz", WIDGETS, "/livez/ping", WIDGETS] {
+        stream.write_all(head("GET", path, "authorization: Bearer tester\r\n").as_bytes()).await.unwrap();
+        let (head, _) = answer(&mut stream).await;
+        assert!(head.starts_with("http/1.1 200"), "{path}: {head}");
+    }
+    let served = Served::new(b"h2").await;
+    let stream = TokioIo::new(served.connect().await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for path in ["/healthz", WIDGETS, "/readyz", WIDGETS] {
+        let request = Request::get(format!("https://localhost{path}")).header("authorization", "Bearer tester");
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.into_body().collect().await.unwrap();
     }
     drop(sender);
     connection.await.unwrap().unwrap();

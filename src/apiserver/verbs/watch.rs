@@ -1,5 +1,6 @@
 //! Watch: frames the cache's changes for one client (apiserver `endpoints/handlers/watch.go`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,12 @@ use crate::table::{IncludeObject, Table};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Watches without a timeout of their own end after this to twice this, so that they spread over servers.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
-/// Existing objects that are converted together, and so the most that are sent together.
+/// Existing objects that are converted together. Those that are converted here, without a webhook, are taken in smaller
+/// parts: until they are sent a slow client holds them in memory.
 const PREPARED: usize = 500;
-/// Changes that wait are sent together up to this many bytes.
-const BATCH: usize = 64 << 10;
+const TAKEN: usize = 32;
+/// What waits is sent together up to this many bytes.
+const BATCH: usize = 32 << 10;
 
 /// One client's stream of frames.
 pub struct Frames {
@@ -38,6 +41,10 @@ pub struct Frames {
     stored: Stored,
     cache: Arc<Cache>,
     watcher: Watcher,
+    /// Those of the initial events that have been taken and not yet told.
+    initial: VecDeque<Event>,
+    /// There may be more of them.
+    more_initial: bool,
     /// What is looked at only after the conversion by a webhook.
     narrow: Option<Selection>,
     accept: Accept,
@@ -106,6 +113,8 @@ pub async fn open(
         cache: Arc::clone(cache),
         last_bookmark: watcher.revision,
         watcher,
+        initial: VecDeque::new(),
+        more_initial: true,
         narrow,
         accept,
         include,
@@ -130,19 +139,17 @@ impl Frames {
             return None;
         }
         let mut out = BytesMut::new();
-        if !self.watcher.initial.is_empty() {
-            let entries: Vec<Arc<Entry>> =
-                self.watcher.initial.iter().take(PREPARED).map(|e| Arc::clone(&e.entry)).collect();
-            // What cannot be converted is told event by event.
-            let _ = self.stored.view.prepare(&entries).await;
-        }
-        let mut prepared = PREPARED;
-        while out.len() < BATCH && prepared > 0 {
-            prepared -= 1;
-            let Some(event) = self.watcher.initial.pop_front() else { break };
+        while out.len() < BATCH && (self.more_initial || !self.initial.is_empty()) {
+            let Some(event) = self.initial.pop_front() else {
+                if !self.take_initial().await {
+                    self.done = true;
+                    return None;
+                }
+                continue;
+            };
             self.tell(&mut out, event).await;
         }
-        if self.watcher.initial.is_empty() && std::mem::take(&mut self.initial_mark) {
+        if self.initial.is_empty() && !self.more_initial && std::mem::take(&mut self.initial_mark) {
             let revision = self.watcher.revision;
             self.push_bookmark(&mut out, revision, true);
         }
@@ -183,6 +190,22 @@ impl Frames {
                 }
             }
         }
+    }
+
+    /// Takes the next of the initial events; `false`: the watch was cut off, and what it told is not everything.
+    async fn take_initial(&mut self) -> bool {
+        let webhook = self.served.def.custom.as_ref().is_some_and(|c| c.has_webhook());
+        self.initial = self.watcher.receiver.take_initial(if webhook { PREPARED } else { TAKEN });
+        self.more_initial = !self.initial.is_empty();
+        if !self.more_initial && self.watcher.receiver.was_cut() {
+            return false;
+        }
+        if webhook {
+            let entries: Vec<Arc<Entry>> = self.initial.iter().map(|e| Arc::clone(&e.entry)).collect();
+            // What cannot be converted is told event by event.
+            let _ = self.stored.view.prepare(&entries).await;
+        }
+        true
     }
 
     /// Frames an event, if it is one in the version that is asked for. What cannot be converted is told as an error.
