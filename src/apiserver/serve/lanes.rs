@@ -39,9 +39,9 @@ impl Lanes {
 
 /// Whether a request is answered at the front: a health check.
 pub(super) fn is_light(path: &str) -> bool {
-    ["/healthz", "/livez", "/readyz"].iter().any(|known| {
-        path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    ["/healthz", "/livez", "/readyz"]
+        .iter()
+        .any(|known| path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 /// Where one connection is.

@@ -85,8 +85,7 @@ async fn an_answer_that_is_not_taken_is_cut_off() {
     let served = Served::on_one_runtime(b"h2").await;
     large_widgets(&served.harness).await;
     let stream = TokioIo::new(served.connect().await.unwrap());
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let get = |path: &str| {
         let request = Request::get(format!("https://localhost{path}")).header("authorization", "Bearer tester");
