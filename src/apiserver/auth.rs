@@ -7,6 +7,7 @@ pub mod authenticate;
 pub mod bearer;
 pub mod bootstrap;
 pub mod certificate;
+mod config_file;
 mod feed;
 pub mod front_proxy;
 pub mod hooks;

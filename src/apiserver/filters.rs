@@ -13,7 +13,6 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -196,12 +195,7 @@ async fn fenced(
         flow::mark(&mut response, ticket.schema());
         // What is made while it is sent keeps its seats until it is sent; a watch needs them for its beginning only.
         if !is_watch && response.body().size_hint().exact().is_none() {
-            return response.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _ = &ticket;
-                    frame
-                }))
-            });
+            return respond::keep(response, ticket);
         }
     }
     response
@@ -216,12 +210,7 @@ async fn served(server: &Arc<ApiServer>, call: Call, timeout: Option<Duration>) 
         let open = metrics::open(server, &call.info);
         let response = router::dispatch(server, call).await;
         // The request is open as long as its body is being sent.
-        return response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _ = &open;
-                frame
-            }))
-        });
+        return respond::keep(response, open);
     };
     match tokio::time::timeout(timeout, router::dispatch(server, call)).await {
         Ok(response) => response,
@@ -254,7 +243,7 @@ async fn identify(
     audited::begin(server, audited::Arrived { info, received, long_running, warnings }, parts, &user).await?;
     parts.headers.remove(http::header::AUTHORIZATION);
     crate::auth::front_proxy::clear(&mut parts.headers);
-    impersonation::apply(server, user, &attributes(info), parts).await
+    impersonation::apply(server, user, info, parts).await
 }
 
 /// Whether the user may do this; the error is upstream's `ForbiddenStatusError`.

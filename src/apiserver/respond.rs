@@ -6,6 +6,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response as HttpResponse, StatusCode};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -30,6 +31,16 @@ pub fn bytes(code: u16, media_type: &'static str, body: impl Into<Body>) -> Resp
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
+}
+
+/// Keeps a value until the body is sent or given up.
+pub fn keep<T: Send + 'static>(response: Response, kept: T) -> Response {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &kept;
+            frame
+        }))
+    })
 }
 
 pub fn text(code: u16, body: impl Into<String>) -> Response {

@@ -1,4 +1,4 @@
-//! What every room may use: time, shutdown, back-off, error chains, stable hashes, percent-decoding and histograms.
+//! What every room may use: time, shutdown, back-off, error chains, stable hashes, percent-encoding and histograms.
 //!
 //! Nothing here knows Kubernetes, storage or the network.
 
@@ -15,5 +15,5 @@ pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::chain;
 pub use hash::{fnv32a, fnv64a};
 pub use histogram::Histograms;
-pub use percent::percent_decode;
+pub use percent::{percent_decode, percent_encode};
 pub use shutdown::Shutdown;

@@ -38,14 +38,10 @@ fn flow_schema() -> Extra {
         validate: |object| {
             let mut errors = ErrorList::new();
             schema_spec(&mut errors, object);
-            conditions(&mut errors, object);
+            errors.extend(conditions(object));
             errors
         },
-        validate_status: |object, _| {
-            let mut errors = ErrorList::new();
-            conditions(&mut errors, object);
-            errors
-        },
+        validate_status: |object, _| conditions(object),
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -64,7 +60,8 @@ fn flow_schema() -> Extra {
 }
 
 /// Each type of condition once, and none without a type.
-fn conditions(errors: &mut ErrorList, object: &Object) {
+fn conditions(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
     let mut seen: Vec<&str> = Vec::new();
     for (i, condition) in object.array(&["status", "conditions"]).iter().enumerate() {
         let (at, kind) = (Path::new("status").child("conditions").index(i).child("type"), condition.text("type"));
@@ -76,6 +73,7 @@ fn conditions(errors: &mut ErrorList, object: &Object) {
             errors.push(Error::required(at, ""));
         }
     }
+    errors
 }
 
 /// `ValidateFlowSchemaSpec`.
@@ -258,14 +256,10 @@ fn priority_level() -> Extra {
         validate: |object| {
             let mut errors = ErrorList::new();
             level_spec(&mut errors, object);
-            conditions(&mut errors, object);
+            errors.extend(conditions(object));
             errors
         },
-        validate_status: |object, _| {
-            let mut errors = ErrorList::new();
-            conditions(&mut errors, object);
-            errors
-        },
+        validate_status: |object, _| conditions(object),
         ..Rules::GENERIC
     };
     fn or_none(value: &Value) -> Value {

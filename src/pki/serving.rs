@@ -80,6 +80,35 @@ impl ServingCertificate {
     }
 }
 
+/// What every verifier here has in common: the peer proves that it holds the key of its certificate.
+macro_rules! proves_key {
+    ($verifier:ident . $provider:tt) => {
+        fn verify_tls12_signature(
+            &$verifier,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$verifier.$provider.signature_verification_algorithms;
+            verify_tls12_signature(message, cert, signature, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &$verifier,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$verifier.$provider.signature_verification_algorithms;
+            verify_tls13_signature(message, cert, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&$verifier) -> Vec<SignatureScheme> {
+            $verifier.$provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
 /// Accepts every client certificate whose key the peer proves to hold.
 #[derive(Debug)]
 struct ProofOfPossession {
@@ -115,27 +144,7 @@ impl ClientCertVerifier for ProofOfPossession {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    proves_key!(self.provider);
 }
 
 impl ResolvesServerCert for ServingCertificate {
@@ -195,7 +204,7 @@ fn bundle_verifier(bundle: &[u8], provider: Arc<CryptoProvider>) -> Result<Bundl
             Err(rustls::client::VerifierBuilderError::NoRootAnchors) => None,
             Err(error) => return Err(PkiError::Tls(rustls::Error::General(error.to_string()))),
         };
-    Ok(BundleVerifier { webpki, pinned, provider })
+    Ok(BundleVerifier { webpki, pinned, name: None, provider })
 }
 
 /// What a client believes of a service that it asks.
@@ -221,50 +230,8 @@ pub fn remote_client_config(trust: &RemoteTrust<'_>, leaf: Option<&Leaf>) -> Res
     let name = rustls_pki_types::ServerName::try_from(name.to_owned())
         .map_err(|e| PkiError::Tls(rustls::Error::General(e.to_string())))?;
     let provider = Arc::new(default_provider());
-    let verifier = RenamedVerifier { inner: bundle_verifier(trust.bundle, provider.clone())?, name };
+    let verifier = BundleVerifier { name: Some(name), ..bundle_verifier(trust.bundle, provider.clone())? };
     verified_by(Arc::new(verifier), provider, leaf)
-}
-
-/// [`BundleVerifier`] for a server that shows another name than the URL's.
-#[derive(Debug)]
-struct RenamedVerifier {
-    inner: BundleVerifier,
-    name: rustls_pki_types::ServerName<'static>,
-}
-
-impl ServerCertVerifier for RenamedVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &rustls_pki_types::ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
 }
 
 /// A client configuration that takes any server certificate and shows `leaf`, if given.
@@ -313,27 +280,7 @@ impl ServerCertVerifier for Unverified {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    proves_key!(self.0);
 }
 
 /// The usual verification, and certificates that are in the bundle themselves.
@@ -341,6 +288,8 @@ impl ServerCertVerifier for Unverified {
 struct BundleVerifier {
     webpki: Option<Arc<rustls::client::WebPkiServerVerifier>>,
     pinned: Vec<CertificateDer<'static>>,
+    /// The name that the certificate must have, if it is another than the URL's.
+    name: Option<rustls_pki_types::ServerName<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -372,6 +321,7 @@ impl ServerCertVerifier for BundleVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let name = self.name.as_ref().unwrap_or(name);
         if self.pinned.iter().any(|known| known == end_entity) {
             return Self::verify_pinned(end_entity, name, now);
         }
@@ -381,27 +331,7 @@ impl ServerCertVerifier for BundleVerifier {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    proves_key!(self.provider);
 }
 
 fn parse(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {

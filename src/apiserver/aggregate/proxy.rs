@@ -151,16 +151,7 @@ pub(super) fn identify(headers: &mut HeaderMap, user: &UserInfo) {
 
 /// `headerKeyEscape`: what cannot stand in a header's name is percent-encoded.
 fn escape(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        let legal = byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
-        if legal {
-            out.push(char::from(byte));
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-    }
-    out
+    base::percent_encode(key, b"!#$&'*+-.^_`|~")
 }
 
 #[cfg(test)]

@@ -56,6 +56,14 @@ pub struct Throttle {
     pub burst: u32,
 }
 
+impl Throttle {
+    /// The bucket when nothing has been taken.
+    #[allow(clippy::cast_precision_loss, reason = "bursts are far below 2^24")]
+    fn full(&self) -> f32 {
+        self.burst as f32
+    }
+}
+
 impl BatchOptions {
     /// Upstream's defaults for the log.
     pub fn log() -> Self {
@@ -239,17 +247,14 @@ struct Bucket {
 
 impl Bucket {
     fn new(throttle: Throttle) -> Self {
-        #[allow(clippy::cast_precision_loss)]
-        let tokens = throttle.burst as f32;
-        Self { throttle, tokens, filled: Instant::now() }
+        Self { tokens: throttle.full(), throttle, filled: Instant::now() }
     }
 
     async fn take(&mut self) {
         loop {
             let now = Instant::now();
-            #[allow(clippy::cast_precision_loss)]
-            let full = self.throttle.burst as f32;
-            self.tokens = (self.tokens + (now - self.filled).as_secs_f32() * self.throttle.rate).min(full);
+            let refilled = self.tokens + (now - self.filled).as_secs_f32() * self.throttle.rate;
+            self.tokens = refilled.min(self.throttle.full());
             self.filled = now;
             if self.tokens >= 1.0 {
                 self.tokens -= 1.0;

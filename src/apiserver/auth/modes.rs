@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Union;
+use super::config_file::{self, ConfigFile};
 use super::hooks::access::{AccessOptions, AccessWebhook, OnError, compile};
 use crate::remote::{Remote, RemoteError};
 
@@ -54,6 +55,14 @@ struct Configuration {
     api_version: String,
     kind: String,
     authorizers: Vec<Entry>,
+}
+
+impl ConfigFile for Configuration {
+    const KIND: &'static str = "AuthorizationConfiguration";
+
+    fn type_meta(&self) -> (&str, &str) {
+        (&self.api_version, &self.kind)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -102,16 +111,7 @@ impl Mode {
     /// # Errors
     /// Every problem there is.
     pub fn parse_file(text: &str) -> Result<Vec<Self>, ModesError> {
-        let one = |why: String| ModesError::Problems(vec![why]);
-        let read: Configuration = serde_saphyr::from_str(text)
-            .map_err(|e| one(format!("failed decoding: {}", e.to_string().lines().next().unwrap_or_default())))?;
-        let known = ["v1", "v1beta1", "v1alpha1"].map(|version| format!("apiserver.config.k8s.io/{version}"));
-        if !known.contains(&read.api_version) || read.kind != "AuthorizationConfiguration" {
-            return Err(one(format!(
-                "no kind {:?} is registered for version {:?}, expected AuthorizationConfiguration of {}",
-                read.kind, read.api_version, known[0]
-            )));
-        }
+        let read: Configuration = config_file::read(text).map_err(|why| ModesError::Problems(vec![why]))?;
         let mut problems = Vec::new();
         let mut modes = Vec::new();
         if read.authorizers.is_empty() {

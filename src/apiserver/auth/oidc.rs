@@ -175,7 +175,7 @@ impl JwtAuthenticator {
         }
         let time = |claim: &str| claims.get(claim).and_then(Value::as_f64);
         let now = self.clock.now();
-        #[allow(clippy::cast_possible_truncation)]
+        #[allow(clippy::cast_possible_truncation, reason = "seconds; `as` saturates, and what is no time is the epoch")]
         let at = |seconds: f64| Timestamp::from_second(seconds as i64).unwrap_or_default();
         let expires = at(time("exp").unwrap_or_default());
         if now > expires {

@@ -19,7 +19,7 @@ use super::{Warnings, attributes, audit_id};
 use crate::audit::policy::Stage;
 use crate::audit::{Recorder, attempted};
 use crate::request::RequestInfo;
-use crate::respond::Response;
+use crate::respond::{self, Response};
 use crate::server::ApiServer;
 
 tokio::task_local! {
@@ -146,12 +146,7 @@ impl Record {
         }
         self.recorder.reach(Stage::ResponseStarted, self.warnings.annotations()).await;
         let end = End { recorder: self.recorder.clone(), warnings: self.warnings.clone() };
-        response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _ = &end;
-                frame
-            }))
-        })
+        respond::keep(response, end)
     }
 }
 

@@ -11,7 +11,8 @@ use api::{Status, UserInfo};
 use http::HeaderMap;
 use http::request::Parts;
 
-use super::{audited, forbidden};
+use super::{attributes, audited, forbidden};
+use crate::request::RequestInfo;
 use crate::server::ApiServer;
 
 const USER: &str = "impersonate-user";
@@ -26,13 +27,14 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 pub async fn apply(
     server: &ApiServer,
     user: UserInfo,
-    asked: &AuthorizationAttributes,
+    info: &RequestInfo,
     parts: &mut Parts,
 ) -> Result<UserInfo, Status> {
     let Some(wanted) = wanted(&parts.headers)? else { return Ok(user) };
+    let asked = attributes(info);
     let mut first = None;
     for mode in Mode::ALL {
-        match mode.check(server, &user, &wanted, asked).await {
+        match mode.check(server, &user, &wanted, &asked).await {
             Ok(Some(target)) => {
                 if let Some(recorder) = audited::recorder() {
                     recorder.impersonated(&target, &mode.constraint());

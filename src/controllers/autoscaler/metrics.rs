@@ -150,15 +150,7 @@ impl MetricsClient {
 
 /// For a query.
 fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    base::percent_encode(text, b"-._~")
 }
 
 #[derive(Deserialize)]

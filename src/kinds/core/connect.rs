@@ -25,15 +25,7 @@ fn parameters(query: &str) -> Vec<(String, String)> {
 
 /// Go's `url.QueryEscape`.
 fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            b' ' => out.push('+'),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
+    base::percent_encode(text, b"-_.~ ").replace(' ', "+")
 }
 
 fn join(pairs: &[(&str, String)]) -> String {

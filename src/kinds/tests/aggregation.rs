@@ -2,26 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use api::services::{AuthorizationAttributes, Authorizer, Decision, TokenRequest, Tokens};
-use api::{Status, UserInfo};
+use api::UserInfo;
+use api::services::{AuthorizationAttributes, Authorizer, Decision};
 use apiserver::auth::Authenticator;
 use apiserver::auth::front_proxy::{ALLOWED_NAME, FrontProxy};
 use apiserver::serve::Tls;
-use apiserver::{ApiServer, Config};
 use async_trait::async_trait;
-use axum::body::Body;
-use base::{Shutdown, SystemClock};
-use http::{Method, Request};
-use http_body_util::BodyExt;
-use kinds::apiextensions::CustomResources;
+use base::SystemClock;
+use http::Method;
 use pki::{CertificateAuthority, LeafSpec, ServingCertificate};
 use serde_json::{Value, json};
-use storage::{SqliteOptions, SqliteStore};
-use tower::ServiceExt;
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+#[path = "server/running.rs"]
+mod running;
+
+use running::{CRDS, NoTokens, Running};
+
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/ns/widgets";
 
@@ -42,82 +39,23 @@ impl Authorizer for Guard {
     }
 }
 
-#[async_trait]
-impl Tokens for Guard {
-    async fn issue(&self, _: TokenRequest) -> Result<(String, jiff::Timestamp), Status> {
-        Err(Status::internal("no tokens here"))
-    }
-
-    async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
-        Err("no tokens here".to_owned())
-    }
-}
-
-struct Server {
-    server: Arc<ApiServer>,
-    shutdown: Shutdown,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-    }
-}
+struct Server(Running);
 
 impl Server {
     async fn new(front_proxy: Option<pki::Leaf>) -> Self {
-        let dir = tempfile::TempDir::new().unwrap();
-        let shutdown = Shutdown::new();
-        let store =
-            SqliteStore::open(&dir.path().join("db"), SqliteOptions::default(), shutdown.clone()).await.unwrap();
-        let clock: base::SharedClock = Arc::new(SystemClock);
-        let server = ApiServer::new(Config {
-            store,
-            types: kinds::facts::types().clone(),
-            kinds: kinds::all(&kinds::Config {
-                service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-                node_ports: (30000, 32767),
-                cluster_dns: Vec::new(),
-                kubelet_port: 10250,
-            }),
-            authenticator: Arc::new(Authenticator::new(Arc::new(Guard), clock.clone())),
-            authorizer: Arc::new(Guard),
-            tokens: Arc::new(Guard),
-            clock,
-            shutdown: shutdown.clone(),
-            advertise: "127.0.0.1:6443".to_owned(),
-            kubelets: None,
-            documents: Vec::new(),
-            texts: Default::default,
-            seats: 600,
-            front_proxy,
-            flags: Vec::new(),
-        });
-        let (sender, ready) = tokio::sync::oneshot::channel();
-        let definitions = Arc::new(CustomResources { webhooks: None });
-        tokio::spawn(apiserver::extensions::run(server.clone(), definitions, sender, shutdown.clone()));
-        ready.await.unwrap();
-        tokio::spawn(apiserver::aggregate::run(server.clone(), shutdown.clone()));
-        Self { server, shutdown, dir }
+        let authenticator = Authenticator::new(Arc::new(NoTokens), Arc::new(SystemClock));
+        let running = Running::start(Arc::new(authenticator), Arc::new(Guard), front_proxy).await;
+        tokio::spawn(apiserver::aggregate::run(running.server.clone(), running.shutdown.clone()));
+        Self(running)
     }
 
     async fn call(&self, user: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let mut request = Request::new(if body.is_null() { Body::empty() } else { Body::from(body.to_string()) });
-        *request.method_mut() = method;
-        *request.uri_mut() = path.parse().unwrap();
-        request.headers_mut().insert(http::header::CONTENT_TYPE, "application/json".parse().unwrap());
-        request.extensions_mut().insert(UserInfo::new(user, &[]));
-        let answer = tokio::time::timeout(Duration::from_secs(20), self.server.service().oneshot(request));
-        let (parts, body) = answer.await.expect("no answer in time").unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let value = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
-        (parts.status.as_u16(), value)
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.0.call(user, method, path, "application/json", body).await
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        self.call("tester", Method::GET, path, &Value::Null).await
+        self.0.get(path).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> Value {
@@ -126,29 +64,14 @@ impl Server {
         value
     }
 
-    /// Asks until the answer is as wanted.
     async fn until(&self, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
-        let last = std::sync::Mutex::new((0, Value::Null));
-        let asking = async {
-            loop {
-                let (code, value) = self.get(path).await;
-                if wanted(code, &value) {
-                    return value;
-                }
-                *last.lock().unwrap() = (code, value);
-                tokio::task::yield_now().await;
-            }
-        };
-        match tokio::time::timeout(Duration::from_secs(30), asking).await {
-            Ok(value) => value,
-            Err(_) => panic!("{path} did not become as wanted: {:#?}", last.lock().unwrap()),
-        }
+        self.0.until(path, wanted).await
     }
 
     /// Listens on a port of its own, for clients of a front proxy.
     async fn listen(&self, name: &str, proxies: &CertificateAuthority) -> (SocketAddr, String) {
-        let load =
-            |name: &str| CertificateAuthority::load_or_create(self.dir.path(), name, name, &SystemClock).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let load = |name: &str| CertificateAuthority::load_or_create(dir.path(), name, name, &SystemClock).unwrap();
         let (authority, clients) = (load("serving-ca"), load("client-ca"));
         let leaf = authority.issue(&LeafSpec::server("api", vec![name.to_owned()]), &SystemClock).unwrap();
         let front_proxy =
@@ -162,7 +85,7 @@ impl Server {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(apiserver::serve::listen(listener, tls, self.server.service(), self.shutdown.clone()));
+        tokio::spawn(apiserver::serve::listen(listener, tls, self.0.server.service(), self.0.shutdown.clone()));
         (address, authority.cert_pem().to_owned())
     }
 

@@ -1,22 +1,19 @@
 //! Custom resource definitions against a real server and a real store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use api::services::{AuthorizationAttributes, Authorizer, Decision, TokenRequest, Tokens};
+use api::services::{AuthorizationAttributes, Authorizer, Decision};
 use api::{Status, UserInfo};
-use apiserver::{ApiServer, Authenticate, Config};
+use apiserver::Authenticate;
 use async_trait::async_trait;
-use axum::body::Body;
-use base::{Shutdown, SystemClock};
-use http::{Method, Request};
-use http_body_util::BodyExt;
-use kinds::apiextensions::CustomResources;
+use http::Method;
 use serde_json::{Value, json};
-use storage::{SqliteOptions, SqliteStore};
-use tower::ServiceExt;
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+#[path = "server/running.rs"]
+mod running;
+
+use running::{CRDS, Running};
+
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/ns/widgets";
 
 struct AllowAll;
@@ -39,82 +36,19 @@ impl Authenticate for AllowAll {
     }
 }
 
-#[async_trait]
-impl Tokens for AllowAll {
-    async fn issue(&self, _: TokenRequest) -> Result<(String, jiff::Timestamp), Status> {
-        Err(Status::internal("no tokens here"))
-    }
-
-    async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
-        Err("no tokens here".to_owned())
-    }
-}
-
-struct Harness {
-    server: Arc<ApiServer>,
-    shutdown: Shutdown,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Harness {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-    }
-}
+struct Harness(Running);
 
 impl Harness {
     async fn new() -> Self {
-        let dir = tempfile::TempDir::new().unwrap();
-        let shutdown = Shutdown::new();
-        let store =
-            SqliteStore::open(&dir.path().join("db"), SqliteOptions::default(), shutdown.clone()).await.unwrap();
-        let server = ApiServer::new(Config {
-            store,
-            types: Arc::clone(kinds::facts::types()),
-            kinds: kinds::all(&kinds::Config {
-                service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-                node_ports: (30000, 32767),
-                cluster_dns: Vec::new(),
-                kubelet_port: 10250,
-            }),
-            authenticator: Arc::new(AllowAll),
-            authorizer: Arc::new(AllowAll),
-            tokens: Arc::new(AllowAll),
-            clock: Arc::new(SystemClock),
-            shutdown: shutdown.clone(),
-            advertise: "127.0.0.1:6443".to_owned(),
-            kubelets: None,
-            documents: Vec::new(),
-            texts: Default::default,
-            seats: 600,
-            front_proxy: None,
-            flags: Vec::new(),
-        });
-        let (sender, ready) = tokio::sync::oneshot::channel();
-        let definitions = Arc::new(CustomResources { webhooks: None });
-        tokio::spawn(apiserver::extensions::run(server.clone(), definitions, sender, shutdown.clone()));
-        ready.await.unwrap();
-        Self { server, shutdown, _dir: dir }
+        Self(Running::start(Arc::new(AllowAll), Arc::new(AllowAll), None).await)
     }
 
     async fn call(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> (u16, Value) {
-        let mut request = Request::new(Body::from(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = path.parse().unwrap();
-        if !content_type.is_empty() {
-            request.headers_mut().insert(http::header::CONTENT_TYPE, content_type.parse().unwrap());
-        }
-        request.extensions_mut().insert(UserInfo::new("tester", &[]));
-        let answer = tokio::time::timeout(Duration::from_secs(20), self.server.service().oneshot(request));
-        let (parts, body) = answer.await.expect("no answer in time").unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let value = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
-        (parts.status.as_u16(), value)
+        self.0.call("tester", method, path, content_type, body).await
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        self.call(Method::GET, path, "", Vec::new()).await
+        self.0.get(path).await
     }
 
     #[track_caller]
@@ -135,21 +69,8 @@ impl Harness {
         self.call(Method::PATCH, path, kind, body.to_string().into_bytes()).await
     }
 
-    /// Asks until the answer is as wanted.
     async fn until(&self, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
-        let asking = async {
-            loop {
-                let (code, value) = self.get(path).await;
-                if wanted(code, &value) {
-                    return value;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        match tokio::time::timeout(Duration::from_secs(30), asking).await {
-            Ok(value) => value,
-            Err(_) => panic!("{path} did not become as wanted: {:#}", self.get(path).await.1),
-        }
+        self.0.until(path, wanted).await
     }
 
     async fn define(&self, crd: &Value) {

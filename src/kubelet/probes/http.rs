@@ -1,6 +1,6 @@
 //! Probing and hooks by HTTP (upstream `pkg/probe/http`).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{Request, Uri, header};
@@ -97,7 +97,7 @@ pub async fn get(target: &Target, agent: &str) -> Result<Answer, String> {
         return exchange(stream, target, agent).await.map_err(fail);
     }
     let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|e| fail(e.to_string()))?;
-    let connector = tokio_rustls::TlsConnector::from(trusting());
+    let connector = tokio_rustls::TlsConnector::from(TRUSTING.clone().map_err(fail)?);
     let stream = connector.connect(name, stream).await.map_err(|e| fail(e.to_string()))?;
     exchange(stream, target, agent).await.map_err(fail)
 }
@@ -198,57 +198,8 @@ fn redirect(from: &Target, location: &str) -> Option<Target> {
 }
 
 /// Upstream's probes don't verify certificates: the probed is the pod, whoever signed for it.
-fn trusting() -> Arc<rustls::ClientConfig> {
-    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    CONFIG
-        .get_or_init(|| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let verifier = Arc::new(TrustAll(provider.clone()));
-            let builder = rustls::ClientConfig::builder_with_provider(provider)
-                .with_protocol_versions(rustls::ALL_VERSIONS)
-                .unwrap_or_else(|_| rustls::ClientConfig::builder());
-            Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-        })
-        .clone()
-}
-
-#[derive(Debug)]
-struct TrustAll(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for TrustAll {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &rustls::pki_types::CertificateDer<'_>,
-        _intermediates: &[rustls::pki_types::CertificateDer<'_>],
-        _server_name: &rustls::pki_types::ServerName<'_>,
-        _ocsp: &[u8],
-        _now: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
+static TRUSTING: LazyLock<Result<Arc<rustls::ClientConfig>, String>> =
+    LazyLock::new(|| pki::serving::unverified_client_config(None).map(Arc::new).map_err(|e| e.to_string()));
 
 #[cfg(test)]
 mod tests {

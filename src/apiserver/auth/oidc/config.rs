@@ -9,6 +9,7 @@ use api::validation::domain_prefixed_path;
 use serde::Deserialize;
 
 use super::claims::{self, Mapping, Rule, Source};
+use crate::auth::config_file::{self, ConfigFile};
 
 /// Who may come without credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -46,6 +47,14 @@ pub struct Configuration {
     kind: String,
     pub jwt: Vec<Jwt>,
     pub anonymous: Option<Anonymous>,
+}
+
+impl ConfigFile for Configuration {
+    const KIND: &'static str = "AuthenticationConfiguration";
+
+    fn type_meta(&self) -> (&str, &str) {
+        (&self.api_version, &self.kind)
+    }
 }
 
 /// One identity provider.
@@ -127,17 +136,7 @@ impl Configuration {
     /// # Errors
     /// [`Problems`] with one entry. What its parts say is checked by [`Self::compile`].
     pub fn parse(text: &str) -> Result<Self, Problems> {
-        let one = |why: String| Problems(vec![why]);
-        let read: Self = serde_saphyr::from_str(text)
-            .map_err(|e| one(format!("failed decoding: {}", e.to_string().lines().next().unwrap_or_default())))?;
-        let known = ["v1", "v1beta1", "v1alpha1"].map(|version| format!("apiserver.config.k8s.io/{version}"));
-        if !known.contains(&read.api_version) || read.kind != "AuthenticationConfiguration" {
-            return Err(one(format!(
-                "no kind {:?} is registered for version {:?}, expected AuthenticationConfiguration of {}",
-                read.kind, read.api_version, known[0]
-            )));
-        }
-        Ok(read)
+        config_file::read(text).map_err(|why| Problems(vec![why]))
     }
 
     /// Compiles every provider. `own_issuers` are the API server's, which no provider may have.
