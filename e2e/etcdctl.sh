@@ -2,7 +2,8 @@
 # etcdctl.sh [WORKDIR]: runs the same etcdctl commands against a real etcd and against the store's etcd interface, side
 # by side, and compares what they print and how they end. Ids, ports, sizes and times are made equal first. A difference
 # must be listed here with its reason (`differs`); one that is listed and is none any more fails as well.
-# SHIM: the program that serves a database (cargo build -p storage --example etcd). KIT_WORK/bin: etcd and etcdctl.
+# SHIM: the program that serves a database (cargo build -p storage --example etcd). KIT_WORK/bin: etcd, etcdctl and etcdutl
+# (e2e/kit/build-tools.sh tools).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kit=${KIT_WORK:-/var/tmp/k8s-kit}/bin
@@ -161,6 +162,51 @@ differs "etcd answers with a hash that it remembers from its last compactions, t
 same move-leader 123; same move-leader; same downgrade validate 3.5; same downgrade validate 3.6; same downgrade validate 3.4; same downgrade validate x; same downgrade cancel
 same downgrade validate; same downgrade enable 3.3; same auth status; same auth status -w json
 same snapshot save @DIR@/snap; same snapshot save
+
+# --- snapshots: a real etcd goes on from ours, with all that the store has ------------------------------------------------
+# carried ENDPOINT NAME: takes a snapshot there, restores it with etcdutl, starts an etcd on it and compares what both have to say.
+carried() {
+  local from=$1 name=$2 restored=127.0.0.1:$((${REAL_PORT:-23790} + 6)) restored_peer=127.0.0.1:$((${REAL_PORT:-23790} + 7)) pid newest oldest bad=0
+  "$kit/etcdctl" --endpoints "$from" snapshot save "$work/$name.snapshot" >/dev/null 2>&1 || { echo "no snapshot of $name"; failed=$((failed + 1)); return; }
+  "$kit/etcdutl" snapshot status "$work/$name.snapshot" -w json >"$work/$name.status" 2>&1 || { cat "$work/$name.status"; bad=1; }
+  "$kit/etcdutl" snapshot restore "$work/$name.snapshot" --data-dir "$work/$name.restored" --name "$name" --initial-cluster "$name=http://$restored_peer" \
+    --initial-advertise-peer-urls "http://$restored_peer" >"$work/$name.restore" 2>&1 || { tail -3 "$work/$name.restore"; bad=1; }
+  "$kit/etcd" --name "$name" --data-dir "$work/$name.restored" --listen-client-urls "http://$restored" --advertise-client-urls "http://$restored" \
+    --listen-peer-urls "http://$restored_peer" --initial-advertise-peer-urls "http://$restored_peer" --initial-cluster "$name=http://$restored_peer" \
+    --log-level error >"$work/$name.log" 2>&1 & pid=$!
+  ready "$restored"
+  at() { timeout 10 "$kit/etcdctl" --endpoints "$@" 2>&1 | grep -v '^{"level"' | sed -E -e "s/$from|$restored/ENDPOINT/g" -e 's/"(cluster_id|member_id|raft_term)":[0-9]+,?//g' \
+    -e 's/remaining\([0-9]+s\)/remaining(T)/' -e 's#"/d/leased" "/e/leased"#LEASED#'; }
+  newest=$("$kit/etcdctl" --endpoints "$from" get x -w json | grep -o '"revision":[0-9]*' | cut -d: -f2)
+  oldest=$("$kit/etcdctl" --endpoints "$from" endpoint hashkv -w json | grep -o '"compact_revision":[0-9]*' | cut -d: -f2)
+  grep -q "\"revision\":$newest," "$work/$name.status" || [ "$name" != history ] || { echo "the snapshot is at another revision than $newest: $(cat "$work/$name.status")"; bad=1; }
+  local questions=('get "" --prefix -w json' "get '' --prefix -w json --rev $((newest - 3))" "get '' --prefix --rev 1" 'lease list')
+  # What was in the memory of a store that was killed has no history any more; etcd knows that of all keys or of none.
+  [ "$name" = killed ] || questions+=("get '' --prefix -w json --rev ${oldest:-1}" "endpoint hashkv --rev $newest" "endpoint hashkv --rev $((newest - 2))")
+  for question in "${questions[@]}"; do
+    diff <(eval "at $from $question") <(eval "at $restored $question") >"$work/$name.diff" || { echo "DIFFERENT after a restore: etcdctl $question"; head -5 "$work/$name.diff" | cut -c1-300; bad=1; }
+    compared=$((compared + 1))
+  done
+  events() { timeout 5 "$kit/etcdctl" --endpoints "$1" watch "" --prefix --rev "$((oldest > newest - 40 ? oldest : newest - 40))" 2>/dev/null | cut -c1-100; }
+  [ "$name" = killed ] || diff <(events "$from") <(events "$restored") >"$work/$name.diff" || { echo "DIFFERENT after a restore: events"; head -5 "$work/$name.diff"; bad=1; }
+  # It can be written to, and emptied: the pages are as bbolt wants them.
+  for n in $(seq 200); do printf 'put more%s %s\n' "$n" "$n"; done | { echo; head -120; echo; echo; } | "$kit/etcdctl" --endpoints "$restored" txn >/dev/null 2>&1 || bad=1
+  "$kit/etcdctl" --endpoints "$restored" del "" --prefix >/dev/null && "$kit/etcdctl" --endpoints "$restored" compaction --physical "$((newest + 2))" >/dev/null || bad=1
+  "$kit/etcdctl" --endpoints "$restored" defrag >/dev/null || { echo "defrag of the restored member"; bad=1; }
+  kill "$pid"; wait "$pid" 2>/dev/null
+  grep -hE '"level":"(fatal|panic)"|^panic' "$work/$name.log" && bad=1
+  failed=$((failed + bad)); [ $bad = 1 ] || echo "restored: a real etcd goes on from $name at revision $newest"
+}
+carried "$ours" history
+
+# The same of a store with keys in memory that was killed: revisions were skipped, and nothing is left of the newest.
+crashed=127.0.0.1:$((${SHIM_PORT:-23792} + 10)); "$shim" "$work/crashed.db" "$crashed" /e/ >"$work/crashed.log" 2>&1 & crash=$!
+ready "$crashed"; on() { "$kit/etcdctl" --endpoints "$crashed" "$@" >/dev/null; }
+for n in $(seq 20); do on put "/d/$((n % 6))" "$n"; on put "/e/$((n % 4))" "$n"; done; on del /d/3; on del /e/1; on compaction 25
+id=$("$kit/etcdctl" --endpoints "$crashed" lease grant 600 | awk '{print $2}'); on put /d/leased 1 --lease="$id"; on put /e/leased 1 --lease="$id"
+carried "$crashed" memory
+kill -9 $crash; wait $crash 2>/dev/null; "$shim" "$work/crashed.db" "$crashed" /e/ >"$work/crashed.log" 2>&1 & pids+=($!)
+ready "$crashed"; carried "$crashed" killed
 
 # --- lock, elect, mirror -------------------------------------------------------------------------------------------------
 same lock mine true; same lock mine sh -c 'exit 3'; same lock mine -- sh -c 'echo "$ETCD_LOCK_KEY $ETCD_LOCK_REV"'; same lock mine --ttl 5 true; LIMIT=3 same lock other

@@ -2,6 +2,7 @@
 //!
 //! Never sees a Kubernetes type: keys and values are bytes.
 
+pub mod bolt;
 pub mod encryption;
 pub mod etcd;
 pub mod etcd_grpc;

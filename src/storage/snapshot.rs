@@ -1,6 +1,7 @@
 //! Snapshots of a whole store, the same for every engine: made online through the [`Store`] contract, as of one
 //! revision, and put back into a database file or a running cluster.
 
+mod etcd_source;
 mod file;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,8 @@ mod check;
 mod checkpoint;
 mod compact;
 mod ephemeral;
+mod etcd_file;
+mod etcd_form;
 mod expiry;
 mod hash;
 mod history;

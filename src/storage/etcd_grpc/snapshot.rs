@@ -1,7 +1,6 @@
-//! Maintenance.Snapshot: the bytes of a copy of the database, then their SHA-256, as etcd sends its own.
+//! Maintenance.Snapshot: the store as a file of etcd's storage engine, then its SHA-256, as etcd sends its own.
 //!
-//! The file that `etcdctl snapshot save` writes is an SQLite database with 32 bytes at its end; copied to the place of
-//! the database it is a backup restored.
+//! What `etcdctl snapshot save` writes is a snapshot like any other: `etcdutl snapshot restore` makes a member of it.
 
 use std::pin::Pin;
 
@@ -29,7 +28,7 @@ struct Rest {
 }
 
 pub(super) async fn snapshot(service: &Service) -> Result<Blobs, Status> {
-    let (file, size) = service.store.snapshot().await.map_err(status)?;
+    let (file, size) = service.store.etcd_file().await.map_err(status)?;
     let rest = Rest { file: File::from_std(file), left: size, hash: Some(Sha256::new()) };
     let blobs = stream::unfold(rest, |mut rest| async move {
         let message = rest.next().await.transpose()?;
@@ -47,7 +46,7 @@ impl Rest {
         let blob = if self.left > 0 {
             let mut blob = vec![0; BLOB_BYTES.min(usize::try_from(self.left).unwrap_or(BLOB_BYTES))];
             self.file.read_exact(&mut blob).await.map_err(|error| {
-                tracing::error!(%error, "could not read the copy of the database");
+                tracing::error!(%error, "could not read the snapshot");
                 Status::unknown(format!("etcdserver: cannot read the snapshot: {error}"))
             })?;
             if let Some(hash) = &mut self.hash {

@@ -1,7 +1,7 @@
 //! The form of a snapshot: a line that names it, compressed records, and the SHA-256 of everything before it.
 //!
 //! Numbers are big-endian. A record is a byte that says what it is, the length of its content in four bytes, and the
-//! content. Nothing in the form depends on an engine.
+//! content. Nothing in the form depends on an engine. Snapshots of etcd's own form are read as well ([`super::etcd_source`]).
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -12,6 +12,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::etcd_source::{EtcdSource, has_hash};
+use crate::bolt::BoltError;
 use crate::store::{KeyValue, LeaseId, Revision};
 
 const MAGIC: &[u8] = b"skiff-snapshot 1\n";
@@ -40,6 +42,17 @@ pub enum SnapshotError {
     Foreign { path: PathBuf },
     #[error("{path} is damaged: {why}")]
     Damaged { path: PathBuf, why: &'static str },
+    #[error("cannot read the etcd snapshot {path}")]
+    Etcd {
+        path: PathBuf,
+        #[source]
+        source: BoltError,
+    },
+    #[error(
+        "{path} is a file of an etcd member and has no hash at its end, so that nobody can say whether it is whole: \
+         take a snapshot with `etcdctl snapshot save`"
+    )]
+    NoHash { path: PathBuf },
 }
 
 /// What a snapshot says of itself.
@@ -178,12 +191,26 @@ impl Drop for SnapshotWriter {
     }
 }
 
+pub(super) fn damaged(path: &Path, why: &'static str) -> SnapshotError {
+    SnapshotError::Damaged { path: path.to_owned(), why }
+}
+
 fn failed(step: &'static str, path: &Path, source: io::Error) -> SnapshotError {
     SnapshotError::File { step, path: path.to_owned(), source }
 }
 
-/// Reads a snapshot. Blocks.
+/// Reads a snapshot, of this form or of etcd's. Blocks.
 pub struct SnapshotReader {
+    source: Source,
+}
+
+enum Source {
+    Own(OwnSource),
+    Etcd(Box<EtcdSource>),
+}
+
+/// A snapshot of this form.
+struct OwnSource {
     path: PathBuf,
     header: SnapshotHeader,
     decoder: zstd::Decoder<'static, BufReader<io::Take<File>>>,
@@ -194,15 +221,73 @@ pub struct SnapshotReader {
 impl SnapshotReader {
     /// Opens a snapshot, reading no more than its header.
     pub fn open(path: &Path) -> Result<Self, SnapshotError> {
-        let foreign = || SnapshotError::Foreign { path: path.to_owned() };
-        let mut file = File::open(path).map_err(|source| failed("read", path, source))?;
-        let length = file.metadata().map_err(|source| failed("read", path, source))?.len();
-        let mut magic = [0; MAGIC.len()];
-        let content = length.checked_sub((MAGIC.len() + HASH_LEN) as u64).ok_or_else(foreign)?;
-        file.read_exact(&mut magic).map_err(|source| failed("read", path, source))?;
-        if magic != MAGIC {
-            return Err(foreign());
+        let read = |source| failed("read", path, source);
+        let mut file = File::open(path).map_err(read)?;
+        let meta = file.metadata().map_err(read)?;
+        let mut magic = Vec::with_capacity(MAGIC.len());
+        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(read)?;
+        let source = if magic == MAGIC {
+            Source::Own(OwnSource::open(path, file, meta.len())?)
+        } else {
+            let created = meta.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            let created = created.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default();
+            let opened = EtcdSource::open(path, file, meta.len(), created)?;
+            let opened = opened.ok_or_else(|| SnapshotError::Foreign { path: path.to_owned() })?;
+            Source::Etcd(Box::new(opened))
+        };
+        Ok(Self { source })
+    }
+
+    /// Opens a snapshot after reading all of it to check its hash.
+    pub fn open_checked(path: &Path) -> Result<Self, SnapshotError> {
+        let mut reader = Self::open(path)?;
+        let is_etcd = matches!(reader.source, Source::Etcd(_));
+        let read = || -> io::Result<Option<bool>> {
+            let mut file = File::open(path)?;
+            let length = file.metadata()?.len();
+            if is_etcd && !has_hash(length) {
+                return Ok(None);
+            }
+            let content = length.saturating_sub(HASH_LEN as u64);
+            let mut hash = Sha256::new();
+            io::copy(&mut (&file).take(content), &mut hash)?;
+            let mut wanted = [0; HASH_LEN];
+            file.seek(SeekFrom::Start(content))?;
+            file.read_exact(&mut wanted)?;
+            Ok(Some(hash.finalize()[..] == wanted))
+        };
+        match read().map_err(|source| failed("read", path, source))? {
+            None => return Err(SnapshotError::NoHash { path: path.to_owned() }),
+            Some(false) => return Err(damaged(path, "its hash does not match")),
+            Some(true) => {}
         }
+        if let Source::Etcd(source) = &mut reader.source {
+            source.look()?;
+        }
+        Ok(reader)
+    }
+
+    pub fn header(&self) -> &SnapshotHeader {
+        match &self.source {
+            Source::Own(source) => &source.header,
+            Source::Etcd(source) => source.header(),
+        }
+    }
+
+    /// The next record; `None` at the proper end.
+    pub fn next_record(&mut self) -> Result<Option<Record>, SnapshotError> {
+        match &mut self.source {
+            Source::Own(source) => source.next_record(),
+            Source::Etcd(source) => source.next_record(),
+        }
+    }
+}
+
+impl OwnSource {
+    /// `file` has been read up to the end of what names it.
+    fn open(path: &Path, file: File, length: u64) -> Result<Self, SnapshotError> {
+        let content = length.checked_sub((MAGIC.len() + HASH_LEN) as u64);
+        let content = content.ok_or_else(|| SnapshotError::Foreign { path: path.to_owned() })?;
         let decoder = zstd::Decoder::new(file.take(content)).map_err(|source| failed("read", path, source))?;
         let header = SnapshotHeader { revision: 0, created: 0, engine: String::new() };
         let mut reader = Self { path: path.to_owned(), header, decoder, keys: 0, ended: false };
@@ -214,31 +299,8 @@ impl SnapshotReader {
         Ok(reader)
     }
 
-    /// Opens a snapshot after reading all of it to check its hash.
-    pub fn open_checked(path: &Path) -> Result<Self, SnapshotError> {
-        let read = || -> io::Result<bool> {
-            let mut file = File::open(path)?;
-            let content = file.metadata()?.len().saturating_sub(HASH_LEN as u64);
-            let mut hash = Sha256::new();
-            io::copy(&mut (&file).take(content), &mut hash)?;
-            let mut wanted = [0; HASH_LEN];
-            file.seek(SeekFrom::Start(content))?;
-            file.read_exact(&mut wanted)?;
-            Ok(hash.finalize()[..] == wanted)
-        };
-        let reader = Self::open(path)?;
-        if !read().map_err(|source| failed("read", path, source))? {
-            return Err(reader.damaged("its hash does not match"));
-        }
-        Ok(reader)
-    }
-
-    pub fn header(&self) -> &SnapshotHeader {
-        &self.header
-    }
-
     /// The next record; `None` at the proper end.
-    pub fn next_record(&mut self) -> Result<Option<Record>, SnapshotError> {
+    fn next_record(&mut self) -> Result<Option<Record>, SnapshotError> {
         if self.ended {
             return Ok(None);
         }
@@ -279,7 +341,7 @@ impl SnapshotReader {
     }
 
     fn damaged(&self, why: &'static str) -> SnapshotError {
-        SnapshotError::Damaged { path: self.path.clone(), why }
+        damaged(&self.path, why)
     }
 }
 

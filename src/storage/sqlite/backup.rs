@@ -1,8 +1,7 @@
 //! A copy of the whole store while it runs, and a fingerprint of its contents.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
@@ -14,9 +13,6 @@ use super::schema::{set_meta, sql};
 use crate::store::{KeyRange, Revision, StoreError};
 
 const STEP: &str = "copy the database";
-
-/// Tells copies that are made at the same time apart.
-static COPIES: AtomicU64 = AtomicU64::new(0);
 
 impl SqliteStore {
     /// Writes a copy of everything to `target`, which must not exist: a database that [`SqliteStore::open`] opens.
@@ -44,24 +40,6 @@ impl SqliteStore {
             copied
         };
         blocking(work).await
-    }
-
-    /// A copy of everything, as [`Self::backup`], in a file without a name that goes when it is closed; and its size.
-    pub async fn snapshot(&self) -> Result<(File, u64), StoreError> {
-        let number = COPIES.fetch_add(1, Ordering::Relaxed);
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".copy-{}-{number}", std::process::id()));
-        let name = PathBuf::from(name);
-        self.backup(&name).await?;
-        let open = move || {
-            let file = File::open(&name).and_then(|file| {
-                std::fs::remove_file(&name)?;
-                let size = file.metadata()?.len();
-                Ok((file, size))
-            });
-            file.map_err(|error| StoreError::Engine { step: STEP, source: Box::new(error) })
-        };
-        blocking(open).await
     }
 
     /// A fingerprint of all keys as of `revision` (0: now), the revision that it was taken at, and the one before which

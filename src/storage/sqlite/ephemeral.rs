@@ -128,6 +128,15 @@ impl Ephemeral {
         history
     }
 
+    /// Every version that is kept up to the row number `bound`, in the order of writing.
+    pub(super) fn versions(&self, bound: i64) -> Vec<Row> {
+        let state = self.state.read();
+        let mut rows: Vec<Row> = state.keys.values().flatten().filter(|row| row.id <= bound).cloned().collect();
+        drop(state);
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+
     /// Forgets versions that were superseded at or before `revision`.
     pub(super) fn compact(&self, revision: i64) {
         let mut state = self.state.write();

@@ -1,9 +1,10 @@
 //! etcd's `HashKV`: one number over all history that is kept, the same for every store with the same history
 //! (server/storage/mvcc/hash.go).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::SqliteStore;
+use super::etcd_form::{BUCKET, put_key, put_value};
 use super::rows::{Row, View, decode, last_id, revision_of};
 use super::schema::sql;
 use crate::store::{KeyRange, Revision, StoreError};
@@ -11,9 +12,6 @@ use crate::store::{KeyRange, Revision, StoreError};
 const READ: &str = "read history";
 /// CRC-32C, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// etcd's bucket of keys, with which its hash begins.
-const BUCKET: &[u8] = b"key";
-const SUB_MASK: i64 = (1 << 20) - 1;
 
 /// What [`SqliteStore::hash_kv`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +38,8 @@ impl SqliteStore {
             .read(move |conn| {
                 let compacted = shared.compacted();
                 let view = View { conn, ephemeral: &shared.ephemeral, bound: last_id(at) };
-                let everything = KeyRange::prefix("");
                 let mut hash = Hasher::new(&view, compacted)?;
-                let mut memory = shared.ephemeral.history(&everything, 0, last_id(at)).into_iter().peekable();
+                let mut memory = shared.ephemeral.versions(last_id(at)).into_iter().peekable();
                 let mut statement = conn
                     .prepare_cached(
                         "SELECT id, key, create_rev, version, lease, prev, value FROM rev WHERE id <= ? ORDER BY id",
@@ -51,12 +48,12 @@ impl SqliteStore {
                 let mut rows = statement.query([last_id(at)]).map_err(sql(READ))?;
                 while let Some(row) = rows.next().map_err(sql(READ))? {
                     let row = decode(row)?;
-                    while let Some((earlier, _)) = memory.next_if(|(earlier, _)| earlier.id < row.id) {
+                    while let Some(earlier) = memory.next_if(|earlier| earlier.id < row.id) {
                         hash.row(&earlier)?;
                     }
                     hash.row(&row)?;
                 }
-                for (row, _) in memory {
+                for row in memory {
                     hash.row(&row)?;
                 }
                 if shared.compacted() != compacted {
@@ -84,6 +81,7 @@ impl<'a> Hasher<'a> {
         let (alive, _) = view.range(&KeyRange::prefix(""), 1, true)?;
         let mut hasher =
             Self { view, table: table(), crc: !0, compacted, alive: !alive.is_empty(), buffer: BytesMut::new() };
+        // etcd begins with the name of its bucket of keys.
         hasher.crc = update(&hasher.table, hasher.crc, BUCKET);
         Ok(hasher)
     }
@@ -99,50 +97,13 @@ impl<'a> Hasher<'a> {
             }
         }
         self.buffer.clear();
-        self.buffer.put_i64(revision);
-        self.buffer.put_u8(b'_');
-        self.buffer.put_i64(row.id & SUB_MASK);
-        if deleted {
-            self.buffer.put_u8(b't');
-        }
+        put_key(&mut self.buffer, row);
         self.crc = update(&self.table, self.crc, &self.buffer);
         self.buffer.clear();
-        let kv = &row.kv;
-        field_bytes(&mut self.buffer, 1, &kv.key);
-        if !deleted {
-            field_number(&mut self.buffer, 2, kv.create_revision.0);
-            field_number(&mut self.buffer, 3, kv.mod_revision.0);
-            field_number(&mut self.buffer, 4, kv.version);
-            field_bytes(&mut self.buffer, 5, &kv.value);
-            field_number(&mut self.buffer, 6, kv.lease.0);
-        }
+        put_value(&mut self.buffer, row);
         self.crc = update(&self.table, self.crc, &self.buffer);
         Ok(())
     }
-}
-
-/// A field of protobuf's; what is zero or empty is left out.
-fn field_number(buffer: &mut BytesMut, field: u8, number: i64) {
-    if number != 0 {
-        buffer.put_u8(field << 3);
-        varint(buffer, number as u64);
-    }
-}
-
-fn field_bytes(buffer: &mut BytesMut, field: u8, bytes: &Bytes) {
-    if !bytes.is_empty() {
-        buffer.put_u8(field << 3 | 2);
-        varint(buffer, bytes.len() as u64);
-        buffer.put_slice(bytes);
-    }
-}
-
-fn varint(buffer: &mut BytesMut, mut number: u64) {
-    while number >= 0x80 {
-        buffer.put_u8(number as u8 | 0x80);
-        number >>= 7;
-    }
-    buffer.put_u8(number as u8);
 }
 
 fn table() -> [u32; 256] {

@@ -170,6 +170,11 @@ impl Leases {
         state.expiries.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| LeaseId(*id)).collect()
     }
 
+    /// Id and TTL of every lease.
+    pub(super) fn granted(&self) -> Vec<(i64, i64)> {
+        self.state.lock().leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+    }
+
     /// Id and TTL of leases that are not on disk, for an orderly stop.
     pub(super) fn unpersisted(&self) -> Vec<(i64, i64)> {
         let state = self.state.lock();

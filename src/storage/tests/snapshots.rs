@@ -153,6 +153,8 @@ fn cluster(server: &etcd_process::EtcdProcess) -> EtcdOptions {
     EtcdOptions { history: None, ..EtcdOptions::new(vec![server.endpoint.clone()], None) }
 }
 
+const NEWEST: i64 = 5_000_000;
+
 /// A snapshot at a revision that a new cluster would take minutes to reach.
 fn write_snapshot(path: &Path, revision: i64, value: &'static str) {
     let header = SnapshotHeader { revision, created: 1, engine: "sqlite".to_owned() };
@@ -174,7 +176,6 @@ fn write_snapshot(path: &Path, revision: i64, value: &'static str) {
 
 #[tokio::test]
 async fn revisions_of_a_cluster_go_on_above_those_that_clients_know() {
-    const NEWEST: i64 = 5_000_000;
     let dir = tempfile::tempdir().unwrap();
     let Some(server) = etcd_process::EtcdProcess::start(dir.path()).await else { return };
     let snapshot = dir.path().join("snap");
@@ -278,4 +279,57 @@ async fn a_damaged_file_says_so() {
     let error = SqliteStore::open(&path, options(), Shutdown::new()).await.err().expect("the damage went unnoticed");
     let found = storage::sqlite::OpenError::of(&error);
     assert!(matches!(found, Some(storage::sqlite::OpenError::Damaged { .. })), "{error:?}");
+}
+
+/// What `etcdctl snapshot save` writes.
+async fn save_etcd(server: &etcd_process::EtcdProcess, path: &Path) {
+    let mut client = etcd_client::Client::connect([&server.endpoint], None).await.unwrap();
+    let mut stream = client.snapshot().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.message().await.unwrap() {
+        bytes.extend_from_slice(part.blob());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_real_etcd_is_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = etcd_process::EtcdProcess::start(dir.path()).await else { return };
+    let stop = Shutdown::new();
+    let etcd = EtcdStore::open(cluster(&server), stop.clone()).await.unwrap();
+    fill(&*etcd).await;
+    put(&*etcd, "/d/large", &"x".repeat(1_000_000), LeaseId(0)).await;
+    for n in 0..200 {
+        let delete = Op::Delete { range: KeyRange::key(format!("/d/{n}")), prev_kv: false };
+        etcd.txn(Txn { success: vec![delete], ..Txn::default() }).await.unwrap();
+        if n == 100 {
+            etcd.compact(etcd.revision().await.unwrap()).await.unwrap();
+        }
+    }
+    put(&*etcd, "/d/7", "again", LeaseId(0)).await;
+    let (wanted, revision) = (everything(&*etcd).await, etcd.revision().await.unwrap());
+    stop.cancel();
+    etcd.closed().await;
+
+    let (path, snapshot) = (dir.path().join("db"), dir.path().join("etcd-snapshot"));
+    save_etcd(&server, &snapshot).await;
+    let done = restore(&path, &snapshot, &options().ephemeral_prefixes, Some(Revision(0)), "old").unwrap();
+    assert_eq!((done.keys, done.revision), (wanted.len() as u64, revision));
+    let (store, shutdown) = open(&path).await;
+    assert_eq!(everything(&*store).await, wanted);
+    let lease = store.lease_status(LeaseId(77), true).await.unwrap();
+    assert_eq!((lease.granted_ttl, &lease.keys[..]), (900, &[Bytes::from("/d/leased")][..]));
+    close(store, shutdown).await;
+
+    // A cluster that went on from another datastore's revisions says so in its snapshots too.
+    let high = dir.path().join("high");
+    write_snapshot(&high, NEWEST, "first");
+    let moved = restore_into(cluster(&server), &high, |_| {}).await.unwrap();
+    save_etcd(&server, &snapshot).await;
+    let done = restore(&path, &snapshot, &[], Some(Revision(0)), "older").unwrap();
+    assert_eq!((done.keys, done.revision), (300, moved.revision));
+    let (store, shutdown) = open(&path).await;
+    assert!(everything(&*store).await.iter().all(|kv| kv.mod_revision.0 > NEWEST && kv.value == "first"));
+    close(store, shutdown).await;
 }
