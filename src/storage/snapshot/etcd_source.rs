@@ -123,7 +123,8 @@ impl EtcdSource {
             } else {
                 if kv.key == REVISIONS_KEY.as_bytes() {
                     let number = std::str::from_utf8(&kv.value).ok().and_then(|text| text.parse().ok());
-                    shift = number.ok_or_else(|| damaged(&self.path, "the number that is added to revisions is none"))?;
+                    shift =
+                        number.ok_or_else(|| damaged(&self.path, "the number that is added to revisions is none"))?;
                 }
                 // Copied: the key is part of a whole page.
                 self.newest.insert(Bytes::copy_from_slice(&kv.key), revision);

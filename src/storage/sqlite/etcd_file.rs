@@ -131,12 +131,7 @@ fn write(shared: &Shared, conn: &Connection, target: File, shutdown: &Shutdown) 
 }
 
 /// Rows in the order of writing, from disk and from memory.
-fn write_keys(
-    writer: &mut Writer,
-    conn: &Connection,
-    moment: &Moment,
-    shutdown: &Shutdown,
-) -> Result<(), StoreError> {
+fn write_keys(writer: &mut Writer, conn: &Connection, moment: &Moment, shutdown: &Shutdown) -> Result<(), StoreError> {
     let (mut key, mut value) = (BytesMut::new(), BytesMut::new());
     let mut put = |row: &Row| -> Result<i64, StoreError> {
         key.clear();

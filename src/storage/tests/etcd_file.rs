@@ -14,9 +14,7 @@ use sha2::{Digest, Sha256};
 use storage::bolt::Reader;
 use storage::snapshot::{Record, SnapshotError, SnapshotReader};
 use storage::sqlite::restore;
-use storage::{
-    KeyRange, KeyValue, LeaseId, Op, Put, RangeOptions, Revision, SqliteOptions, SqliteStore, Store, Txn,
-};
+use storage::{KeyRange, KeyValue, LeaseId, Op, Put, RangeOptions, Revision, SqliteOptions, SqliteStore, Store, Txn};
 
 /// What a client does.
 #[derive(Debug, Clone)]
