@@ -90,6 +90,8 @@ pub struct Error {
     pub path: Path,
     /// The offending value, for the kinds that print it.
     pub value: Option<Value>,
+    /// How the value is printed if it is not as JSON of the served version: upstream prints its internal types.
+    pub shown: Option<String>,
     pub detail: String,
 }
 
@@ -98,40 +100,40 @@ pub type ErrorList = Vec<Error>;
 
 impl Error {
     pub fn required(path: Path, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorType::Required, path, value: None, detail: detail.into() }
+        Self { kind: ErrorType::Required, path, value: None, shown: None, detail: detail.into() }
     }
 
     pub fn invalid(path: Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorType::Invalid, path, value: Some(value.into()), detail: detail.into() }
+        Self { kind: ErrorType::Invalid, path, value: Some(value.into()), shown: None, detail: detail.into() }
     }
 
     pub fn type_invalid(path: Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorType::TypeInvalid, path, value: Some(value.into()), detail: detail.into() }
+        Self { kind: ErrorType::TypeInvalid, path, value: Some(value.into()), shown: None, detail: detail.into() }
     }
 
     pub fn duplicate(path: Path, value: impl Into<Value>) -> Self {
-        Self { kind: ErrorType::Duplicate, path, value: Some(value.into()), detail: String::new() }
+        Self { kind: ErrorType::Duplicate, path, value: Some(value.into()), shown: None, detail: String::new() }
     }
 
     pub fn not_found(path: Path, value: impl Into<Value>) -> Self {
-        Self { kind: ErrorType::NotFound, path, value: Some(value.into()), detail: String::new() }
+        Self { kind: ErrorType::NotFound, path, value: Some(value.into()), shown: None, detail: String::new() }
     }
 
     pub fn forbidden(path: Path, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorType::Forbidden, path, value: None, detail: detail.into() }
+        Self { kind: ErrorType::Forbidden, path, value: None, shown: None, detail: detail.into() }
     }
 
     /// `supported values: "A", "B"`, in the given order (upstream sorts where it uses a set).
     pub fn not_supported(path: Path, value: impl Into<Value>, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
         let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
-        Self { kind: ErrorType::NotSupported, path, value: Some(value.into()), detail }
+        Self { kind: ErrorType::NotSupported, path, value: Some(value.into()), shown: None, detail }
     }
 
     /// Byte limit; the value itself is not printed.
     pub fn too_long(path: Path, limit: usize) -> Self {
         let unit = if limit == 1 { "byte" } else { "bytes" };
-        Self { kind: ErrorType::TooLong, path, value: None, detail: format!("may not be more than {limit} {unit}") }
+        Self { kind: ErrorType::TooLong, path, value: None, shown: None, detail: format!("may not be more than {limit} {unit}") }
     }
 
     pub fn too_many(path: Path, actual: usize, limit: usize) -> Self {
@@ -140,8 +142,23 @@ impl Error {
             kind: ErrorType::TooMany,
             path,
             value: Some(Value::from(actual)),
+            shown: None,
             detail: format!("must have at most {limit} {items}"),
         }
+    }
+
+    /// The same with the value printed in this way.
+    #[must_use]
+    pub fn showing(mut self, text: String) -> Self {
+        self.shown = Some(text);
+        self
+    }
+
+    /// The same without the value (`field.OmitValueType`).
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.value = None;
+        self
     }
 
     /// The text without the field path: `causes[].message`.
@@ -150,12 +167,12 @@ impl Error {
             ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::Internal => {
                 self.kind.text().to_owned()
             }
-            _ => match &self.value {
-                Some(Value::String(text)) => format!("{}: {text:?}", self.kind.text()),
-                Some(Value::Null) => format!("{}: null", self.kind.text()),
+            _ => match (&self.shown, &self.value) {
+                (Some(shown), _) => format!("{}: {shown}", self.kind.text()),
+                (None, Some(Value::String(text))) => format!("{}: {text:?}", self.kind.text()),
+                (None, Some(value)) => format!("{}: {value}", self.kind.text()),
                 // A value that is not to be shown (`field.OmitValueType`).
-                None => self.kind.text().to_owned(),
-                Some(value) => format!("{}: {value}", self.kind.text()),
+                (None, None) => self.kind.text().to_owned(),
             },
         };
         if self.detail.is_empty() { head } else { format!("{head}: {}", self.detail) }

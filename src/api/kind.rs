@@ -48,6 +48,10 @@ pub struct KindDef {
     pub hook: Option<Arc<dyn WriteHook>>,
     /// What the status subresource leaves alone beside `spec`.
     pub status_keeps: StatusKeeps,
+    /// An update is checked as a creation is, `generateName` by the kind's own rule too.
+    pub rechecks_names: bool,
+    /// What every request for this version is warned of (upstream's `APILifecycleDeprecated`).
+    pub deprecation: Option<&'static str>,
     /// The kind comes from a CRD: its bodies follow another way. `schema` is then of no use, see [`KindDef::schema`].
     pub custom: Option<CustomKind>,
 }

@@ -76,6 +76,9 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     if let Some(custom) = &served.def.custom {
         custom.warnings.iter().for_each(|warning| call.warnings.add(warning.clone()));
     }
+    if let Some(warning) = served.def.deprecation {
+        call.warnings.add(warning);
+    }
     let verb = Verb { server: Arc::clone(server), served, call, accept };
     match verb.run().await {
         Ok(response) => response,
@@ -358,6 +361,15 @@ impl Verb {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         Self::note_request(&body);
+        let mut body = body;
+        let schema = match self.served.def.subresource(subresource) {
+            Some(subresource) => &subresource.schema,
+            None => self.served.def.schema(),
+        };
+        // What is answered with the body it was asked by has owners, as upstream's handler gives them to every body.
+        if subresource.is_empty() || gvk.kind == "TokenRequest" {
+            ownership::on_ask(&self.server, schema, gvk, subresource, &mut body, &options.manager);
+        }
         let admission = admit::Admission {
             server: &self.server,
             user: &self.call.user,
@@ -381,10 +393,6 @@ impl Verb {
             return respond::value(201, accept, &answer.into_value());
         }
         self.note_answer(|| Ok(Value::Object(answer.0.clone())))?;
-        let schema = match self.served.def.subresource(subresource) {
-            Some(subresource) => &subresource.schema,
-            None => self.served.def.schema(),
-        };
         respond::document(201, accept, gvk, schema, answer)
     }
 }

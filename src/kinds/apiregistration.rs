@@ -55,6 +55,7 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
             errors
         },
         name: api::validation::path_segment,
+        any_finalizers: true,
         unconditional_update: false,
         ..Rules::GENERIC
     };
@@ -88,9 +89,16 @@ fn validate(object: &Object) -> ErrorList {
     let path = Path::new("spec");
     let (group, version) = (spec.text("group"), spec.text("version"));
     let required = format!("{version}.{group}");
-    if object.name() != required {
-        let text = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
-        errors.push(Error::invalid(Path::new("metadata").child("name"), object.name(), text));
+    for name in ["generateName", "name"] {
+        let at = Path::new("metadata").child(name);
+        match object.at("metadata").text(name) {
+            "" => {}
+            text if text == required => {}
+            text => {
+                let problem = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
+                errors.push(Error::invalid(at, text, problem));
+            }
+        }
     }
     if group.is_empty() && version != "v1" {
         let text = "only v1 may have an empty group and it better be legacy kube";

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::checks::immutable;
+use crate::checks::{immutable, immutable_as};
 use crate::columns::{age, field, labels, name, string, string_or, text};
 use crate::define::Extra;
 use crate::duration::human;
@@ -57,7 +57,7 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
                     let text = |o: &Object| o.at("spec").text("trustBundle").to_owned();
                     let mut errors = signers::bundle(object, text(object) != text(old));
                     let (at, new, old) = (Path::new("spec").child("signerName"), object.at("spec"), old.at("spec"));
-                    immutable(&mut errors, at, new.at("signerName"), old.at("signerName"));
+                    immutable_as(&mut errors, at, "string", new.at("signerName"), old.at("signerName"));
                     errors
                 }),
                 unconditional_update: false,
@@ -188,28 +188,24 @@ fn validate(object: &Object) -> ErrorList {
     let (spec, at) = (object.at("spec"), Path::new("spec"));
     let request = STANDARD.decode(spec.text("request")).unwrap_or_default();
     if !String::from_utf8_lossy(&request).contains("-----BEGIN CERTIFICATE REQUEST-----") {
-        errors.push(Error::invalid(at.child("request"), Value::Null, "PEM block type must be CERTIFICATE REQUEST"));
-    }
-    for (i, usage) in spec.list("usages").iter().enumerate() {
-        let usage = usage.as_str().unwrap_or_default();
-        if !USAGES.contains(&usage) {
-            errors.push(Error::not_supported(at.child("usages").index(i), usage, USAGES));
-        }
+        errors.push(Error::invalid(at.child("request"), spec.at("request").clone(), "PEM block type must be CERTIFICATE REQUEST"));
     }
     if spec.count("usages") == 0 {
         errors.push(Error::required(at.child("usages"), ""));
     }
+    let usages: Vec<&str> = spec.list("usages").iter().map(|usage| usage.as_str().unwrap_or_default()).collect();
+    for (i, usage) in usages.iter().enumerate().filter(|(_, usage)| !USAGES.contains(usage)) {
+        errors.push(Error::not_supported(at.child("usages").index(i), *usage, USAGES));
+    }
+    for (i, usage) in usages.iter().enumerate().filter(|(i, usage)| usages[..*i].contains(usage)) {
+        errors.push(Error::duplicate(at.child("usages").index(i), *usage));
+    }
     match spec.text("signerName") {
-        "" => errors.push(Error::required(at.child("signerName"), "")),
         "kubernetes.io/legacy-unknown" => {
             let text = "the legacy signerName is not allowed via this API version";
             errors.push(Error::invalid(at.child("signerName"), "kubernetes.io/legacy-unknown", text));
         }
-        name if !name.contains('/') => {
-            let text = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            errors.push(Error::invalid(at.child("signerName"), name, text));
-        }
-        _ => {}
+        name => signers::signer_name(&mut errors, &at.child("signerName"), name),
     }
     if let Some(seconds) = spec.int("expirationSeconds")
         && seconds < 600

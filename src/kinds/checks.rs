@@ -6,6 +6,7 @@ use api::validation;
 use serde_json::Value;
 
 use crate::json::{Json, same};
+use crate::printed::Printed;
 
 pub(crate) use api::validation::{config_map_key as config_key, label_key as qualified_name, label_value, port_name};
 pub(crate) use api::validation::{http_header_name as header_name, relaxed_env_var_name as env_name};
@@ -22,6 +23,13 @@ pub(crate) fn invalid_all(errors: &mut ErrorList, path: &Path, value: &str, text
 pub(crate) fn immutable(errors: &mut ErrorList, path: Path, new: &Value, old: &Value) {
     if !same(new, old) {
         errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
+/// Reports a change of a value that Go prints as one of the type `ty` (see [`crate::printed`]).
+pub(crate) fn immutable_as(errors: &mut ErrorList, path: Path, ty: &str, new: &Value, old: &Value) {
+    if !crate::printed::equal(ty, new, old) {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE).printed(ty));
     }
 }
 
@@ -78,6 +86,11 @@ pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
         .is_ok_and(|selector| selector.matches(|key| labels.get(key).and_then(Value::as_str)))
 }
 
+/// Whether Go's `LabelSelectorAsSelector` makes a selector of it.
+pub(crate) fn is_selector(selector: &Value) -> bool {
+    LabelSelector::from_object(selector).is_ok()
+}
+
 /// `ValidateDNS1123Label` of a field.
 pub(crate) fn label_name(errors: &mut ErrorList, path: &Path, value: &str) {
     invalid_all(errors, path, value, validation::dns1123_label(value, false));
@@ -98,6 +111,26 @@ pub(crate) fn csi_driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
         errors.push(Error::too_long(path.clone(), 63));
     }
     invalid_all(errors, path, name, validation::dns1123_subdomain(&name.to_lowercase(), false));
+}
+
+/// A driver's name in the words of declarative validation, which takes letters of any case.
+pub(crate) fn driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
+    if name.is_empty() {
+        errors.push(Error::required(path.clone(), ""));
+        return;
+    }
+    if name.len() > 63 {
+        errors.push(Error::too_long(path.clone(), 63));
+    }
+    let texts = validation::dns1123_subdomain(&name.to_lowercase(), false).into_iter().map(|text| {
+        text.replace(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric",
+            "an RFC 1123 subdomain must consist of alphanumeric",
+        )
+        .replace("'example.com'", "'Example.com'")
+        .replace("253 characters", "253 bytes")
+    });
+    invalid_all(errors, path, name, texts.collect());
 }
 
 /// `ValidateNodeName`.

@@ -120,9 +120,47 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
         ttl: extra.ttl,
         hook: extra.hook,
         status_keeps: status_keeps(facts),
+        rechecks_names: rechecks_names(facts),
+        deprecation: match (gvk.group.as_str(), facts.resource) {
+            ("", "endpoints") => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            _ => None,
+        },
         custom: None,
         gvk,
     })
+}
+
+/// Kinds whose validation of updates calls that of creations, metadata and all (`pkg/apis/*/validation`).
+fn rechecks_names(facts: &ResourceFacts) -> bool {
+    match facts.gvk.group.as_str() {
+        "" => matches!(
+            facts.resource,
+            "configmaps"
+                | "endpoints"
+                | "limitranges"
+                | "namespaces"
+                | "nodes"
+                | "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "pods"
+                | "secrets"
+                | "serviceaccounts"
+        ),
+        "apps" => facts.resource == "controllerrevisions",
+        "networking.k8s.io" => matches!(facts.resource, "ingresses" | "ingressclasses" | "ipaddresses"),
+        "resource.k8s.io" => matches!(facts.resource, "resourceclaims" | "resourceclaimtemplates"),
+        "storage.k8s.io" => facts.resource != "csidrivers",
+        "admissionregistration.k8s.io"
+        | "apiregistration.k8s.io"
+        | "discovery.k8s.io"
+        | "flowcontrol.apiserver.k8s.io"
+        | "node.k8s.io"
+        | "storagemigration.k8s.io" => true,
+        _ => false,
+    }
 }
 
 /// What a write to the status leaves alone: the status strategies below `pkg/registry`.

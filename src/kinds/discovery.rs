@@ -2,9 +2,10 @@
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
+use api::validation::dns1123_subdomain;
 use serde_json::Value;
 
-use crate::checks::{immutable, invalid_all, ip, label_name, label_value, one_of, qualified_name, subdomain};
+use crate::checks::{immutable_hidden, invalid_all, ip, label_name, label_value, one_of, qualified_name, subdomain};
 use crate::columns::{age, name, string, text};
 use crate::core::service_validate::endpoint_ip;
 use crate::define::Extra;
@@ -40,7 +41,7 @@ fn slice() -> Extra {
         validate_update: Some(|object, old| {
             let mut errors = validate(object);
             let at = Path::new("addressType");
-            immutable(&mut errors, at, object.at("addressType"), old.at("addressType"));
+            immutable_hidden(&mut errors, at, object.at("addressType"), old.at("addressType"));
             errors
         }),
         // Labels say which Service the slice is of: they count (`endpointSliceStrategy.PrepareForUpdate`).
@@ -162,18 +163,22 @@ fn endpoint(errors: &mut ErrorList, at: &Path, endpoint: &Value, kind: &str) {
     if endpoint.has("hostname") {
         label_name(errors, &at.child("hostname"), endpoint.text("hostname"));
     }
-    let zones = endpoint.at("hints").list("forZones");
-    let field = at.child("hints").child("forZones");
-    if zones.len() > HINTS_MAX {
-        errors.push(Error::too_many(field, zones.len(), HINTS_MAX));
-        return;
-    }
-    for (i, zone) in zones.iter().enumerate() {
-        let (at, name) = (field.index(i).child("name"), zone.text("name"));
-        if zones[..i].iter().any(|z| z.text("name") == name) {
-            errors.push(Error::duplicate(at.clone(), name));
+    for (member, rule) in
+        [("forZones", label_value as fn(&str) -> Vec<String>), ("forNodes", |name| dns1123_subdomain(name, false))]
+    {
+        let hints = endpoint.at("hints").list(member);
+        let field = at.child("hints").child(member);
+        if hints.len() > HINTS_MAX {
+            errors.push(Error::too_many(field, hints.len(), HINTS_MAX));
+            return;
         }
-        invalid_all(errors, &at, name, label_value(name));
+        for (i, hint) in hints.iter().enumerate() {
+            let (at, name) = (field.index(i).child("name"), hint.text("name"));
+            if hints[..i].iter().any(|other| other.text("name") == name) {
+                errors.push(Error::duplicate(at.clone(), name));
+            }
+            invalid_all(errors, &at, name, rule(name));
+        }
     }
 }
 

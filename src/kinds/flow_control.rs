@@ -8,6 +8,7 @@ use crate::checks::{label_name, subdomain};
 use crate::columns::{age, name, number, string, string_or, text};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, existing_at, fill, fill_zero};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 /// In upstream's order, which is the alphabet's.
@@ -95,7 +96,8 @@ fn schema_spec(errors: &mut ErrorList, object: &Object) {
     let method = spec.at("distinguisherMethod");
     if method.is_object() && !matches!(method.text("type"), "ByNamespace" | "ByUser") {
         let at = at.child("distinguisherMethod").child("type");
-        errors.push(Error::not_supported(at, method.clone(), &["ByNamespace", "ByUser"]));
+        let error = Error::not_supported(at, method.clone(), &["ByNamespace", "ByUser"]);
+        errors.push(error.printed("flowcontrol.FlowDistinguisherMethod"));
     }
     let level = at.child("priorityLevelConfiguration").child("name");
     match spec.at("priorityLevelConfiguration").text("name") {

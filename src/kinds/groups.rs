@@ -11,6 +11,7 @@ use crate::columns::{age, integer, name, name_as, string, text};
 use crate::core::event;
 use crate::define::Extra;
 use crate::json::{Json, absent, dig, existing, fill, items_mut};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 /// `events.k8s.io`.
@@ -65,6 +66,7 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
         }),
         create_on_update: true,
         unconditional_update: false,
+        any_finalizers: true,
         ..Rules::GENERIC
     };
     let columns = vec![name(), text("Handler", |o, _| string(o, &["handler"])), age()];
@@ -87,7 +89,7 @@ fn runtime_class(object: &api::Object) -> ErrorList {
     let key = |t: &Value| ["key", "operator", "value", "effect"].map(|m| t.text(m).to_owned());
     for (i, toleration) in tolerations.iter().enumerate() {
         if tolerations[..i].iter().any(|earlier| key(earlier) == key(toleration)) {
-            errors.push(Error::duplicate(at.index(i), toleration.clone()));
+            errors.push(Error::duplicate(at.index(i), toleration.clone()).printed("core.Toleration"));
         }
     }
     match object.text("handler") {
@@ -253,7 +255,9 @@ pub(crate) fn storage_migration(kind: &str) -> Option<Extra> {
         validate: migration,
         validate_update: Some(|object, old| {
             let mut errors = migration(object);
-            crate::checks::immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            let (spec, before) = (object.at("spec"), old.at("spec"));
+            let ty = "storagemigration.StorageVersionMigrationSpec";
+            crate::checks::immutable_as(&mut errors, Path::new("spec"), ty, spec, before);
             errors
         }),
         validate_status: migration_status,

@@ -25,6 +25,7 @@ mod json;
 mod networking;
 mod podspec;
 mod policy;
+mod printed;
 mod rbac;
 mod resource;
 mod reviews;

@@ -6,7 +6,7 @@ mod network_policy;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{IMMUTABLE, immutable, label_name, segment, subdomain};
+use crate::checks::{IMMUTABLE, immutable_as, label_name, segment, subdomain};
 use crate::columns::{age, field, name, name_as, string, text};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing_at};
@@ -38,7 +38,8 @@ fn ingress_class() -> Extra {
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             let at = Path::new("spec").child("controller");
-            immutable(&mut errors, at, dig(object, &["spec", "controller"]), dig(old, &["spec", "controller"]));
+            let controller = ["spec", "controller"];
+            immutable_as(&mut errors, at, "string", dig(object, &controller), dig(old, &controller));
             errors.extend(class_spec(object));
             errors
         }),
@@ -68,24 +69,9 @@ fn ingress_class() -> Extra {
 
 fn ip_address() -> Extra {
     let rules = Rules {
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            let (parent, at) = (dig(object, &["spec", "parentRef"]), Path::new("spec").child("parentRef"));
-            if parent.is_null() {
-                errors.push(Error::required(at, ""));
-                return errors;
-            }
-            let group = parent.text("group");
-            if !group.is_empty() {
-                subdomain(&mut errors, &at.child("group"), group);
-            }
-            segment(&mut errors, &at.child("resource"), parent.text("resource"), true);
-            segment(&mut errors, &at.child("name"), parent.text("name"), true);
-            segment(&mut errors, &at.child("namespace"), parent.text("namespace"), false);
-            errors
-        },
+        validate: parent,
         validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
+            let mut errors = self::parent(object);
             let (at, parent) = (Path::new("spec").child("parentRef"), dig(object, &["spec", "parentRef"]));
             if !crate::json::same(parent, dig(old, &["spec", "parentRef"])) {
                 // Upstream's declarative checks do not print pointers.
@@ -121,6 +107,24 @@ fn ip_address() -> Extra {
     Extra::new(rules, columns).with_fields(vec![parent("spec.parentRef.name", |o| {
         dig(o, &["spec", "parentRef", "name"]).as_str().unwrap_or_default().to_owned()
     })])
+}
+
+/// `validateIPAddressParentReference`.
+fn parent(object: &api::Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (parent, at) = (dig(object, &["spec", "parentRef"]), Path::new("spec").child("parentRef"));
+    if parent.is_null() {
+        errors.push(Error::required(at, ""));
+        return errors;
+    }
+    let group = parent.text("group");
+    if !group.is_empty() {
+        subdomain(&mut errors, &at.child("group"), group);
+    }
+    segment(&mut errors, &at.child("resource"), parent.text("resource"), true);
+    segment(&mut errors, &at.child("name"), parent.text("name"), true);
+    segment(&mut errors, &at.child("namespace"), parent.text("namespace"), false);
+    errors
 }
 
 fn service_cidr() -> Extra {

@@ -6,6 +6,7 @@ use crate::checks::{at_most_100_percent, int_or_percent, label_selector, non_neg
 use crate::columns::{age, integer, name, number, text};
 use crate::define::Extra;
 use crate::json::{Json, dig};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 /// What is special about a kind of this group.
@@ -20,7 +21,7 @@ fn disruption_budget() -> Extra {
             let (spec, at) = (object.at("spec"), Path::new("spec"));
             if spec.has("minAvailable") && spec.has("maxUnavailable") {
                 let text = "minAvailable and maxUnavailable cannot be both set";
-                errors.push(Error::invalid(at.clone(), spec.clone(), text));
+                errors.push(Error::invalid(at.clone(), spec.clone(), text).printed("policy.PodDisruptionBudgetSpec"));
             }
             for member in ["minAvailable", "maxUnavailable"] {
                 if spec.has(member) {

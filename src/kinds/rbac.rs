@@ -9,10 +9,11 @@ use api::field::{Error, ErrorList, Path};
 use api::validation::path_segment;
 use serde_json::Value;
 
-use crate::checks::{IMMUTABLE, invalid_all, label_selector};
+use crate::checks::{is_selector, IMMUTABLE, invalid_all, label_selector};
 use crate::columns::{age, generic, name, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, existing, fill, items_mut, same};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -136,6 +137,10 @@ fn cluster_role(object: &Object) -> ErrorList {
         }
         for (i, selector) in aggregation.list("clusterRoleSelectors").iter().enumerate() {
             label_selector(&mut errors, &at.index(i), selector);
+            if !is_selector(selector) {
+                // The value that upstream shows is the selector that was not made.
+                errors.push(Error::invalid(at.index(i), serde_json::Value::Null, "invalid label selector."));
+            }
         }
     }
     errors
@@ -193,7 +198,7 @@ fn binding_update(object: &Object, old: &Object, namespaced: bool) -> ErrorList 
     let mut errors = binding(object, namespaced);
     if !same(object.at("roleRef"), old.at("roleRef")) {
         let value = object.at("roleRef").clone();
-        errors.push(Error::invalid(Path::new("roleRef"), value, IMMUTABLE));
+        errors.push(Error::invalid(Path::new("roleRef"), value, IMMUTABLE).printed("rbac.RoleRef"));
     }
     errors
 }

@@ -9,7 +9,7 @@ use api::field::{Error, ErrorList, Path};
 use api::kind::RequestContext;
 use serde_json::Value;
 
-use crate::checks::{immutable, immutable_hidden};
+use crate::checks::{immutable_as, immutable_hidden};
 use crate::columns::{age, field, name, string, text};
 use crate::define::Extra;
 use crate::duration::since;
@@ -33,6 +33,8 @@ fn class() -> Rules {
     Rules {
         validate: |object| claim::class(object.at("spec"), None),
         validate_update: Some(|object, old| claim::class(object.at("spec"), Some(old.at("spec")))),
+        // Declarative validation looks at the name alone.
+        name: |name, prefix| if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) },
         ..Rules::GENERIC
     }
 }
@@ -47,7 +49,8 @@ fn template() -> Rules {
         validate: template_spec,
         validate_update: Some(|object, old| {
             let mut errors = template_spec(object);
-            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            let (spec, before) = (object.at("spec"), old.at("spec"));
+            immutable_as(&mut errors, Path::new("spec"), "resource.ResourceClaimTemplateSpec", spec, before);
             errors
         }),
         ..Rules::GENERIC

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::define::Extra;
 use crate::json::{Json, same};
+use crate::printed::Printed;
 use crate::timestamp;
 
 /// What is special about a kind of these groups.
@@ -92,6 +93,7 @@ impl Action for RulesReview {
         }
         let (resources, paths, incomplete) = ctx.authorizer.rules(ctx.user, &namespace).await;
         body.set(&["spec"], json!({}));
+        body.remove(&["metadata"]);
         let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete});
         if let Some(why) = ctx.authorizer.rules_error(ctx.user) {
             status["evaluationError"] = why.into();
@@ -140,7 +142,7 @@ impl AccessReview {
         let (resource, path) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
         if resource.is_null() == path.is_null() {
             let text = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.push(Error::invalid(at.clone(), path.clone(), text));
+            errors.push(Error::invalid(at.clone(), path.clone(), text).printed("*authorization.NonResourceAttributes"));
         }
         if self.kind != "SelfSubjectAccessReview" && spec.count("user") + spec.count("groups") == 0 {
             let text = "at least one of user or group must be specified";
@@ -158,7 +160,8 @@ impl AccessReview {
         metadata.retain(|_, value| !same(value, &Value::Null));
         if !metadata.is_empty() {
             let text = if local { "must be empty except for namespace" } else { "must be empty" };
-            errors.push(Error::invalid(Path::new("metadata"), body.at("metadata").clone(), text));
+            let error = Error::invalid(Path::new("metadata"), body.at("metadata").clone(), text);
+            errors.push(error.printed("@io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"));
         }
         if local && !resource.is_null() && resource.text("namespace") != namespace {
             let value = resource.text("namespace");
@@ -167,7 +170,8 @@ impl AccessReview {
         }
         if local && !path.is_null() {
             let at = Path::new("spec.nonResourceAttributes");
-            errors.push(Error::invalid(at, path.clone(), "disallowed on this kind of request"));
+            let error = Error::invalid(at, path.clone(), "disallowed on this kind of request");
+            errors.push(error.printed("*authorization.NonResourceAttributes"));
         }
         errors
     }

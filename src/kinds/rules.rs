@@ -70,10 +70,12 @@ impl Strategy for Rules {
 
     fn prepare_for_create(&self, ctx: &RequestContext<'_>, object: &mut Object) {
         (self.create)(ctx, object);
+        crate::podspec::gated::drop_from(object);
     }
 
     fn prepare_for_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {
         (self.update)(ctx, object, old);
+        crate::podspec::gated::drop_from(object);
     }
 
     fn prepare_for_status_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {

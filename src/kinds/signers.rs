@@ -11,6 +11,7 @@ use x509_parser::pem::Pem;
 
 use crate::checks::{invalid_all, label_selector};
 use crate::json::Json;
+use crate::printed::Printed;
 
 const SUBDOMAIN_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
@@ -78,6 +79,13 @@ pub(crate) fn bundle(object: &Object, parse: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, at) = (object.at("spec"), Path::new("spec"));
     let signer = spec.text("signerName");
+    let base = object.at("metadata").text("generateName");
+    if !base.is_empty() {
+        // As Go masks the dash that generated names end with.
+        let masked = base.strip_suffix('-').map_or_else(|| base.to_owned(), |head| format!("{head}a"));
+        let texts = bundle_name(signer, &masked);
+        invalid_all(&mut errors, &Path::new("metadata").child("generateName"), base, texts);
+    }
     let name = object.at("metadata").text("name");
     if !name.is_empty() {
         invalid_all(&mut errors, &Path::new("metadata").child("name"), name, bundle_name(signer, name));
@@ -137,7 +145,8 @@ fn anchor(block: &Pem) -> Result<(), String> {
 pub(crate) fn bundle_projection(errors: &mut ErrorList, at: &Path, part: &Value) {
     match (part.has("name"), part.has("signerName")) {
         (true, true) => {
-            errors.push(Error::invalid(at.clone(), part.clone(), "only one of name and signerName may be used"));
+            let error = Error::invalid(at.clone(), part.clone(), "only one of name and signerName may be used");
+            errors.push(error.printed("core.ClusterTrustBundleProjection"));
         }
         (true, false) => {
             let name = part.text("name");

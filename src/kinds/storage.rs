@@ -7,7 +7,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    csi_driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain,
+    driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain,
 };
 use crate::columns::{age, column, name, name_as, string, string_or, text};
 use crate::core::volume;
@@ -214,7 +214,7 @@ fn attachment() -> Extra {
 fn attached(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, at) = (object.at("spec"), Path::new("spec"));
-    csi_driver_name(&mut errors, &at.child("attacher"), spec.text("attacher"));
+    driver_name(&mut errors, &at.child("attacher"), spec.text("attacher"));
     let (source, from) = (spec.at("source"), at.child("source"));
     let both = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
     match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {

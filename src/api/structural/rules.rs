@@ -302,11 +302,11 @@ fn error_for(rule: &Rule, path: Path, value: &Value, detail: String) -> Error {
         "FieldValueForbidden" => return Error::forbidden(path, detail),
         "FieldValueRequired" => return Error::required(path, detail),
         "FieldValueDuplicate" => {
-            return Error { kind: ErrorType::Duplicate, path, value: shown, detail: String::new() };
+            return Error { kind: ErrorType::Duplicate, path, value: shown, shown: None, detail: String::new() };
         }
         _ => ErrorType::Invalid,
     };
-    Error { kind, path, value: shown, detail }
+    Error { kind, path, value: shown, shown: None, detail }
 }
 
 /// `cel.ValidFieldPath`: the names of a path such as `.spec.a` or `['a.b']`, and the schema there.

@@ -162,6 +162,8 @@ fn widget() -> Arc<KindDef> {
         has_generation: true,
         ttl: None,
         hook: None,
+        rechecks_names: false,
+        deprecation: None,
         status_keeps: api::kind::StatusKeeps::Nothing,
         custom: None,
         schema,

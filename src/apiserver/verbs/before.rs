@@ -98,8 +98,9 @@ pub fn before_create(def: &KindDef, ctx: &RequestContext<'_>, object: &mut Objec
     let mut errors = api::meta::validate_object_meta(object, def.namespaced, &rule, &path);
     errors.extend(def.strategy.validate(ctx, object));
     if errors.is_empty() {
-        let name = object.name();
-        errors.extend(validate_path_segment(name).into_iter().map(|p| Error::invalid(path.child("name"), name, p)));
+        // The last line of defence, for kinds that check less.
+        let rule = |name: &str, _: bool| validate_path_segment(name);
+        errors = api::meta::validate_object_meta(object, def.namespaced, &rule, &path);
     }
     invalid(def, object, &errors)?;
     canonicalise(def, object)?;
@@ -217,6 +218,13 @@ pub fn before_update(
     let rule = |name: &str, _: bool| validate_path_segment(name);
     let mut errors = api::meta::validate_object_meta(object, def.namespaced, &rule, &path);
     errors.extend(api::meta::validate_object_meta_update(object, old, &path));
+    if let Some(base) = object.str(&["metadata", "generateName"]).filter(|base| !base.is_empty())
+        && matches!(part, Part::Main)
+        && def.rechecks_names
+    {
+        let problems = def.strategy.validate_name(base, true);
+        errors.extend(problems.into_iter().map(|p| Error::invalid(path.child("generateName"), base, p)));
+    }
     errors.extend(match part {
         Part::Main => def.strategy.validate_update(ctx, object, old),
         Part::Status => def.strategy.validate_status_update(ctx, object, old),

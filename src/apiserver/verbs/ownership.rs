@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use api::Object;
-use api::apply::{FieldManager, Versions};
+use api::apply::{FieldManager, OneVersion, Versions};
+use api::{Gvk, Object};
 use api::kind::KindDef;
 use api::schema::Schema;
 
@@ -101,6 +101,21 @@ fn manager<R>(write: &Write<'_>, then: impl FnOnce(&FieldManager<'_>) -> R) -> R
 /// A new object is its creator's.
 pub fn on_create(write: &Write<'_>, object: &mut Object) {
     manager(write, |m| m.update(None, object, &write.options.manager));
+}
+
+/// The body of a question that is not kept.
+pub fn on_ask(server: &ApiServer, schema: &Schema, gvk: &Gvk, subresource: &str, body: &mut Object, manager: &str) {
+    let fields = FieldManager {
+        schema,
+        gvk,
+        subresource,
+        reset: &[],
+        resets_versions: false,
+        versions: &OneVersion,
+        keeps_nulls: false,
+        now: server.clock.now(),
+    };
+    fields.update(None, body, manager);
 }
 
 /// What changed is the writer's.

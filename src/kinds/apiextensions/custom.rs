@@ -127,6 +127,8 @@ impl Crd<'_> {
             ttl: None,
             hook: None,
             status_keeps: StatusKeeps::Metadata,
+            rechecks_names: false,
+            deprecation: None,
             custom: Some(CustomKind {
                 definition: Arc::clone(&self.definition),
                 warnings: self.warning(version).into_iter().collect(),

@@ -5,13 +5,14 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_selector, non_negative, not_decremented, percent,
-    selector_matches, selects_everything,
+    at_most_100_percent, immutable_as, int_or_percent, label_selector, non_negative, not_decremented, percent,
+    is_selector, selector_matches, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill, same};
 use crate::podspec::{defaults, validate, warnings};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 /// Where apps/v1 keeps what older versions had as `spec.templateGeneration`.
@@ -37,9 +38,10 @@ pub(super) fn extra() -> Extra {
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
-            immutable(
+            immutable_as(
                 &mut errors,
                 at.child("selector"),
+                LABEL_SELECTOR,
                 dig(object, &["spec", "selector"]),
                 dig(old, &["spec", "selector"]),
             );
@@ -111,13 +113,13 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     } else {
         label_selector(errors, &at.child("selector"), selector);
         let labels = template.at("metadata").at("labels");
-        if !selector_matches(selector, labels) {
+        if is_selector(selector) && !selector_matches(selector, labels) {
             let at = at.child("template").child("metadata").child("labels");
             errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
         }
         if selects_everything(selector) {
             let text = "empty selector is invalid for daemonset";
-            errors.push(Error::invalid(at.child("selector"), selector.clone(), text));
+            errors.push(Error::invalid(at.child("selector"), selector.clone(), text).printed(LABEL_SELECTOR));
         }
     }
     validate::template(errors, &at.child("template"), template);
@@ -155,7 +157,7 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         }
         _ => {
             let supported = &["RollingUpdate", "OnDelete"];
-            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported));
+            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported).printed("apps.DaemonSetUpdateStrategy"));
         }
     }
 }

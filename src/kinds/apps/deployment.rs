@@ -4,16 +4,23 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{at_most_100_percent, immutable, int_or_percent, non_negative, not_decremented, percent};
+use crate::checks::{at_most_100_percent, immutable_as, int_or_percent, non_negative, not_decremented, percent};
 use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, child, dig, existing, fill};
+use crate::json::{Json, child, dig, existing, fill, same};
 use crate::podspec::{defaults, validate, warnings};
+use crate::printed::LABEL_SELECTOR;
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
+        // Annotations count too: they come to the replica sets.
+        update: |_, object, old| {
+            if !same(object.at("metadata").at("annotations"), old.at("metadata").at("annotations")) {
+                object.set(&["metadata", "generation"], old.generation() + 1);
+            }
+        },
         validate: |object| {
             let mut errors = ErrorList::new();
             spec(&mut errors, &Path::new("spec"), object.at("spec"));
@@ -23,9 +30,10 @@ pub(super) fn extra() -> Extra {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
             spec(&mut errors, &at, object.at("spec"));
-            immutable(
+            immutable_as(
                 &mut errors,
                 at.child("selector"),
+                LABEL_SELECTOR,
                 dig(object, &["spec", "selector"]),
                 dig(old, &["spec", "selector"]),
             );

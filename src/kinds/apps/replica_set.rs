@@ -4,11 +4,12 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{immutable, label_selector, non_negative, selects_everything};
+use crate::checks::{immutable_as, is_selector, label_selector, non_negative, selects_everything};
 use crate::columns::{age, container_images, container_names, field, integer, name, number, selector, wide};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill};
 use crate::podspec::{defaults, validate, warnings};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -28,9 +29,10 @@ pub(super) fn extra() -> Extra {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
             spec(&mut errors, &at, object.at("spec"));
-            immutable(
+            immutable_as(
                 &mut errors,
                 at.child("selector"),
+                LABEL_SELECTOR,
                 dig(object, &["spec", "selector"]),
                 dig(old, &["spec", "selector"]),
             );
@@ -74,10 +76,15 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         label_selector(errors, &at.child("selector"), selector);
         if selects_everything(selector) {
             let text = "empty selector is invalid for deployment";
-            errors.push(Error::invalid(at.child("selector"), selector.clone(), text));
+            errors.push(Error::invalid(at.child("selector"), selector.clone(), text).printed(LABEL_SELECTOR));
         }
     }
-    validate::template_for(errors, &at.child("template"), spec);
+    if is_selector(selector) {
+        validate::template_for(errors, &at.child("template"), spec, "ReplicaSet");
+    } else {
+        let error = Error::invalid(at.child("selector"), selector.clone(), "invalid label selector");
+        errors.push(error.printed(LABEL_SELECTOR));
+    }
 }
 
 /// `ValidateReplicaSetStatus`, the same for ReplicationControllers.

@@ -5,7 +5,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::checks::{
-    at_most_100_percent, immutable, int_or_percent, label_name, label_selector, non_negative, not_decremented,
+    at_most_100_percent, immutable_as, is_selector, int_or_percent, label_name, label_selector, non_negative, not_decremented,
     one_of_if_set, percent, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, name, text, wide};
@@ -13,6 +13,7 @@ use crate::core::claim;
 use crate::define::Extra;
 use crate::json::{Json, child, dig, existing, fill, items_mut};
 use crate::podspec::{defaults, validate, warnings};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -107,7 +108,7 @@ fn default(object: &mut Object) {
     for claim in items_mut(spec, "volumeClaimTemplates") {
         // The API prints a template as the claim that it is (the type meta is the list item's own).
         fill(claim, "apiVersion", "v1");
-        fill(claim, "kind", "PersistentVolumeClaim");
+        claim.insert("kind".to_owned(), "PersistentVolumeClaim".into());
         if let Some(spec) = existing(claim, "spec") {
             claim::spec_defaults(spec);
         }
@@ -150,10 +151,14 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         label_selector(errors, &at.child("selector"), selector);
         if selects_everything(selector) {
             let text = "empty selector is invalid for statefulset";
-            errors.push(Error::invalid(at.child("selector"), selector.clone(), text));
+            errors.push(Error::invalid(at.child("selector"), selector.clone(), text).printed(LABEL_SELECTOR));
         }
     }
-    template(errors, &at.child("template"), spec);
+    if is_selector(selector) {
+        template(errors, &at.child("template"), spec);
+    } else {
+        errors.push(Error::invalid(at.child("selector"), selector.clone(), "").printed(LABEL_SELECTOR));
+    }
 }
 
 /// The template as the controller will use it: with the volumes of the claims, without what it overwrites.
@@ -185,7 +190,7 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         "OnDelete" => {
             if !rolling.is_null() {
                 let text = "only allowed for updateStrategy 'RollingUpdate'";
-                errors.push(Error::invalid(at_rolling, rolling.clone(), text));
+                errors.push(Error::invalid(at_rolling, rolling.clone(), text).printed("apps.RollingUpdateStatefulSetStrategy"));
             }
         }
         "RollingUpdate" => {
@@ -194,7 +199,7 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             if !unavailable.is_null() {
                 let at = at_rolling.child("maxUnavailable");
                 int_or_percent(errors, at.clone(), unavailable);
-                if unavailable.as_i64() == Some(0) || percent(unavailable) == Some(0) {
+                if unavailable.as_i64().or_else(|| percent(unavailable)).unwrap_or_default() == 0 {
                     errors.push(Error::invalid(at.clone(), unavailable.clone(), "cannot be 0"));
                 }
                 at_most_100_percent(errors, at, unavailable);
@@ -202,14 +207,20 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         }
         _ => {
             let text = "must be 'RollingUpdate' or 'OnDelete'";
-            errors.push(Error::invalid(at.clone(), strategy.clone(), text));
+            errors.push(Error::invalid(at.clone(), strategy.clone(), text).printed("apps.StatefulSetUpdateStrategy"));
         }
     }
 }
 
 /// What an update may not change (`ValidateStatefulSetUpdate`).
 fn frozen(errors: &mut ErrorList, at: &Path, new: &Value, old: &Value) {
-    for member in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
-        immutable(errors, at.child(member), new.at(member), old.at(member));
+    let member = |name: &str| (at.child(name), new.at(name), old.at(name));
+    let (path, value, before) = member("selector");
+    immutable_as(errors, path, LABEL_SELECTOR, value, before);
+    let (path, value, before) = member("volumeClaimTemplates");
+    immutable_as(errors, path, "[]core.PersistentVolumeClaim", value, before);
+    for name in ["serviceName", "podManagementPolicy"] {
+        let (path, value, before) = member(name);
+        immutable_as(errors, path, "string", value, before);
     }
 }

@@ -307,18 +307,36 @@ fn metric_status(from: &Value, to_v1: bool) -> Value {
         put(&mut out, average, current.at("averageValue"));
         put(&mut out, "currentValue", current.at("value"));
         identify(&mut out, source, "metricName", selector);
+        zero_amount(&mut out, kind);
     } else {
         put(&mut out, "describedObject", source.at("target"));
         let mut now = json!({});
         put(&mut now, "averageUtilization", source.at("currentAverageUtilization"));
         put(&mut now, "averageValue", source.at(average));
         put(&mut now, "value", source.at("currentValue"));
+        if matches!(kind, "Object" | "External") && !source.has("currentValue") {
+            now["value"] = "0".into();
+        }
+        if matches!(kind, "Resource" | "ContainerResource" | "Pods") && !source.has(average) {
+            now["averageValue"] = "0".into();
+        }
         out["current"] = now;
         if source.has("metricName") {
             out["metric"] = identifier(source, "metricName", selector);
         }
     }
     json!({"type": kind, member: out})
+}
+
+/// Amounts that v1 has no pointer to are always there.
+fn zero_amount(out: &mut Value, kind: &str) {
+    let name = match kind {
+        "Object" | "External" => "currentValue",
+        _ => "currentAverageValue",
+    };
+    if !out.has(name) {
+        out[name] = "0".into();
+    }
 }
 
 fn identify(out: &mut Value, source: &Value, name: &str, selector: &str) {

@@ -6,12 +6,13 @@ use api::kind::{Propagation, RequestContext};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::checks::{immutable, label_selector, non_negative, one_of_if_set, selector_matches};
+use crate::checks::{immutable, immutable_as, is_selector, label_selector, non_negative, one_of_if_set, selector_matches};
 use crate::columns::{age, container_images, container_names, field, name, selector, text, wide};
 use crate::define::Extra;
 use crate::duration::{human, time};
 use crate::json::{Json, Members, dig, existing, fill, items_mut, restore, same};
 use crate::podspec::{defaults, validate, warnings};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
@@ -138,7 +139,7 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
     // Labels that were taken from the template (by default or by hand) follow it: in upstream they are one map.
     let template = dig(object, &["spec", "template", "metadata", "labels"]);
-    let follow = object.at("metadata").count("labels") == 0 || object.at("metadata").at("labels") == template;
+    let follow = template.as_object().is_some_and(|l| !l.is_empty()) && object.at("metadata").at("labels") == template;
     for (labels, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
         for label in labels {
             if !dig(object, &["spec", "template", "metadata", "labels"]).has(label) {
@@ -182,7 +183,8 @@ fn generated(errors: &mut ErrorList, object: &Object) {
     }
     if !selector_matches(selector, &own) {
         let at = Path::new("spec").child("selector");
-        errors.push(Error::invalid(at, selector.clone(), "`selector` not auto-generated"));
+        let error = Error::invalid(at, selector.clone(), "`selector` not auto-generated");
+        errors.push(error.printed(LABEL_SELECTOR));
     }
 }
 
@@ -206,11 +208,11 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     let selector = spec.at("selector");
     if selector.is_null() {
         errors.push(Error::required(at.child("selector"), ""));
-        return;
+    } else {
+        label_selector(errors, &at.child("selector"), selector);
     }
-    label_selector(errors, &at.child("selector"), selector);
     let labels = spec.at("template").at("metadata").at("labels");
-    if !selector_matches(selector, labels) {
+    if is_selector(selector) && !selector_matches(selector, labels) {
         let at = at.child("template").child("metadata").child("labels");
         errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
     }
@@ -246,14 +248,21 @@ pub(super) fn template_spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         let rules = spec.at("successPolicy").list("rules");
         let at = at.child("successPolicy");
         if mode != "Indexed" {
-            errors.push(Error::invalid(at, spec.at("successPolicy").clone(), "requires indexed completion mode"));
-        } else if rules.is_empty() {
-            errors.push(Error::required(
-                at.child("rules"),
-                "at least one rules must be specified when the successPolicy is specified",
-            ));
-        } else if rules.len() > 20 {
-            errors.push(Error::too_many(at.child("rules"), rules.len(), 20));
+            let error = Error::invalid(at, spec.at("successPolicy").clone(), "requires indexed completion mode");
+            errors.push(error.printed("batch.SuccessPolicy"));
+        } else {
+            let at = at.child("rules");
+            if rules.is_empty() {
+                let text = "at least one rules must be specified when the successPolicy is specified";
+                errors.push(Error::required(at.clone(), text));
+            }
+            if rules.len() > 20 {
+                errors.push(Error::too_many(at.clone(), rules.len(), 20));
+            }
+            let completions = spec.int("completions").unwrap_or_default();
+            for (i, rule) in rules.iter().enumerate() {
+                success_rule(errors, &at.index(i), rule, completions);
+            }
         }
     }
     let replacement = at.child("podReplacementPolicy");
@@ -311,6 +320,57 @@ fn indexed(errors: &mut ErrorList, at: &Path, spec: &Value) {
     {
         errors.push(Error::invalid(at.child("maxFailedIndexes"), failed, "must be less than or equal to 100000"));
     }
+    // Many completions with a limit for each are kept within bounds that a status can hold.
+    if completions.is_some_and(|count| count > 100_000) && spec.has("backoffLimitPerIndex") {
+        const TEXT: &str = "must be less than or equal to 10000 when completions are above 100000 and used with backoff \
+                            limit per index";
+        if failed.is_none() {
+            let text = "must be specified when completions is above 100000";
+            errors.push(Error::required(at.child("maxFailedIndexes"), text));
+        }
+        if parallelism > 10_000 {
+            errors.push(Error::invalid(at.child("parallelism"), parallelism, TEXT));
+        }
+        if let Some(failed @ 10_001..) = failed {
+            errors.push(Error::invalid(at.child("maxFailedIndexes"), failed, TEXT));
+        }
+    }
+}
+
+/// `validateSuccessPolicyRule`.
+fn success_rule(errors: &mut ErrorList, at: &Path, rule: &Value, completions: i64) {
+    const MOST: usize = 64 * 1024;
+    let (count, indexes) = (rule.int("succeededCount"), rule.at("succeededIndexes").as_str());
+    if count.is_none() && indexes.is_none() {
+        let text = "at least one of succeededCount or succeededIndexes must be specified";
+        errors.push(Error::required(at.clone(), text));
+    }
+    let mut total = 0;
+    if let Some(indexes) = indexes {
+        let at = at.child("succeededIndexes");
+        if indexes.len() > MOST {
+            errors.push(Error::too_long(at.clone(), MOST));
+        }
+        match super::job_status::intervals(indexes, completions) {
+            Ok(found) => total = found.iter().map(|(first, last)| last - first + 1).sum(),
+            Err(error) => {
+                errors.push(Error::invalid(at, indexes, format!("error parsing succeededIndexes: {error}")));
+            }
+        }
+    }
+    let Some(count) = count else { return };
+    let at = at.child("succeededCount");
+    non_negative(errors, at.clone(), rule.at("succeededCount"));
+    if count > completions {
+        let text = format!("must be less than or equal to {completions} (the number of specified completions)");
+        errors.push(Error::invalid(at.clone(), count, text));
+    }
+    if indexes.is_some() && count > total {
+        let text = format!(
+            "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+        );
+        errors.push(Error::invalid(at, count, text));
+    }
 }
 
 fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
@@ -324,7 +384,10 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
         let at = at.index(i);
         let supported = &["Count", "FailIndex", "FailJob", "Ignore"];
         match rule.text("action") {
-            "" => errors.push(Error::required(at.child("action"), "")),
+            "" => {
+                let text = "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]";
+                errors.push(Error::required(at.child("action"), text));
+            }
             "FailIndex" if !spec.has("backoffLimitPerIndex") => {
                 errors.push(Error::invalid(
                     at.child("action"),
@@ -340,13 +403,10 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
         let (codes, conditions) = (rule.at("onExitCodes"), rule.list("onPodConditions"));
         if !codes.is_null() && !conditions.is_empty() {
             let text = "specifying both OnExitCodes and OnPodConditions is not supported";
-            errors.push(Error::invalid(at.clone(), "", text));
+            errors.push(Error::invalid(at.clone(), "", text).hidden());
         } else if codes.is_null() && conditions.is_empty() {
-            errors.push(Error::invalid(
-                at.clone(),
-                "",
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            ));
+            let text = "specifying one of OnExitCodes and OnPodConditions is required";
+            errors.push(Error::invalid(at.clone(), "", text).hidden());
         }
         if !codes.is_null() {
             exit_codes(errors, &at.child("onExitCodes"), codes, template);
@@ -402,55 +462,89 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         if !elastic {
             let field = at.child("completions");
             if new.text("completionMode") == "Indexed" {
-                let text = "can only be modified in tandem with parallelism";
+                let text = "can only be modified in tandem with spec.parallelism";
                 errors.push(Error::invalid(field, new.at("completions").clone(), text));
             } else {
                 immutable(&mut errors, field, new.at("completions"), before.at("completions"));
             }
         }
     }
-    immutable(&mut errors, at.child("selector"), new.at("selector"), before.at("selector"));
-    let template = comparable(old, new.at("template"), before.at("template"));
-    immutable(&mut errors, at.child("template"), &template, before.at("template"));
-    for member in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-        immutable(&mut errors, at.child(member), new.at(member), before.at(member));
+    immutable_as(&mut errors, at.child("selector"), LABEL_SELECTOR, new.at("selector"), before.at("selector"));
+    template_update(&mut errors, &at, old, new.at("template"), before.at("template"));
+    for (member, ty) in [
+        ("completionMode", "raw"),
+        ("podFailurePolicy", "*batch.PodFailurePolicy"),
+        ("backoffLimitPerIndex", "raw"),
+        ("managedBy", "raw"),
+        ("successPolicy", "*batch.SuccessPolicy"),
+    ] {
+        immutable_as(&mut errors, at.child(member), ty, new.at(member), before.at(member));
     }
     names(&mut errors, object);
     errors
 }
 
-/// The new template with what a suspended Job may still change taken from the old one
-/// (`shouldAllowMutablePodTemplate`).
-fn comparable(old: &Object, new: &Value, before: &Value) -> Value {
-    let mut template = new.clone();
+/// `validatePodTemplateUpdate`: a Job that waits may be told where its pods go and what they get.
+fn template_update(errors: &mut ErrorList, at: &Path, old: &Object, new: &Value, before: &Value) {
     let status = old.at("status");
-    let idle = old.at("spec").flag("suspend")
+    let suspended = old.at("spec").flag("suspend");
+    // `shouldAllowMutablePodTemplate`
+    let idle = suspended
         && (!status.has("startTime") || condition(old, "Suspended"))
         && status.int("active").unwrap_or_default() == 0;
-    if !idle {
-        return template;
+    let mut before = before.clone();
+    if idle && let Some(map) = before.as_object_mut() {
+        directives(map, new);
     }
-    if let Some(map) = template.as_object_mut() {
-        if let Some(metadata) = map.entry("metadata").or_insert_with(|| json!({})).as_object_mut() {
-            restore(metadata, "annotations", before.at("metadata"));
-            restore(metadata, "labels", before.at("metadata"));
-        }
-        if let Some(spec) = existing(map, "spec") {
-            for member in ["nodeSelector", "tolerations", "schedulingGates"] {
-                restore(spec, member, before.at("spec"));
+    if !idle {
+        immutable_as(errors, at.child("template"), "core.PodTemplateSpec", new, &before);
+        return;
+    }
+    let mut pod = before.at("spec").clone();
+    if let Some(spec) = pod.as_object_mut() {
+        for list in ["containers", "initContainers"] {
+            let containers = new.at("spec").list(list);
+            if spec.count(list) != containers.len() {
+                continue;
             }
-            if let Some(affinity) = spec.get_mut("affinity").and_then(Value::as_object_mut) {
-                restore(affinity, "nodeAffinity", before.at("spec").at("affinity"));
-            }
-            for list in ["containers", "initContainers"] {
-                let old_list = before.at("spec").list(list);
-                for (container, old) in items_mut(spec, list).zip(old_list) {
-                    restore(container, "resources", old);
+            for (container, new) in items_mut(spec, list).zip(containers) {
+                if container.text("name") == new.text("name") {
+                    restore(container, "resources", new);
                 }
             }
         }
     }
-    template
+    immutable_as(errors, at.child("template.spec"), "core.PodSpec", new.at("spec"), &pod);
+}
+
+/// The scheduling directives of the new template, which may differ, go into the old one.
+fn directives(before: &mut Members, new: &Value) {
+    if let Some(metadata) = before.entry("metadata").or_insert_with(|| json!({})).as_object_mut() {
+        restore(metadata, "annotations", new.at("metadata"));
+        restore(metadata, "labels", new.at("metadata"));
+    }
+    let Some(spec) = existing(before, "spec") else { return };
+    let new = new.at("spec");
+    for member in ["nodeSelector", "tolerations", "schedulingGates"] {
+        restore(spec, member, new);
+    }
+    match (new.has("affinity"), spec.has("affinity")) {
+        (false, true) => {
+            if let Some(affinity) = existing(spec, "affinity") {
+                affinity.remove("nodeAffinity");
+            }
+            if spec.at("affinity").as_object().is_some_and(|a| a.values().all(Value::is_null)) {
+                spec.remove("affinity");
+            }
+        }
+        (true, _) => {
+            let affinity = spec.entry("affinity").or_insert_with(|| json!({}));
+            if let Some(affinity) = affinity.as_object_mut() {
+                restore(affinity, "nodeAffinity", new.at("affinity"));
+            }
+        }
+        (false, false) => {}
+    }
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn indexes(errors: &mut ErrorList, object: &Object, old: &Object) {
 }
 
 /// `1,3-5` as pairs of first and last, below `most` and growing (`validateIndexesFormat`).
-fn intervals(text: &str, most: i64) -> Result<Vec<(i64, i64)>, String> {
+pub(super) fn intervals(text: &str, most: i64) -> Result<Vec<(i64, i64)>, String> {
     let mut out: Vec<(i64, i64)> = Vec::new();
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let (first, last) = interval(part, most)?;

@@ -4,10 +4,11 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{invalid_all, label_selector, one_of_if_set, subdomain};
+use crate::checks::{IMMUTABLE, immutable, invalid_all, label_selector, one_of_if_set, subdomain};
 use crate::columns::{age, name, string, string_or, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, Members, amount, child, dig, existing, fill, same};
+use crate::json::{Json, Members, amount, child, dig, existing, fill, restore, same};
+use crate::printed;
 use crate::rules::Rules;
 
 pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -27,6 +28,7 @@ pub(super) fn extra() -> Extra {
             errors
         },
         validate_update: Some(validate_update),
+        validate_status: |object, _| validate_status(object),
         warnings: |object, _| {
             let mut out = Vec::new();
             crate::podspec::warnings::claim(&mut out, &Path::new("spec"), object.at("spec"));
@@ -57,10 +59,12 @@ fn bound(object: &Object) -> bool {
     object.at("spec").count("volumeName") > 0
 }
 
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
 /// The class by the old annotation or by the field.
 pub(super) fn class(object: &Object) -> &str {
     object
-        .annotation("volume.beta.kubernetes.io/storage-class")
+        .annotation(CLASS)
         .or_else(|| dig(object, &["spec", "storageClassName"]).as_str())
         .unwrap_or_default()
 }
@@ -191,38 +195,127 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     let at = Path::new("spec");
     spec(&mut errors, &at, object.at("spec"));
     let (new, before) = (object.at("spec"), old.at("spec"));
-    let Some(mut munged) = new.as_object().cloned() else { return errors };
+    let (Some(mut munged), Some(mut compare)) = (new.as_object().cloned(), before.as_object().cloned()) else {
+        return errors;
+    };
     if before.count("volumeName") == 0 {
-        munged.remove("volumeName");
+        restore(&mut compare, "volumeName", new);
     }
-    if !before.has("storageClassName") && before.count("volumeName") == 0 || class(old) == class(object) {
-        crate::json::restore(&mut munged, "storageClassName", before);
-    }
-    let is_bound = dig(object, &["status", "phase"]).as_str() == Some("Bound");
-    let (size, old_size) = (
-        amount(new.at("resources").at("requests").at("storage")),
-        amount(before.at("resources").at("requests").at("storage")),
-    );
-    if is_bound {
-        crate::json::restore(&mut munged, "volumeAttributesClassName", before);
-        if size < old_size && size < amount(dig(object, &["status", "capacity", "storage"])) {
-            let at = at.child("resources").child("requests").child("storage");
-            errors.push(Error::forbidden(at, "field can not be less than status.capacity"));
+    class_update(&mut errors, &mut munged, object, old);
+    let requests = ["resources", "requests", "storage"];
+    let (size, old_size) = (amount(dig(new, &requests)), amount(dig(before, &requests)));
+    let status = object.at("status");
+    if status.text("phase") == "Bound" {
+        if let Some(amounts) = existing(&mut munged, "resources").and_then(|r| existing(r, "requests")) {
+            restore(amounts, "storage", before.at("resources").at("requests"));
         }
-        crate::json::restore(&mut munged, "resources", before);
+        restore(&mut munged, "volumeAttributesClassName", before);
     }
-    let mut compare = before.clone();
-    if let Some(map) = compare.as_object_mut()
-        && before.count("volumeName") == 0
-    {
-        map.remove("volumeName");
+    let (munged, compare) = (Value::Object(munged), Value::Object(compare));
+    if !printed::equal("core.PersistentVolumeClaimSpec", &munged, &compare) {
+        let changes = printed::changes("core.PersistentVolumeClaimSpec", &compare, &munged);
+        let text = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
+             claims\n{changes}"
+        );
+        errors.push(Error::forbidden(at.clone(), text));
     }
-    if !same(&Value::Object(munged), &compare) {
-        let text = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
-            claims";
+    if size < old_size && size <= amount(dig(old, &["status", "capacity", "storage"])) {
+        let at = at.child("resources").child("requests").child("storage");
+        errors.push(Error::forbidden(at, "field can not be less than status.capacity"));
+    }
+    immutable(&mut errors, Path::new("volumeMode"), new.at("volumeMode"), before.at("volumeMode"));
+    let name = "volumeAttributesClassName";
+    if !same(new.at(name), before.at(name)) && old.at("status").has("currentVolumeAttributesClassName") {
+        let at = at.child(name);
+        let what = if !new.has(name) {
+            "nil"
+        } else if new.text(name).is_empty() {
+            "empty string"
+        } else {
+            return errors;
+        };
+        let text = format!("update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil");
         errors.push(Error::forbidden(at, text));
     }
     errors
+}
+
+/// `ValidatePersistentVolumeClaimStatusUpdate`.
+fn validate_status(object: &Object) -> ErrorList {
+    const RESIZES: [&str; 5] = [
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+        "NodeResizePending",
+    ];
+    let mut errors = ErrorList::new();
+    let (status, at) = (object.at("status"), Path::new("status"));
+    let basic = |errors: &mut ErrorList, at: Path, value: &Value| {
+        let amount = amount(value);
+        let bad = amount.sign() < 0;
+        if bad {
+            errors.push(Error::invalid(at, amount.value(), "must be a valid resource quantity"));
+        }
+        bad
+    };
+    for (name, value) in status.entries("capacity") {
+        basic(&mut errors, at.child("capacity").key(name), value);
+    }
+    let path = at.child("allocatedResourceStatuses");
+    for (name, value) in status.entries("allocatedResourceStatuses") {
+        resource_key(&mut errors, &path, name);
+        if !RESIZES.contains(&value.as_str().unwrap_or_default()) {
+            let mut supported = RESIZES;
+            supported.sort_unstable();
+            errors.push(Error::not_supported(path.clone(), name, &supported));
+        }
+    }
+    let path = at.child("allocatedResources");
+    for (name, value) in status.entries("allocatedResources") {
+        if resource_key(&mut errors, &path, name) && !basic(&mut errors, path.key(name), value) {
+            crate::podspec::resources::quantity(&mut errors, &path.key(name), "storage", value);
+        }
+    }
+    errors
+}
+
+/// `validatePersistentVolumeClaimResourceKey`: of Kubernetes' own resources only storage.
+fn resource_key(errors: &mut ErrorList, at: &Path, name: &str) -> bool {
+    let texts = api::validation::label_key(name);
+    if !texts.is_empty() {
+        invalid_all(errors, at, name, texts);
+        return false;
+    }
+    let own = !name.contains('/') || name.starts_with("kubernetes.io/");
+    if own && name != "storage" {
+        errors.push(Error::not_supported(at.clone(), name, &["storage"]));
+        return false;
+    }
+    true
+}
+
+/// How a claim that got its class late, or by the old annotation, comes to the field.
+fn class_update(errors: &mut ErrorList, munged: &mut Members, object: &Object, old: &Object) {
+    let (annotation, old_annotation) = (object.annotation(CLASS), old.annotation(CLASS));
+    let name = dig(object, &["spec", "storageClassName"]).as_str();
+    let had_name = dig(old, &["spec", "storageClassName"]).is_string();
+    let from_annotation = old_annotation.is_some()
+        && !had_name
+        && name == old_annotation
+        && (annotation.is_none() || annotation == old_annotation);
+    if from_annotation {
+        munged.remove("storageClassName");
+        return;
+    }
+    if annotation.unwrap_or_default() != old_annotation.unwrap_or_default() {
+        let at = Path::new("metadata").child("annotations").child(CLASS);
+        errors.push(Error::invalid(at, annotation.unwrap_or_default(), IMMUTABLE));
+    }
+    if name.is_some() && !had_name && (old_annotation.is_none() || old_annotation == name) {
+        restore(munged, "storageClassName", old.at("spec"));
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{ip, label_name, one_of, port_number, subdomain};
+use crate::checks::{invalid_all, qualified_name, ip, label_name, one_of, port_number, subdomain};
 use crate::columns::{age, name, text};
 use crate::define::Extra;
 use crate::json::{Json, fill, items_mut};
@@ -26,7 +26,6 @@ pub(super) fn extra() -> Extra {
         },
         validate,
         create_on_update: true,
-        warnings: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
         ..Rules::GENERIC
     };
     Extra::new(rules, vec![name(), text("Endpoints", |o, _| endpoints(o).into()), age()])
@@ -85,6 +84,9 @@ fn validate(object: &Object) -> ErrorList {
             }
             port_number(&mut errors, at.child("port"), port.int("port").unwrap_or_default());
             one_of(&mut errors, at.child("protocol"), port.text("protocol"), &["SCTP", "TCP", "UDP"]);
+            if let Some(protocol) = port.at("appProtocol").as_str() {
+                invalid_all(&mut errors, &at.child("appProtocol"), protocol, qualified_name(protocol));
+            }
         }
     }
     errors

@@ -9,7 +9,7 @@ use api::{Object, Status};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::checks::{immutable, invalid_all, qualified_name};
+use crate::checks::{immutable_as, invalid_all, qualified_name};
 use crate::columns::{column, field, string, text, wide};
 use crate::define::Extra;
 use crate::duration::since;
@@ -42,6 +42,8 @@ pub(super) fn extra() -> Extra {
             errors
         },
         create_on_update: true,
+        // Only what holds for all kinds is asked of the metadata.
+        name: |_, _| Vec::new(),
         any_finalizers: true,
         ..Rules::GENERIC
     };
@@ -62,7 +64,6 @@ pub(crate) fn new_style() -> Extra {
         },
         validate_update: Some(validate_update),
         create_on_update: true,
-        any_finalizers: true,
         ..Rules::GENERIC
     };
     let mut extra = Extra::new(rules, columns()).with_fields(new_fields());
@@ -286,11 +287,20 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         "action",
         "related",
     ] {
-        immutable(&mut errors, Path::new(name), new.at(name), old.at(name));
+        let ty = match name {
+            "involvedObject" => "core.ObjectReference",
+            "related" => "*core.ObjectReference",
+            "source" => "core.EventSource",
+            "count" => "number",
+            "firstTimestamp" | "lastTimestamp" | "eventTime" => "raw",
+            _ => "string",
+        };
+        immutable_as(&mut errors, Path::new(name), ty, new.at(name), old.at(name));
     }
     let reporter = Path::new("reportingController");
-    immutable(&mut errors, reporter, new.at("reportingComponent"), old.at("reportingComponent"));
-    immutable(&mut errors, Path::new("reportingInstance"), new.at("reportingInstance"), old.at("reportingInstance"));
+    immutable_as(&mut errors, reporter, "string", new.at("reportingComponent"), old.at("reportingComponent"));
+    let instance = Path::new("reportingInstance");
+    immutable_as(&mut errors, instance, "string", new.at("reportingInstance"), old.at("reportingInstance"));
     errors
 }
 

@@ -22,6 +22,13 @@ pub(super) fn extra() -> Extra {
                 }
             }
         },
+        create: |_, object| {
+            // A name for who gives none.
+            if object.name().is_empty() {
+                let uid = object.uid().to_owned();
+                object.set(&["metadata", "name"], uid);
+            }
+        },
         validate,
         create_on_update: true,
         ..Rules::GENERIC

@@ -11,8 +11,9 @@ use crate::Config;
 use crate::checks::{cidr, invalid_all, label_value, one_of, qualified_name};
 use crate::columns::{age, field, name, string, string_or, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, dig, existing, restore};
+use crate::json::{Json, dig, existing};
 use crate::podspec::resources;
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 use super::connect::NodeProxy;
@@ -20,14 +21,32 @@ use super::connect::NodeProxy;
 pub(super) fn extra(config: &Config) -> Extra {
     let rules = Rules {
         default,
-        update: |_, object, old| {
-            // spec.configSource is no longer supported and keeps what it was.
-            if let Some(spec) = object.0.get_mut("spec").and_then(Value::as_object_mut) {
-                restore(spec, "configSource", old.at("spec"));
+        create: |_, object| {
+            for path in [&["spec", "configSource"], &["spec", "podPreemptionPolicy"], &["status", "config"]] {
+                object.remove(path);
             }
         },
+        update: |_, object, old| {
+            // What features use that are gone or off stays only where it was.
+            for member in ["configSource", "podPreemptionPolicy"] {
+                if !old.at("spec").has(member) {
+                    object.remove(&["spec", member]);
+                }
+            }
+        },
+        status_update: |_, object, old| {
+            if !old.at("status").has("config") {
+                object.remove(&["status", "config"]);
+            }
+        },
+        warnings: |object, _| warnings(object.at("spec")),
         validate,
-        validate_update: Some(validate_update),
+        validate_update: Some(|object, old| {
+            let mut errors = validate(object);
+            errors.extend(changes(object, old));
+            errors
+        }),
+        validate_status: changes,
         // The node agent registers with its status in one request.
         keeps_status: true,
         ..Rules::GENERIC
@@ -65,6 +84,22 @@ fn default(object: &mut Object) {
         let capacity = status.at("capacity").clone();
         object.set(&["status", "allocatable"], capacity);
     }
+}
+
+/// `nodeWarnings`.
+fn warnings(spec: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    if spec.has("configSource") {
+        out.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if spec.count("externalID") > 0 {
+        out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    for (i, network) in spec.list("podCIDRs").iter().enumerate() {
+        let at = Path::new("spec").child("podCIDRs").index(i);
+        out.extend(api::validation::cidr_warnings(&at, network.as_str().unwrap_or_default()));
+    }
+    out
 }
 
 fn status(object: &Object) -> String {
@@ -132,7 +167,7 @@ fn validate(object: &Object) -> ErrorList {
 fn capacity(errors: &mut ErrorList, object: &Object) {
     for list in ["capacity", "allocatable"] {
         for (name, value) in object.at("status").entries(list) {
-            let at = Path::new("status").child(list).key(name);
+            let at = Path::new("status").child(list).child(name);
             resources::quantity(errors, &at, name, value);
         }
     }
@@ -150,7 +185,7 @@ fn taints(errors: &mut ErrorList, path: &Path, list: &[Value]) {
         }
         one_of(errors, at.child("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
         if seen.contains(&(key, effect)) {
-            let mut error = Error::duplicate(at, taint.clone());
+            let mut error = Error::duplicate(at, taint.clone()).printed("core.Taint");
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         } else {
@@ -159,20 +194,60 @@ fn taints(errors: &mut ErrorList, path: &Path, list: &[Value]) {
     }
 }
 
-/// Pod networks and the provider's id are given once (`ValidateNodeUpdate`).
-fn validate_update(object: &Object, old: &Object) -> ErrorList {
-    let mut errors = validate(object);
-    let spec = Path::new("spec");
-    let (new, old) = (object.at("spec"), old.at("spec"));
-    if old.count("podCIDRs") > 0 && new.at("podCIDRs") != old.at("podCIDRs") {
-        let text = "node updates may not change podCIDR except from \"\" to valid";
-        errors.push(Error::forbidden(spec.child("podCIDRs"), text));
+/// `ValidateNodeUpdate`, of the status too: pod networks and the provider's id are given once.
+fn changes(object: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let at = Path::new("spec");
+    let (spec, before) = (object.at("spec"), old.at("spec"));
+    capacity(&mut errors, object);
+    features(&mut errors, &Path::new("status").child("declaredFeatures"), object.at("status"));
+    let addresses = object.array(&["status", "addresses"]);
+    for (i, address) in addresses.iter().enumerate().filter(|(i, address)| addresses[..*i].contains(address)) {
+        let at = Path::new("status").child("addresses").index(i);
+        errors.push(Error::duplicate(at, address.clone()).printed("core.NodeAddress"));
     }
-    if old.count("providerID") > 0 && new.text("providerID") != old.text("providerID") {
-        let text = "node updates may not change providerID except from \"\" to valid";
-        errors.push(Error::forbidden(spec.child("providerID"), text));
+    let (networks, old_networks) = (spec.list("podCIDRs"), before.list("podCIDRs"));
+    if !old_networks.is_empty() && networks != old_networks {
+        let text = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(Error::forbidden(at.child("podCIDRs"), text));
+    }
+    let (id, old_id) = (spec.text("providerID"), before.text("providerID"));
+    if !old_id.is_empty() && id != old_id {
+        let what = if id.is_empty() { "field cannot be cleared once set" } else { "field cannot be modified once set" };
+        errors.push(Error::invalid(at.child("providerID"), Value::Null, what));
+    }
+    taints(&mut errors, &Path::new("metadata").child("taints"), spec.list("taints"));
+    if spec.text("externalID") != before.text("externalID") {
+        errors.push(Error::forbidden(at.child("externalID"), "may not be updated"));
     }
     errors
+}
+
+/// `validateNodeDeclaredFeatures`: well-formed, each once, in order.
+fn features(errors: &mut ErrorList, at: &Path, status: &Value) {
+    let list: Vec<&str> =
+        status.list("declaredFeatures").iter().map(|feature| feature.as_str().unwrap_or_default()).collect();
+    for (i, feature) in list.iter().enumerate() {
+        if !is_feature(feature) {
+            let text = format!(
+                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments \
+                 separated by '/' (e.g., MyFeature or MyFeature/mySubFeature)"
+            );
+            errors.push(Error::invalid(at.index(i), *feature, text));
+        }
+        let Some(next) = list.get(i + 1) else { continue };
+        if feature == next {
+            errors.push(Error::duplicate(at.index(i + 1), *next));
+        } else if feature > next {
+            errors.push(Error::invalid(at.index(i + 1), *next, "list must be sorted alphabetically"));
+        }
+    }
+}
+
+/// `^([A-Z][a-zA-Z0-9]*)(/[a-zA-Z0-9]+)*$`, as `validateNodeDeclaredFeatureName` has it.
+fn is_feature(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.split('/').all(plain) && name.starts_with(|c: char| c.is_ascii_uppercase())
 }
 
 #[cfg(test)]

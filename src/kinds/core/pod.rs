@@ -12,6 +12,7 @@ use crate::columns::field;
 use crate::define::Extra;
 use crate::json::{Json, Members, child, dig, existing, items_mut, restore};
 use crate::podspec::{defaults, qos, update, validate};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 use super::binding::Binding;
@@ -201,19 +202,76 @@ fn checked(object: &Object) -> ErrorList {
 fn validate_status(object: &Object, old: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (status, before, at) = (object.at("status"), old.at("status"), Path::new("status"));
-    let nominated = status.text("nominatedNodeName");
-    if !nominated.is_empty() {
-        crate::checks::subdomain(&mut errors, &at.child("nominatedNodeName"), nominated);
+    for (i, condition) in status.list("conditions").iter().enumerate() {
+        let (at, kind) = (at.child("conditions").index(i), condition.text("type"));
+        if let Some(generation @ ..0) = condition.int("observedGeneration") {
+            errors.push(Error::invalid(at.child("observedGeneration"), generation, "must be a non-negative integer"));
+        }
+        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            let texts = crate::checks::qualified_name(kind);
+            crate::checks::invalid_all(&mut errors, &at.child("Type"), kind, texts);
+        }
     }
-    for (i, ip) in status.list("podIPs").iter().enumerate() {
-        crate::checks::ip(&mut errors, at.child("podIPs").index(i), ip.text("ip"));
+    let nominated = status.text("nominatedNodeName");
+    if !nominated.is_empty() && nominated != before.text("nominatedNodeName") {
+        let at = at.child("nominatedNodeName");
+        crate::checks::subdomain(&mut errors, &at, nominated);
+        if old.at("spec").count("nodeName") > 0 {
+            errors.push(Error::forbidden(at, "may not be set on pods that are already bound to a node"));
+        }
+    }
+    if let Some(generation @ ..0) = status.int("observedGeneration") {
+        errors.push(Error::invalid(at.child("observedGeneration"), generation, "must be a non-negative integer"));
     }
     if before.has("qosClass") && status.text("qosClass") != before.text("qosClass") {
         crate::checks::immutable(&mut errors, at.child("qosClass"), status.at("qosClass"), before.at("qosClass"));
     }
     let spec = old.at("spec");
     transitions(&mut errors, &at, "containerStatuses", status, before, spec);
+    pod_addresses(&mut errors, &at, status, before);
+    host_addresses(&mut errors, &at, status, before);
     errors
+}
+
+/// `validatePodIPs`.
+fn pod_addresses(errors: &mut ErrorList, at: &Path, status: &Value, before: &Value) {
+    addresses(errors, &at.child("podIPs"), status.list("podIPs"), before.list("podIPs"), "[]core.PodIP");
+    let (one, many, path) = (status.text("podIP"), status.list("podIPs"), at.child("podIPs"));
+    if one.is_empty() != many.is_empty() {
+        let text = "podIP and podIPs must either both be set or both be unset";
+        errors.push(Error::invalid(path, status.at("podIPs").clone(), text).printed("[]core.PodIP"));
+    } else if let Some(first) = many.first().map(|ip| ip.text("ip"))
+        && one != first
+    {
+        errors.push(Error::invalid(path.index(0).child("ip"), first, "must be equal to `podIP`"));
+    }
+}
+
+/// `validateHostIPs`.
+fn host_addresses(errors: &mut ErrorList, at: &Path, status: &Value, before: &Value) {
+    let (list, path) = (status.list("hostIPs"), at.child("hostIPs"));
+    if let Some(first) = list.first().map(|ip| ip.text("ip"))
+        && status.text("hostIP") != first
+    {
+        errors.push(Error::invalid(path.index(0).child("ip"), first, "must be equal to `hostIP`"));
+    }
+    addresses(errors, &path, list, before.list("hostIPs"), "[]core.HostIP");
+}
+
+/// New addresses are good, and there is at most one of each family.
+fn addresses(errors: &mut ErrorList, at: &Path, list: &[Value], before: &[Value], ty: &str) {
+    for (i, ip) in list.iter().enumerate().filter(|(_, ip)| !before.contains(ip)) {
+        crate::checks::ip(errors, at.index(i), ip.text("ip"));
+    }
+    if list.len() < 2 {
+        return;
+    }
+    let ips: Option<Vec<_>> = list.iter().map(|ip| api::validation::parse_ip_sloppy(ip.text("ip"))).collect();
+    let dual = ips.is_some_and(|ips| ips.len() == 2 && ips[0].is_ipv4() != ips[1].is_ipv4());
+    if !dual {
+        let text = "may specify no more than one IP for each IP family";
+        errors.push(Error::invalid(at.clone(), list.to_vec(), text).printed(ty));
+    }
 }
 
 /// A container that ended and is not to restart stays ended (`ValidateContainerStateTransition`).

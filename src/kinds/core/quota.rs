@@ -2,13 +2,14 @@
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::checks::immutable;
 use crate::columns::{age, name, text};
 use crate::define::Extra;
 use crate::json::{Json, dig};
 use crate::podspec::resources::{is_huge_page, is_standard, quantity, resource_name};
+use crate::printed::Printed;
 use crate::rules::Rules;
 
 const SCOPES: &[&str] = &[
@@ -108,7 +109,8 @@ fn validate(object: &Object) -> ErrorList {
         }
         for _ in spec.entries("hard").filter(|(resource, _)| !applies(name, resource)) {
             let text = "unsupported scope applied to resource";
-            errors.push(Error::invalid(at.clone(), selector_value(spec), text));
+            let error = Error::invalid(at.clone(), spec.at("scopeSelector").clone(), text);
+            errors.push(error.printed("core.ScopeSelector"));
         }
         if !matches!(name, "PriorityClass" | "VolumeAttributesClass")
             && SCOPES.contains(&name)
@@ -156,19 +158,10 @@ fn applies(scope: &str, resource: &str) -> bool {
     }
 }
 
-/// A scope selector as Go prints the internal type, but for the order of members.
-fn selector_value(spec: &Value) -> Value {
-    let terms = spec.at("scopeSelector").list("matchExpressions").iter();
-    let terms = terms.map(|term| {
-        let values = if term.count("values") == 0 { Value::Null } else { term.at("values").clone() };
-        json!({"ScopeName": term.text("scopeName"), "Operator": term.text("operator"), "Values": values})
-    });
-    json!({ "MatchExpressions": terms.collect::<Vec<_>>() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn scopes_narrow_what_they_can_be_counted_by() {

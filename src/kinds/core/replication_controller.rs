@@ -10,7 +10,7 @@ use crate::checks::non_negative;
 use crate::columns::{age, container_images, container_names, field, integer, labels, name, number, wide};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -28,6 +28,13 @@ pub(super) fn extra() -> Extra {
         },
         // The core group's controllers leave their pods by default.
         propagation: Propagation::Orphan,
+        // Declarative validation looks at the name alone.
+        name: |name, prefix| if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) },
+        warnings: |object, old| {
+            let mut out = warnings::host_name(object, old);
+            out.extend(warnings::template(object, old, &["spec", "template"]));
+            out
+        },
         ..Rules::GENERIC
     };
     let columns = vec![
@@ -71,5 +78,5 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     non_negative(errors, at.child("replicas"), spec.at("replicas"));
     let mut as_selector = spec.clone();
     as_selector["selector"] = json!({"matchLabels": spec.at("selector")});
-    validate::template_for(errors, &at.child("template"), &as_selector);
+    validate::template_for(errors, &at.child("template"), &as_selector, "ReplicationController");
 }

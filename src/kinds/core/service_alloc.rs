@@ -98,6 +98,8 @@ struct Transaction {
     old_addresses: Vec<IpAddr>,
     old_ports: Vec<u16>,
     committed: bool,
+    /// Nothing is taken, nor is it asked whether somebody else has taken it.
+    dry_run: bool,
 }
 
 impl Pending for Transaction {
@@ -134,13 +136,21 @@ impl WriteHook for Allocator {
                 }
             }
         }
+        // As upstream's dry runs: of ports it is asked whether they are free, of addresses it is not.
+        let taken = if ctx.dry_run {
+            let ports = self.taken.lock().ports.clone();
+            Arc::new(Mutex::new(Taken { ports, ..Taken::default() }))
+        } else {
+            Arc::clone(&self.taken)
+        };
         let mut transaction = Transaction {
-            taken: self.taken.clone(),
+            taken,
             new_addresses: Vec::new(),
             new_ports: Vec::new(),
             old_addresses: Vec::new(),
             old_ports: Vec::new(),
             committed: false,
+            dry_run: ctx.dry_run,
         };
         families(&self.pools, object, old)?;
         self.assign_addresses(object, old, &mut transaction)?;
@@ -149,11 +159,6 @@ impl WriteHook for Allocator {
             let (kept, kept_ports): (Vec<IpAddr>, Vec<u16>) = (addresses(object).collect(), ports(object));
             transaction.old_addresses = addresses(old).filter(|ip| !kept.contains(ip)).collect();
             transaction.old_ports = ports(old).into_iter().filter(|port| !kept_ports.contains(port)).collect();
-        }
-        if ctx.dry_run {
-            // Dropping it without commit gives everything back; what the object shows stays.
-            transaction.old_addresses.clear();
-            transaction.old_ports.clear();
         }
         Ok(Box::new(transaction))
     }
@@ -272,7 +277,8 @@ impl Allocator {
         let mut list: Vec<String> =
             object.array(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
         list.resize(families.len(), String::new());
-        let mut taken = self.taken.lock();
+        let shared = Arc::clone(&transaction.taken);
+        let mut taken = shared.lock();
         for (slot, family) in list.iter_mut().zip(&families) {
             let Some(network) = self.pools.networks.iter().find(|n| family_of(n.addr()) == family) else { continue };
             if slot.is_empty() {
@@ -290,7 +296,11 @@ impl Allocator {
                 continue;
             }
             let problem = if !usable(network, ip) {
-                Some("the provided network does not match the current range".to_owned())
+                Some(if transaction.dry_run {
+                    format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {network}")
+                } else {
+                    "the provided network does not match the current range".to_owned()
+                })
             } else if !taken.addresses.insert(ip) {
                 Some("provided IP is already allocated".to_owned())
             } else {
@@ -319,12 +329,13 @@ impl Allocator {
         let spec = object.at("spec");
         let own: Vec<u16> = old.map(ports).unwrap_or_default();
         let wants_all = kind(spec) == "NodePort" || spec.at("allocateLoadBalancerNodePorts").as_bool() != Some(false);
-        let mut taken = self.taken.lock();
+        let shared = Arc::clone(&transaction.taken);
+        let mut taken = shared.lock();
         if needs_node_port(spec) {
             let mut list = spec.list("ports").to_vec();
             let wanted: Vec<(i64, i64)> =
                 list.iter().filter_map(|p| Some((p.int("port")?, p.int("nodePort").filter(|n| *n > 0)?))).collect();
-            let mut given: Vec<(i64, u16)> = Vec::new();
+            let mut given: Vec<(i64, i64)> = Vec::new();
             for (i, port) in list.iter_mut().enumerate() {
                 let number = port.int("port").unwrap_or_default();
                 let asked = port.int("nodePort").unwrap_or_default();
@@ -332,7 +343,7 @@ impl Allocator {
                     continue;
                 }
                 // Ports of one number but different protocols share their node port.
-                let shared = given.iter().find(|(n, _)| *n == number).map(|(_, node)| i64::from(*node));
+                let shared = given.iter().find(|(n, _)| *n == number).map(|(_, node)| *node);
                 let asked = match asked {
                     0 => shared
                         .or_else(|| wanted.iter().find(|(n, _)| *n == number).map(|(_, node)| *node))
@@ -372,7 +383,7 @@ impl Allocator {
         own: &[u16],
         taken: &mut Taken,
         transaction: &mut Transaction,
-    ) -> Result<u16, String> {
+    ) -> Result<i64, String> {
         let (low, high) = self.pools.ports;
         let port = if asked == 0 {
             pick(u128::from(high - low) + 1, |n| {
@@ -383,7 +394,10 @@ impl Allocator {
         } else {
             let port = u16::try_from(asked).unwrap_or_default();
             if own.contains(&port) || transaction.new_ports.contains(&port) {
-                return Ok(port);
+                return Ok(asked);
+            }
+            if transaction.dry_run && !(low..=high).contains(&port) {
+                return Ok(asked);
             }
             if !(low..=high).contains(&port) {
                 return Err(format!(
@@ -397,7 +411,7 @@ impl Allocator {
         };
         taken.ports.insert(port);
         transaction.new_ports.push(port);
-        Ok(port)
+        Ok(i64::from(port))
     }
 }
 

@@ -336,7 +336,7 @@ pub(super) fn status(object: &Object, _: &Object) -> ErrorList {
     let at = Path::new("status").child("loadBalancer").child("ingress");
     let list = object.at("status").at("loadBalancer").list("ingress");
     if kind(object.at("spec")) != "LoadBalancer" && !list.is_empty() {
-        errors.push(Error::forbidden(at, "may only be used when `spec.type` is \"LoadBalancer\""));
+        errors.push(Error::forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"));
         return errors;
     }
     for (i, ingress) in list.iter().enumerate() {
@@ -344,15 +344,17 @@ pub(super) fn status(object: &Object, _: &Object) -> ErrorList {
         let (address, name) = (ingress.text("ip"), ingress.text("hostname"));
         if !address.is_empty() {
             ip(&mut errors, at.child("ip"), address);
-        } else if ingress.has("ipMode") {
-            errors.push(Error::forbidden(at.child("ipMode"), "may not be specified when `ip` is not set"));
         }
-        crate::checks::one_of_if_set(&mut errors, at.child("ipMode"), ingress.at("ipMode"), &["Proxy", "VIP"]);
+        let mode = at.child("ipMode");
+        match (ingress.has("ipMode"), address.is_empty()) {
+            (false, false) => errors.push(Error::required(mode, "must be specified when `ip` is set")),
+            (true, true) => errors.push(Error::forbidden(mode, "may not be specified when `ip` is not set")),
+            _ => crate::checks::one_of_if_set(&mut errors, mode, ingress.at("ipMode"), &["Proxy", "VIP"]),
+        }
         if !name.is_empty() {
-            if name.parse::<IpAddr>().is_ok() {
+            crate::checks::subdomain(&mut errors, &at.child("hostname"), name);
+            if api::validation::parse_ip_sloppy(name).is_some() {
                 errors.push(Error::invalid(at.child("hostname"), name, "must be a DNS name, not an IP address"));
-            } else {
-                crate::checks::subdomain(&mut errors, &at.child("hostname"), name);
             }
         }
     }

@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::checks::{one_of, one_of_if_set, subdomain};
 use crate::columns::{age, name, string, string_or, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, amount, child, dig, existing, fill, restore, same};
+use crate::json::{Json, amount, child, dig, existing, fill, restore};
 use crate::podspec::affinity::node_selector;
 use crate::podspec::volume_source::{self, Of};
+use crate::printed::Printed;
 use crate::rules::Rules;
 use crate::timestamp;
 
@@ -301,14 +302,18 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         }
         Value::Object(map)
     };
-    if !same(&sources(new), &sources(before)) {
-        let text = "spec.persistentvolumesource is immutable after creation";
+    let (source, old_source) = (sources(new), sources(before));
+    if !crate::printed::equal("core.PersistentVolumeSource", &source, &old_source) {
+        let changes = crate::printed::changes("core.PersistentVolumeSource", &old_source, &source);
+        let text = format!("spec.persistentvolumesource is immutable after creation\n{changes}");
         errors.push(Error::forbidden(Path::new("spec").child("persistentvolumesource"), text));
     }
     crate::checks::immutable(&mut errors, Path::new("volumeMode"), new.at("volumeMode"), before.at("volumeMode"));
-    if before.has("nodeAffinity") && !same(new.at("nodeAffinity"), before.at("nodeAffinity")) {
+    if before.has("nodeAffinity")
+        && !crate::printed::equal("*core.VolumeNodeAffinity", new.at("nodeAffinity"), before.at("nodeAffinity")) {
         let text = "field is immutable, except for updating from beta label to GA";
-        errors.push(Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text));
+        let error = Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text);
+        errors.push(error.printed("*core.VolumeNodeAffinity"));
     }
     if before.has("volumeAttributesClassName") && !new.has("volumeAttributesClassName") {
         let at = Path::new("spec").child("volumeAttributesClassName");

@@ -63,7 +63,7 @@ struct Spec<'o> {
     spec: &'o Value,
     at: Path,
     declarations: Declarations,
-    /// Those that compile, in their order.
+    /// Those that were seen, in their order.
     variables: Vec<(String, Type)>,
 }
 
@@ -116,8 +116,10 @@ impl<'o> Spec<'o> {
             let source = variable.text("expression");
             if source.trim().is_empty() {
                 errors.push(Error::required(at.child("expression"), "expression is not specified"));
-            } else if let Some(ty) = expression(errors, &at.child("expression"), &self.env(|_| {}), source, &[]) {
-                self.variables.push((name.to_owned(), ty));
+            } else {
+                // One that does not compile may be anything to those that use it.
+                let ty = expression(errors, &at.child("expression"), &self.env(|_| {}), source, &[]);
+                self.variables.push((name.to_owned(), ty.unwrap_or(Type::Dyn)));
             }
         }
     }
@@ -266,7 +268,7 @@ fn validation(errors: &mut ErrorList, at: &Path, item: &Value, env: &Env, messag
             errors.push(Error::invalid(at.child("message"), message, "must not contain line breaks"));
         }
     }
-    let reasons = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    let reasons = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
     one_of_if_set(errors, at.child("reason"), item.at("reason"), reasons);
 }
 
@@ -293,7 +295,7 @@ fn audit_annotation(errors: &mut ErrorList, at: &Path, item: &Value, policy: &st
 pub(super) fn mutating_policy(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let mut spec = Spec::new(object);
-    spec.head(&mut errors, Some(&["CREATE", "UPDATE"]));
+    spec.head(&mut errors, Some(&["*", "CONNECT", "CREATE", "UPDATE"]));
     let at = spec.at.child("mutations");
     let mutations = spec.spec.list("mutations");
     if mutations.is_empty() {
@@ -356,7 +358,7 @@ pub(super) fn validating_binding(object: &Object) -> ErrorList {
         errors.push(Error::invalid(at.clone(), list.clone(), text));
     }
     if actions.is_empty() {
-        errors.push(Error::required(at, "at least one validation action is required"));
+        errors.push(Error::required(at, ""));
     }
     errors
 }
@@ -364,7 +366,7 @@ pub(super) fn validating_binding(object: &Object) -> ErrorList {
 /// `validateMutatingAdmissionPolicyBindingSpec`.
 pub(super) fn mutating_binding(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
-    binding(&mut errors, object, Some(&["CREATE", "UPDATE"]));
+    binding(&mut errors, object, Some(&["*", "CONNECT", "CREATE", "UPDATE"]));
     errors
 }
 

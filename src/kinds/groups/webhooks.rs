@@ -122,7 +122,7 @@ fn client(errors: &mut ErrorList, at: &Path, client: &Value) {
         // Stock hands name and namespace over in the wrong order, and so says the one for the other.
         for (member, blamed) in [("namespace", "name"), ("name", "namespace")] {
             if service.count(member) == 0 {
-                errors.push(Error::required(at.child(blamed), format!("service {blamed} is required")));
+                errors.push(Error::required(at.child(blamed), ""));
             }
         }
         let port = service.int("port").unwrap_or_default();

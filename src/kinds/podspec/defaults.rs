@@ -6,7 +6,6 @@ use crate::json::{Json, Members, child, existing, existing_at, fill, fill_zero, 
 
 /// `SetDefaults_PodSpec` and the defaults of everything inside.
 pub(crate) fn pod_spec(spec: &mut Members) {
-    super::gated::drop_disabled(spec);
     let account = match spec.text("serviceAccountName") {
         "" => spec.text("serviceAccount").to_owned(),
         name => name.to_owned(),

@@ -6,6 +6,32 @@ use crate::json::{Json, Members, existing, existing_at, items_mut};
 /// `EvictionRequestAPI` and `GenericWorkload`.
 const OF_SPEC: [&str; 2] = ["evictionResponders", "schedulingGroup"];
 
+/// Where kinds have pods' specs.
+const SPECS: [(&str, &[&str]); 9] = [
+    ("Pod", &["spec"]),
+    ("PodTemplate", &["template", "spec"]),
+    ("ReplicationController", &["spec", "template", "spec"]),
+    ("ReplicaSet", &["spec", "template", "spec"]),
+    ("Deployment", &["spec", "template", "spec"]),
+    ("DaemonSet", &["spec", "template", "spec"]),
+    ("StatefulSet", &["spec", "template", "spec"]),
+    ("Job", &["spec", "template", "spec"]),
+    ("CronJob", &["spec", "jobTemplate", "spec", "template", "spec"]),
+];
+
+/// Drops it from the pod or template of an object, once ownership and mutating admission have seen what was sent.
+pub(crate) fn drop_from(object: &mut api::Object) {
+    let Some((_, path)) = SPECS.iter().find(|(kind, _)| *kind == object.kind()) else { return };
+    let jobs: &[&str] = if object.kind() == "CronJob" { &["spec", "jobTemplate", "spec"] } else { &["spec"] };
+    if matches!(object.kind(), "Job" | "CronJob") {
+        // `GenericWorkload`
+        object.remove(&[jobs, &["scheduling"]].concat());
+    }
+    if let Some(spec) = existing_at(&mut object.0, path) {
+        drop_disabled(spec);
+    }
+}
+
 /// Drops what features that are off would use.
 pub(crate) fn drop_disabled(spec: &mut Members) {
     for member in OF_SPEC {

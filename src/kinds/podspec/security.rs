@@ -4,6 +4,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::descending_path;
+use crate::printed::Printed;
 use crate::json::Json;
 
 /// A user or group id: 0 to 2^31-1.
@@ -32,7 +33,8 @@ fn seccomp(errors: &mut ErrorList, path: &Path, profile: &Value) {
         (true, false) => errors.push(Error::required(at, "must be set when seccomp type is Localhost")),
         (true, true) => descending_path(errors, &at, profile.text("localhostProfile")),
         (false, true) => {
-            errors.push(Error::invalid(at, profile.clone(), "can only be set when seccomp type is Localhost"));
+            let error = Error::invalid(at, profile.clone(), "can only be set when seccomp type is Localhost");
+            errors.push(error.printed("core.SeccompProfile"));
         }
         (false, false) => {}
     }

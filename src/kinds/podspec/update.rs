@@ -4,6 +4,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::json::{Json, Members, restore, same};
+use crate::printed;
 
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
@@ -36,8 +37,7 @@ pub(crate) fn pod(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value)
             errors.push(Error::forbidden(path.child("schedulingGates").index(i).child("name"), text));
         }
     }
-    let (Some(new), Some(old_map)) = (new.as_object(), old.as_object()) else { return };
-    let mut munged = new.clone();
+    let Some(mut munged) = new.as_object().cloned() else { return };
     for list in ["containers", "initContainers"] {
         images(&mut munged, list, old.list(list));
     }
@@ -53,14 +53,9 @@ pub(crate) fn pod(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value)
         gated(errors, path, &mut munged, old);
     }
     let munged = Value::Object(munged);
-    if !same(&munged, old) {
-        let changed: Vec<String> = old_map
-            .keys()
-            .chain(new.keys().filter(|k| !old_map.contains_key(*k)))
-            .filter(|key| !same(munged.at(key), old.at(key)))
-            .map(|key| format!("  {key}: {} -> {}", old.at(key), munged.at(key)))
-            .collect();
-        errors.push(Error::forbidden(path.clone(), format!("{UPDATABLE}\n{}", changed.join("\n"))));
+    if !printed::equal("core.PodSpec", &munged, old) {
+        let changes = printed::changes("core.PodSpec", old, &munged);
+        errors.push(Error::forbidden(path.clone(), format!("{UPDATABLE}\n{changes}")));
     }
 }
 
@@ -136,7 +131,8 @@ pub(crate) fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &
                 errors.push(Error::forbidden(path.clone(), text));
             }
             Some(new) if !same(new, old) => {
-                let text = format!("existing ephemeral containers {name:?} may not be changed\n");
+                let changes = printed::changes("core.EphemeralContainer", old, new);
+                let text = format!("existing ephemeral containers {name:?} may not be changed\n{changes}");
                 errors.push(Error::forbidden(path.clone(), text));
             }
             Some(_) => {}

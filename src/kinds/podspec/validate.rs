@@ -5,6 +5,7 @@ use api::validation::dns1123_subdomain_with_underscore;
 use serde_json::Value;
 
 use crate::checks::{invalid_all, ip, label_name, labels, non_negative, one_of, qualified_name, subdomain};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::json::Json;
 
 use super::container::{self, Pod};
@@ -140,24 +141,25 @@ pub(crate) fn selector_and_template(errors: &mut ErrorList, path: &Path, spec: &
         crate::checks::label_selector(errors, &path.child("selector"), selector);
         if crate::checks::selects_everything(selector) {
             let text = "empty selector is invalid for deployment";
-            errors.push(Error::invalid(path.child("selector"), selector.clone(), text));
+            errors.push(Error::invalid(path.child("selector"), selector.clone(), text).printed(LABEL_SELECTOR));
         }
     }
-    template_for(errors, &path.child("template"), spec);
+    if crate::checks::is_selector(selector) {
+        template_for(errors, &path.child("template"), spec, "ReplicaSet");
+    } else {
+        let error = Error::invalid(path.child("selector"), selector.clone(), "invalid label selector");
+        errors.push(error.printed(LABEL_SELECTOR));
+    }
 }
 
 /// The template of a controller that restarts its pods for ever (`ValidatePodTemplateSpecForReplicaSet`).
-pub(crate) fn template_for(errors: &mut ErrorList, path: &Path, spec: &Value) {
+pub(crate) fn template_for(errors: &mut ErrorList, path: &Path, spec: &Value, kind: &str) {
     let template = spec.at("template");
-    if template.is_null() {
-        errors.push(Error::required(path.clone(), ""));
-        return;
-    }
     let selector = spec.at("selector");
     let labels = template.at("metadata").at("labels");
     selected(errors, path, selector, labels);
     self::template(errors, path, template);
-    runs_for_ever(errors, path, template, "ReplicaSet");
+    runs_for_ever(errors, path, template, kind);
 }
 
 /// Reports template labels that their controller's selector does not match; a missing selector matches nothing.
@@ -198,10 +200,10 @@ fn claims(errors: &mut ErrorList, path: &Path, list: &[Value]) {
         let (direct, template) = (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName"));
         if direct && template {
             let text = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-            errors.push(Error::invalid(at.clone(), claim.clone(), text));
+            errors.push(Error::invalid(at.clone(), claim.clone(), text).printed("core.PodResourceClaim"));
         } else if !direct && !template {
             let text = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-            errors.push(Error::invalid(at.clone(), claim.clone(), text));
+            errors.push(Error::invalid(at.clone(), claim.clone(), text).printed("core.PodResourceClaim"));
         }
         for member in ["resourceClaimName", "resourceClaimTemplateName"] {
             if claim.has(member) {

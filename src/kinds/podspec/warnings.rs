@@ -36,7 +36,7 @@ const OLD_ANNOTATIONS: [(&str, &str); 3] = [
 /// Kinds of volume that are on their way out, with what upstream calls them.
 const OLD_VOLUMES: [(&str, &str, &str); 9] = [
     ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-    ("gitRepo", "gitRepo", "deprecated in v1.11"),
+    ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
     ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
     ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
     ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),

@@ -6,8 +6,8 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{immutable, label_name, subdomain};
-use crate::json::Json;
+use crate::checks::{label_name, subdomain};
+use crate::json::{Json, same};
 use crate::podspec::affinity::node_selector;
 
 use super::devices::{
@@ -210,7 +210,12 @@ pub(super) fn status(object: &Object, old: &Object) -> ErrorList {
         errors.push(Error::forbidden(to, text));
     }
     if before.has("allocation") && !allocation.is_null() {
-        immutable(&mut errors, at.child("allocation"), allocation, before.at("allocation"));
+        if !same(allocation, before.at("allocation")) {
+            // Declarative validation, which prints no structs and hides what the devices are then blamed for.
+            errors.retain(|error| !error.detail.starts_with(NOT_ALLOCATED));
+            let text = "field cannot be modified once set";
+            errors.push(Error::invalid(at.child("allocation"), Value::Null, text));
+        }
     } else if !allocation.is_null() {
         self::allocation(&mut errors, &at.child("allocation"), allocation, &known);
     }
@@ -250,16 +255,37 @@ fn allocation(errors: &mut ErrorList, at: &Path, allocation: &Value, known: &Nam
     }
 }
 
+const NOT_ALLOCATED: &str = "must be an allocated device in the claim";
+
+/// Groups of lower-case hexadecimal digits.
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let digits = |group: &&str| group.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) && groups.iter().all(digits)
+}
+
 /// `validateDeviceStatus`.
 fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]) {
     crate::checks::csi_driver_name(errors, &at.child("driver"), device.text("driver"));
     pool(errors, &at.child("pool"), device.text("pool"));
     label_name(errors, &at.child("device"), device.text("device"));
+    if let Some(id) = device.at("shareID").as_str()
+        && !is_uuid(id)
+    {
+        errors.push(Error::invalid(at.child("shareID"), id, "must be a lowercase UUID in 8-4-4-4-12 format"));
+    }
     let alike =
         |result: &Value| ["driver", "pool", "device", "shareID"].iter().all(|m| result.text(m) == device.text(m));
     if !allocated.iter().any(alike) {
-        let id = serde_json::json!({"Driver": device.text("driver"), "Pool": device.text("pool"), "Device": device.text("device"), "ShareID": device.text("shareID")});
-        errors.push(Error::invalid(at.clone(), id, "must be an allocated device in the claim"));
+        let text = |member: &str| Value::from(device.text(member));
+        let id = format!(
+            "{{\"Driver\":{},\"Pool\":{},\"Device\":{},\"ShareID\":{}}}",
+            text("driver"),
+            text("pool"),
+            text("device"),
+            text("shareID")
+        );
+        errors.push(Error::invalid(at.clone(), Value::Null, NOT_ALLOCATED).showing(id));
     }
     if device.count("conditions") > 8 {
         errors.push(Error::too_many(at.child("conditions"), device.count("conditions"), 8));

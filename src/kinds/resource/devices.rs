@@ -7,6 +7,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 use std::sync::Arc;
 
+pub(super) use crate::checks::driver_name as driver;
 use crate::checks::{csi_driver_name, invalid_all, label_name, label_value, qualified_name, subdomain};
 use crate::json::{Json, same};
 
@@ -34,25 +35,6 @@ pub(super) fn unique(errors: &mut ErrorList, at: &Path, keys: &[&str]) {
             errors.push(Error::duplicate(at.index(i), *key));
         }
     }
-}
-
-/// A driver's name in the words of declarative validation, which takes letters of any case.
-pub(super) fn driver(errors: &mut ErrorList, at: &Path, name: &str) {
-    if name.is_empty() {
-        errors.push(Error::required(at.clone(), ""));
-        return;
-    }
-    let texts = api::validation::dns1123_subdomain(&name.to_lowercase(), false).into_iter().map(|text| {
-        text.replace(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric",
-            "an RFC 1123 subdomain must consist of alphanumeric",
-        )
-        .replace("'example.com'", "'Example.com'")
-    });
-    if name.len() > 63 {
-        errors.push(Error::too_long(at.clone(), 63));
-    }
-    invalid_all(errors, at, name, texts.collect());
 }
 
 /// `validatePoolName`.

@@ -4,11 +4,12 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{csi_driver_name, immutable, invalid_all, label_selector, non_negative, one_of_if_set};
+use crate::checks::{csi_driver_name, immutable, immutable_as, invalid_all, label_selector, non_negative, one_of_if_set};
 use crate::checks::{qualified_name, subdomain};
 use crate::columns::{age, column, generic, integer, name, text};
 use crate::define::Extra;
 use crate::json::{Json, amount, existing, fill, same};
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 const NO_SECRETS: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to \
@@ -137,7 +138,8 @@ pub(super) fn node() -> Extra {
                 for driver in object.at("spec").list("drivers") {
                     let changed = ["name", "nodeID", "topologyKeys"].iter().any(|m| !same(driver.at(m), before.at(m)));
                     if driver.text("name") == before.text("name") && changed {
-                        errors.push(Error::invalid(at.clone(), driver.clone(), crate::checks::IMMUTABLE));
+                        let error = Error::invalid(at.clone(), driver.clone(), crate::checks::IMMUTABLE);
+                        errors.push(error.printed("storage.CSINodeDriver"));
                     }
                 }
             }
@@ -202,8 +204,8 @@ pub(super) fn capacity() -> Extra {
         validate: free_space,
         validate_update: Some(|object, old| {
             let mut errors = free_space(object);
-            for member in ["nodeTopology", "storageClassName"] {
-                immutable(&mut errors, Path::new(member), object.at(member), old.at(member));
+            for (member, ty) in [("nodeTopology", LABEL_SELECTOR), ("storageClassName", "string")] {
+                immutable_as(&mut errors, Path::new(member), ty, object.at(member), old.at(member));
             }
             errors
         }),

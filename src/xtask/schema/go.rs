@@ -32,6 +32,8 @@ pub enum Body {
 }
 
 pub struct Member {
+    /// Go's name; of an embedded member, its type's.
+    pub name: String,
     /// Go's type expression.
     pub ty: String,
     pub embedded: bool,
@@ -145,13 +147,13 @@ fn members<'a>(lines: &mut impl Iterator<Item = &'a str>) -> anyhow::Result<Vec<
             continue;
         }
         let found = match (embedded.captures(line), named.captures(line)) {
-            (Some(found), _) => Some((true, found[1].to_owned(), found.get(2))),
-            (None, Some(found)) => Some((false, found[2].to_owned(), found.get(3))),
+            (Some(found), _) => Some((true, found[1].to_owned(), found[1].to_owned(), found.get(2))),
+            (None, Some(found)) => Some((false, found[1].to_owned(), found[2].to_owned(), found.get(3))),
             (None, None) => None,
         };
-        if let Some((embedded, ty, tag)) = found {
+        if let Some((embedded, name, ty, tag)) = found {
             let tags = tag.map(|tag| tags(tag.as_str())).transpose()?.unwrap_or_default();
-            members.push(Member { ty, embedded, tags, markers: std::mem::take(&mut markers) });
+            members.push(Member { name, ty, embedded, tags, markers: std::mem::take(&mut markers) });
         }
     }
     Ok(members)

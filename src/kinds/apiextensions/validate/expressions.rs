@@ -99,7 +99,7 @@ impl Walk {
         let Some(decl) = Decl::from_json_schema(schema, root) else {
             let text = "internal error: failed to retrieve type information for x-kubernetes-validations";
             let kind = api::field::ErrorType::Internal;
-            self.errors.push(Error { kind, path: at_all, value: None, detail: text.to_owned() });
+            self.errors.push(Error { kind, path: at_all, value: None, shown: None, detail: text.to_owned() });
             return;
         };
         let cardinality = place.cardinality.unwrap_or_else(|| decl.max_cardinality());
