@@ -133,7 +133,13 @@ impl Error {
     /// Byte limit; the value itself is not printed.
     pub fn too_long(path: Path, limit: usize) -> Self {
         let unit = if limit == 1 { "byte" } else { "bytes" };
-        Self { kind: ErrorType::TooLong, path, value: None, shown: None, detail: format!("may not be more than {limit} {unit}") }
+        Self {
+            kind: ErrorType::TooLong,
+            path,
+            value: None,
+            shown: None,
+            detail: format!("may not be more than {limit} {unit}"),
+        }
     }
 
     pub fn too_many(path: Path, actual: usize, limit: usize) -> Self {

@@ -188,7 +188,11 @@ fn validate(object: &Object) -> ErrorList {
     let (spec, at) = (object.at("spec"), Path::new("spec"));
     let request = STANDARD.decode(spec.text("request")).unwrap_or_default();
     if !String::from_utf8_lossy(&request).contains("-----BEGIN CERTIFICATE REQUEST-----") {
-        errors.push(Error::invalid(at.child("request"), spec.at("request").clone(), "PEM block type must be CERTIFICATE REQUEST"));
+        errors.push(Error::invalid(
+            at.child("request"),
+            spec.at("request").clone(),
+            "PEM block type must be CERTIFICATE REQUEST",
+        ));
     }
     if spec.count("usages") == 0 {
         errors.push(Error::required(at.child("usages"), ""));

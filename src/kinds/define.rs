@@ -122,9 +122,7 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
         status_keeps: status_keeps(facts),
         rechecks_names: rechecks_names(facts),
         deprecation: match (gvk.group.as_str(), facts.resource) {
-            ("", "endpoints") => {
-                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
-            }
+            ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
             ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
             _ => None,
         },

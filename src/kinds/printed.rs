@@ -173,9 +173,7 @@ fn node(ty: &str, value: &Value) -> Node {
     }
     if let Some(inner) = ty.strip_prefix("{}") {
         return match value {
-            Value::Object(map) => {
-                Node::Map(map.iter().map(|(key, item)| (key.clone(), node(inner, item))).collect())
-            }
+            Value::Object(map) => Node::Map(map.iter().map(|(key, item)| (key.clone(), node(inner, item))).collect()),
             _ => Node::plain("null"),
         };
     }
@@ -270,7 +268,11 @@ mod tests {
     #[test]
     fn structs_have_all_their_fields_under_their_go_names() {
         let check = |ty: &str, value: Value, want: &str| assert_eq!(text(ty, &value), want);
-        check("rbac.RoleRef", json!({"kind": "Role", "name": "<a>"}), r#"{"APIGroup":"","Kind":"Role","Name":"\u003ca\u003e"}"#);
+        check(
+            "rbac.RoleRef",
+            json!({"kind": "Role", "name": "<a>"}),
+            r#"{"APIGroup":"","Kind":"Role","Name":"\u003ca\u003e"}"#,
+        );
         check(
             "core.VolumeNodeAffinity",
             json!({"required": {"nodeSelectorTerms": [{"matchFields": [{"key": "a", "operator": "In", "values": ["b"]}]}]}}),
@@ -285,7 +287,10 @@ mod tests {
 
     #[test]
     fn embedded_structs_stand_among_the_others() {
-        let printed = text("core.PodTemplateSpec", &json!({"metadata": {"labels": {"a": "b"}}, "spec": {"hostNetwork": true, "securityContext": {}}}));
+        let printed = text(
+            "core.PodTemplateSpec",
+            &json!({"metadata": {"labels": {"a": "b"}}, "spec": {"hostNetwork": true, "securityContext": {}}}),
+        );
         assert!(printed.starts_with(r#"{"labels":{"a":"b"},"Spec":{"Volumes":null,"#), "{printed}");
         assert!(printed.contains(r#""HostNetwork":true,"HostPID":false,"#), "{printed}");
     }

@@ -9,7 +9,7 @@ use api::field::{Error, ErrorList, Path};
 use api::validation::path_segment;
 use serde_json::Value;
 
-use crate::checks::{is_selector, IMMUTABLE, invalid_all, label_selector};
+use crate::checks::{IMMUTABLE, invalid_all, is_selector, label_selector};
 use crate::columns::{age, generic, name, text, wide};
 use crate::define::Extra;
 use crate::json::{Json, existing, fill, items_mut, same};

@@ -6,9 +6,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{
-    driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain,
-};
+use crate::checks::{driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain};
 use crate::columns::{age, column, name, name_as, string, string_or, text};
 use crate::core::volume;
 use crate::define::Extra;

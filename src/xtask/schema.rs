@@ -42,5 +42,9 @@ fn tables() -> anyhow::Result<[(PathBuf, String); 3]> {
     let resources = resources::read(&modules, &spec)?;
     let types = types::write(&modules, &spec, &resources)?;
     let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kinds/facts");
-    Ok([(facts.join("types.txt"), types), (facts.join("resources.txt"), resources::print(&resources)), (facts.join("internal.txt"), internal::write(&modules)?)])
+    Ok([
+        (facts.join("types.txt"), types),
+        (facts.join("resources.txt"), resources::print(&resources)),
+        (facts.join("internal.txt"), internal::write(&modules)?),
+    ])
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use api::apply::{FieldManager, OneVersion, Versions};
-use api::{Gvk, Object};
 use api::kind::KindDef;
 use api::schema::Schema;
+use api::{Gvk, Object};
 
 use super::write::Write;
 use crate::served::{KindTable, Served};

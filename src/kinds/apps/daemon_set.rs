@@ -5,8 +5,8 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable_as, int_or_percent, label_selector, non_negative, not_decremented, percent,
-    is_selector, selector_matches, selects_everything,
+    at_most_100_percent, immutable_as, int_or_percent, is_selector, label_selector, non_negative, not_decremented,
+    percent, selector_matches, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
@@ -157,7 +157,9 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         }
         _ => {
             let supported = &["RollingUpdate", "OnDelete"];
-            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported).printed("apps.DaemonSetUpdateStrategy"));
+            errors.push(
+                Error::not_supported(at.clone(), strategy.clone(), supported).printed("apps.DaemonSetUpdateStrategy"),
+            );
         }
     }
 }

@@ -5,8 +5,8 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::checks::{
-    at_most_100_percent, immutable_as, is_selector, int_or_percent, label_name, label_selector, non_negative, not_decremented,
-    one_of_if_set, percent, selects_everything,
+    at_most_100_percent, immutable_as, int_or_percent, is_selector, label_name, label_selector, non_negative,
+    not_decremented, one_of_if_set, percent, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, name, text, wide};
 use crate::core::claim;
@@ -190,7 +190,9 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         "OnDelete" => {
             if !rolling.is_null() {
                 let text = "only allowed for updateStrategy 'RollingUpdate'";
-                errors.push(Error::invalid(at_rolling, rolling.clone(), text).printed("apps.RollingUpdateStatefulSetStrategy"));
+                errors.push(
+                    Error::invalid(at_rolling, rolling.clone(), text).printed("apps.RollingUpdateStatefulSetStrategy"),
+                );
             }
         }
         "RollingUpdate" => {

@@ -6,7 +6,9 @@ use api::kind::{Propagation, RequestContext};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::checks::{immutable, immutable_as, is_selector, label_selector, non_negative, one_of_if_set, selector_matches};
+use crate::checks::{
+    immutable, immutable_as, is_selector, label_selector, non_negative, one_of_if_set, selector_matches,
+};
 use crate::columns::{age, container_images, container_names, field, name, selector, text, wide};
 use crate::define::Extra;
 use crate::duration::{human, time};

@@ -63,10 +63,7 @@ const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The class by the old annotation or by the field.
 pub(super) fn class(object: &Object) -> &str {
-    object
-        .annotation(CLASS)
-        .or_else(|| dig(object, &["spec", "storageClassName"]).as_str())
-        .unwrap_or_default()
+    object.annotation(CLASS).or_else(|| dig(object, &["spec", "storageClassName"]).as_str()).unwrap_or_default()
 }
 
 /// `GetAccessModesAsString`.

@@ -4,7 +4,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{invalid_all, qualified_name, ip, label_name, one_of, port_number, subdomain};
+use crate::checks::{invalid_all, ip, label_name, one_of, port_number, qualified_name, subdomain};
 use crate::columns::{age, name, text};
 use crate::define::Extra;
 use crate::json::{Json, fill, items_mut};

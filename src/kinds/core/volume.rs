@@ -310,7 +310,8 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     }
     crate::checks::immutable(&mut errors, Path::new("volumeMode"), new.at("volumeMode"), before.at("volumeMode"));
     if before.has("nodeAffinity")
-        && !crate::printed::equal("*core.VolumeNodeAffinity", new.at("nodeAffinity"), before.at("nodeAffinity")) {
+        && !crate::printed::equal("*core.VolumeNodeAffinity", new.at("nodeAffinity"), before.at("nodeAffinity"))
+    {
         let text = "field is immutable, except for updating from beta label to GA";
         let error = Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text);
         errors.push(error.printed("*core.VolumeNodeAffinity"));

@@ -4,8 +4,8 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::descending_path;
-use crate::printed::Printed;
 use crate::json::Json;
+use crate::printed::Printed;
 
 /// A user or group id: 0 to 2^31-1.
 fn id(errors: &mut ErrorList, path: Path, value: &Value) {

@@ -5,8 +5,8 @@ use api::validation::dns1123_subdomain_with_underscore;
 use serde_json::Value;
 
 use crate::checks::{invalid_all, ip, label_name, labels, non_negative, one_of, qualified_name, subdomain};
-use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::json::Json;
+use crate::printed::{LABEL_SELECTOR, Printed};
 
 use super::container::{self, Pod};
 use super::{affinity, resources, security, volume};

@@ -131,7 +131,9 @@ fn longest(
     while best.old > a_low && best.new > b_low && a[best.old - 1] == b[best.new - 1] {
         best = Block { old: best.old - 1, new: best.new - 1, size: best.size + 1 };
     }
-    while best.old + best.size < a_high && best.new + best.size < b_high && a[best.old + best.size] == b[best.new + best.size]
+    while best.old + best.size < a_high
+        && best.new + best.size < b_high
+        && a[best.old + best.size] == b[best.new + best.size]
     {
         best.size += 1;
     }
@@ -184,12 +186,19 @@ mod tests {
         check(&["a", "b"], &["a", "b"], "");
         check(&["a", "b"], &["a", "c"], "@@ -1,2 +1,2 @@\n a\n-b\n+c\n");
         check(&["a"], &["a", "c"], "@@ -1 +1,2 @@\n a\n+c\n");
-        check(&["1", "2", "3", "4", "x", "5", "6", "7", "8"], &["1", "2", "3", "4", "5", "6", "7", "8"],
-            "@@ -2,7 +2,6 @@\n 2\n 3\n 4\n-x\n 5\n 6\n 7\n");
+        check(
+            &["1", "2", "3", "4", "x", "5", "6", "7", "8"],
+            &["1", "2", "3", "4", "5", "6", "7", "8"],
+            "@@ -2,7 +2,6 @@\n 2\n 3\n 4\n-x\n 5\n 6\n 7\n",
+        );
         let many: Vec<String> = (0..20).map(|i| i.to_string()).collect();
         let mut old: Vec<&str> = many.iter().map(String::as_str).collect();
         let new = old.clone();
         (old[2], old[15]) = ("x", "y");
-        check(&old, &new, "@@ -1,6 +1,6 @@\n 0\n 1\n-x\n+2\n 3\n 4\n 5\n@@ -13,7 +13,7 @@\n 12\n 13\n 14\n-y\n+15\n 16\n 17\n 18\n");
+        check(
+            &old,
+            &new,
+            "@@ -1,6 +1,6 @@\n 0\n 1\n-x\n+2\n 3\n 4\n 5\n@@ -13,7 +13,7 @@\n 12\n 13\n 14\n-y\n+15\n 16\n 17\n 18\n",
+        );
     }
 }

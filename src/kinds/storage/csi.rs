@@ -4,7 +4,9 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{csi_driver_name, immutable, immutable_as, invalid_all, label_selector, non_negative, one_of_if_set};
+use crate::checks::{
+    csi_driver_name, immutable, immutable_as, invalid_all, label_selector, non_negative, one_of_if_set,
+};
 use crate::checks::{qualified_name, subdomain};
 use crate::columns::{age, column, generic, integer, name, text};
 use crate::define::Extra;

@@ -63,8 +63,7 @@ const ROOTS: &[(&str, &str, &[&str])] = &[
 ];
 
 pub fn write(modules: &Modules) -> anyhow::Result<String> {
-    let mut reader =
-        Reader { modules, packages: BTreeMap::new(), queue: VecDeque::new(), seen: BTreeSet::new() };
+    let mut reader = Reader { modules, packages: BTreeMap::new(), queue: VecDeque::new(), seen: BTreeSet::new() };
     for (package, _, names) in ROOTS {
         for name in *names {
             reader.want(package, name);
@@ -75,7 +74,8 @@ pub fn write(modules: &Modules) -> anyhow::Result<String> {
         let text = reader.structure(&package, &name).with_context(|| format!("{package}.{name}"))?;
         tables.insert(short(&package, &name), text);
     }
-    let mut out = String::from("# Written by `cargo run -p xtask -- schema`; see src/kinds/printed.rs for the format.\n");
+    let mut out =
+        String::from("# Written by `cargo run -p xtask -- schema`; see src/kinds/printed.rs for the format.\n");
     out.extend(tables.into_values());
     Ok(out)
 }
