@@ -269,6 +269,9 @@ fn path<K: Resource>(namespace: &str, name: &str, subresource: &str) -> String {
     resource_path(K::GROUP, K::VERSION, K::RESOURCE, namespace, name, subresource)
 }
 
+/// What Go's clients leave as it is in a part of a path, beside letters and digits (`url.URL.EscapedPath`, less the slash).
+const IN_PATH: &[u8] = b"-._~$&+,:;=@";
+
 /// The URL path of a resource: of all objects, of a namespace's, of one, or of a subresource, by which parts are empty.
 pub fn resource_path(
     group: &str,
@@ -289,13 +292,17 @@ pub fn resource_path(
     path.push_str(version);
     if !namespace.is_empty() {
         path.push_str("/namespaces/");
-        path.push_str(namespace);
+        path.push_str(&base::percent_encode(namespace, IN_PATH));
     }
-    for part in [resource, name, subresource] {
-        if !part.is_empty() {
-            path.push('/');
-            path.push_str(part);
-        }
+    path.push('/');
+    path.push_str(resource);
+    if !name.is_empty() {
+        path.push('/');
+        path.push_str(&base::percent_encode(name, IN_PATH));
+    }
+    if !subresource.is_empty() {
+        path.push('/');
+        path.push_str(subresource);
     }
     path
 }
@@ -389,6 +396,10 @@ pub(crate) mod tests {
     #[test]
     fn paths() {
         assert_eq!(resource_path("", "v1", "nodes", "", "", ""), "/api/v1/nodes");
+        assert_eq!(
+            resource_path("rbac.authorization.k8s.io", "v1", "clusterroles", "", "a:b c%2F/d?e#ü", ""),
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/a:b%20c%252F%2Fd%3Fe%23%C3%BC",
+        );
         assert_eq!(
             resource_path("apps", "v1", "deployments", "n", "d", "scale"),
             "/apis/apps/v1/namespaces/n/deployments/d/scale"

@@ -4,10 +4,11 @@ mod policies;
 pub(crate) mod webhooks;
 
 use api::field::{Error, ErrorList, Path};
+use api::kind::Column;
 use serde_json::Value;
 
 use crate::checks::non_negative;
-use crate::columns::{age, integer, name, name_as, string, text};
+use crate::columns::{age, integer, name, string, text};
 use crate::core::event;
 use crate::define::Extra;
 use crate::json::{Json, absent, dig, existing, fill, items_mut};
@@ -236,7 +237,8 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
 /// `storagemigration.k8s.io`.
 pub(crate) fn storage_migration(kind: &str) -> Option<Extra> {
     let columns = vec![
-        name_as(|o, _| o.name().into()),
+        // Without a format, as upstream's.
+        Column { format: "".into(), ..name() },
         text("Resource", |o, _| {
             let resource = o.at("spec").at("resource");
             match resource.text("group") {

@@ -86,6 +86,7 @@ fn ip_address() -> Extra {
         },
         ..Rules::GENERIC
     };
+    // Upstream shows no age of these.
     let columns = vec![
         name(),
         text("ParentRef", |o, _| {
@@ -101,7 +102,6 @@ fn ip_address() -> Extra {
             }
             text.to_lowercase().into()
         }),
-        age(),
     ];
     let parent = |member: &'static str, value: fn(&api::Object) -> String| field(member, value);
     Extra::new(rules, columns).with_fields(vec![parent("spec.parentRef.name", |o| {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::checks::{immutable_as, invalid_all, qualified_name};
-use crate::columns::{column, field, string, text, wide};
+use crate::columns::{field, name, string, text, wide};
 use crate::define::Extra;
 use crate::duration::since;
 use crate::json::{Json, dig, same};
@@ -162,7 +162,7 @@ fn columns() -> Vec<Column> {
         text("Message", |o, _| member_text(o, "message").trim().into()),
         wide("First Seen", |o, now| first_seen(o, now).into()),
         wide("Count", |o, _| count(o).into()),
-        column("Name", "string", "name", "", 1, |o, _| o.name().into()),
+        Column { priority: 1, ..name() },
     ]
 }
 
