@@ -192,7 +192,8 @@ impl FieldManager<'_> {
     pub fn apply(&self, live: Option<&Object>, applied: &Object, manager: &str, force: bool) -> Result<Object, Status> {
         let (version, kind) = (applied.api_version(), applied.kind());
         if version != self.gvk.api_version() || kind != self.gvk.kind {
-            return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
+            let slash = if version.contains('/') { "" } else { "/" };
+            return Err(Status::bad_request(format!("invalid object type: {slash}{version}, Kind={kind}")));
         }
         if applied.get(&["metadata", "managedFields"]).is_some_and(|v| !v.is_null()) {
             return Err(Status::bad_request("metadata.managedFields must be nil"));

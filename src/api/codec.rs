@@ -198,15 +198,12 @@ pub fn decode_unstructured(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<U
 /// # Errors
 /// 400 in upstream's words for what is no object with a kind; 415 for protobuf.
 pub fn decode_custom(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstructured, Status> {
-    let Gvk { kind, version, .. } = gvk;
+    let kind = &gvk.kind;
     let unrecognised = |error: String| {
         let summary = summarise(body);
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): {error} ({summary})"
         ))
-    };
-    let refused = |why: String| {
-        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
     };
     let (node, mut strict) = match media {
         MediaType::Protobuf => return Err(Status::unsupported_media_type(&[JSON, YAML])),
@@ -228,7 +225,7 @@ pub fn decode_custom(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstruc
     let named = |name: &str| matches!(node.member(name), Some(Node::String(text)) if !text.is_empty());
     if !named("kind") {
         let text = String::from_utf8_lossy(body);
-        return Err(refused(format!("Object 'Kind' is missing in '{text}'")));
+        return Err(unrecognised(format!("Object 'Kind' is missing in '{text}'")));
     }
     strict.extend(conform::duplicates(&node));
     let mut value = node.into_value();

@@ -52,6 +52,8 @@ pub struct KindDef {
     pub rechecks_names: bool,
     /// What every request for this version is warned of (upstream's `APILifecycleDeprecated`).
     pub deprecation: Option<&'static str>,
+    /// A deletion that ends the object answers with it instead of a `Status` (upstream's `ReturnDeletedObject`).
+    pub returns_deleted: bool,
     /// The kind comes from a CRD: its bodies follow another way. `schema` is then of no use, see [`KindDef::schema`].
     pub custom: Option<CustomKind>,
 }
@@ -229,11 +231,6 @@ pub trait Strategy: Send + Sync {
 
     /// Called when a deletion is first marked on an object that stays for a while (`status.phase` of namespaces).
     fn prepare_for_delete(&self, _object: &mut Object) {}
-
-    /// A deletion that ends the object answers with it instead of a `Status` (upstream's `ReturnDeletedObject`).
-    fn returns_deleted_object(&self) -> bool {
-        false
-    }
 
     /// Finalizers outside metadata keep the object too (`spec.finalizers` of namespaces).
     fn extra_finalizers<'a>(&self, _object: &'a Object) -> Vec<&'a str> {

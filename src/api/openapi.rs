@@ -9,6 +9,7 @@ mod gnostic;
 mod gnostic3;
 mod merge;
 mod paths;
+mod plain;
 mod schemas;
 mod v2;
 
@@ -22,6 +23,7 @@ pub use self::documents::{Document, Documents};
 pub use self::gnostic::encode as encode_v2;
 pub use self::gnostic3::encode as encode_v3;
 pub use self::merge::{merge, part_of, to_v3};
+pub use self::plain::Plain;
 use crate::kind::KindDef;
 use crate::names::{GroupVersion, Gvk};
 use crate::schema::{Schema, TypeId, Types};
@@ -39,6 +41,8 @@ pub struct Resource {
     pub verbs: Vec<String>,
     pub definition: Definition,
     pub subresources: Vec<Subresource>,
+    /// Deletions answer with the object.
+    pub returns_deleted: bool,
 }
 
 /// Where the schema of a kind comes from.
@@ -68,6 +72,7 @@ impl From<&KindDef> for Resource {
             resource: def.resource.clone(),
             namespaced: def.namespaced,
             verbs: owned(def.verbs),
+            returns_deleted: def.returns_deleted,
             definition: match &def.custom {
                 None => Definition::Types(def.schema.clone()),
                 Some(custom) => Definition::Custom(Custom {
@@ -108,24 +113,27 @@ impl Builder<'_> {
     /// The version 3 document of one group and version.
     pub fn v3(&self, gv: &GroupVersion, resources: &[Resource]) -> Value {
         let mut definitions = Definitions::new(self, gv);
-        let mut paths = paths::Paths::new(gv, self.meta);
+        let mut paths = paths::Paths::new(gv, self.meta, self.texts);
         for resource in resources {
             let name = definitions.resource(resource);
             paths.resource(resource, &name, &mut definitions);
         }
-        let schemas = definitions.finish();
-        json!({
-            "openapi": "3.0.0",
-            "info": {"title": "Kubernetes", "version": crate::openapi::documents::VERSION},
-            "paths": paths.finish(),
-            "components": {
-                "schemas": schemas,
-                "securitySchemes": {"BearerToken": {
-                    "type": "apiKey", "description": "Bearer Token authentication",
-                    "name": "authorization", "in": "header"
-                }},
-            },
-        })
+        let custom = !resources.is_empty() && resources.iter().all(|r| matches!(r.definition, Definition::Custom(_)));
+        let paths = paths.finish(&mut definitions, !custom);
+        let mut document = document(paths, definitions.finish());
+        if custom {
+            document["info"] = json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"});
+            document["components"].as_object_mut().map(|components| components.remove("securitySchemes"));
+        }
+        document
+    }
+
+    /// The version 3 document of what is served beside resources.
+    pub fn v3_plain(&self, place: &Plain) -> Value {
+        let gv = GroupVersion::new("", "v1");
+        let mut definitions = Definitions::new(self, &gv);
+        let paths = plain::paths(place, &mut definitions);
+        document(paths, definitions.finish())
     }
 
     /// Descriptions of what every object says of its type, from one of those that do.
@@ -155,6 +163,9 @@ impl Builder<'_> {
     /// The version 2 document of everything that is served.
     pub fn v2(&self, groups: &[(GroupVersion, Vec<Resource>)]) -> Value {
         let mut document = v2::Merger::default();
+        for place in Plain::all(groups) {
+            document.add(self.v3_plain(&place));
+        }
         for (gv, resources) in groups {
             document.add(self.v3(gv, resources));
             for resource in resources {
@@ -165,6 +176,24 @@ impl Builder<'_> {
         }
         document.finish()
     }
+}
+
+fn document(paths: Map<String, Value>, schemas: Map<String, Value>) -> Value {
+    let mut components = json!({
+        "securitySchemes": {"BearerToken": {
+            "type": "apiKey", "description": "Bearer Token authentication",
+            "name": "authorization", "in": "header"
+        }},
+    });
+    if !schemas.is_empty() {
+        components["schemas"] = schemas.into();
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": documents::VERSION},
+        "paths": paths,
+        "components": components,
+    })
 }
 
 /// The definitions of one document, each made once.
@@ -250,8 +279,12 @@ impl<'a> Definitions<'a> {
             let name = types.def(id).name.to_string();
             let text = self.builder.texts.get(&name);
             let (mut schema, references) = schemas::structure(&types, id, text);
+            schemas::add_missing(&name, &mut schema);
             if let Some(kinds) = self.kinds.get(&name) {
                 schema["x-kubernetes-group-version-kind"] = kinds.iter().map(schemas::gvk).collect();
+            } else if let Some(kind) = name.strip_prefix("io.k8s.api.core.v1.").filter(|_| is_kind(&types, id)) {
+                // A kind within others (claims of stateful sets).
+                schema["x-kubernetes-group-version-kind"] = json!([schemas::gvk(&Gvk::new("", "v1", kind))]);
             }
             self.done.insert(name, schema);
             for reference in references {
@@ -271,4 +304,10 @@ impl<'a> Definitions<'a> {
         }
         self.done
     }
+}
+
+/// Whether a type is an object of its own.
+fn is_kind(types: &Types, id: TypeId) -> bool {
+    let def = types.def(id);
+    ["apiVersion", "kind", "metadata"].iter().all(|name| def.field(name).is_some())
 }

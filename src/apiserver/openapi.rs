@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::GroupVersion;
-use api::openapi::{Document, Documents, Resource};
+use api::openapi::{Document, Documents, Plain, Resource};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY,
 };
@@ -54,13 +54,25 @@ fn hash(resources: &[Resource]) -> String {
 pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Option<Response> {
     let table = server.table.load_full();
     let snapshot = server.aggregator.snapshot();
+    if let ["openapi", "v3", path @ ..] = parts
+        && !path.is_empty()
+    {
+        let groups: Vec<(GroupVersion, Vec<Resource>)> = by_version(&table).into_iter().collect();
+        if let Some(place) = Plain::all(&groups).into_iter().find(|place| place.path() == path.join("/")) {
+            return plain(server, call, place).await;
+        }
+    }
     match parts {
         ["openapi", "v2"] => Some(v2(server, table, &snapshot, call).await),
         ["openapi", "v3"] => {
-            let groups = by_version(&table);
-            let mut index = Documents::v3_index(groups.iter().map(|(gv, resources)| (gv, hash(resources))));
+            let groups: Vec<(GroupVersion, Vec<Resource>)> = by_version(&table).into_iter().collect();
+            let path = |gv: &GroupVersion| if gv.group.is_empty() { format!("api/{gv}") } else { format!("apis/{gv}") };
+            let plain = Plain::all(&groups).into_iter().map(|place| (place.path(), hash(&[])));
+            let entries = groups.iter().map(|(gv, resources)| (path(gv), hash(resources))).chain(plain);
+            let mut index = Documents::v3_index(entries);
             aggregate::openapi::extend_index(&snapshot, &mut index);
-            Some(respond::bytes(200, JSON, index.to_string()))
+            // Nobody upstream says what it is, so Go guesses.
+            Some(respond::bytes(200, "text/plain; charset=utf-8", index.to_string()))
         }
         ["openapi", "v3", "api", version] => v3(server, table, call, GroupVersion::new("", *version)).await,
         ["openapi", "v3", "apis", group, version] if snapshot.remote(group, version).is_some() => {
@@ -88,6 +100,16 @@ async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: Gro
     let generation = current.get(..16).and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or_default();
     let protobuf = wants(call, V3_PROTOBUF);
     let made = make(move || documents.v3(&gv, generation, protobuf, || resources)).await;
+    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
+}
+
+async fn plain(server: &Arc<ApiServer>, call: &Call, place: Plain) -> Option<Response> {
+    if let Some(elsewhere) = redirected(call, &hash(&[])) {
+        return Some(elsewhere);
+    }
+    let documents = Arc::clone(&server.openapi);
+    let protobuf = wants(call, V3_PROTOBUF);
+    let made = make(move || documents.v3_plain(place, protobuf)).await;
     Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
 
@@ -191,7 +213,10 @@ fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) 
     if gzip && !known {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    if gzip || call.info.path == "/openapi/v2" {
+        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    headers.append(VARY, HeaderValue::from_static("Accept"));
     if let Ok(value) = HeaderValue::from_str(&etag) {
         headers.insert(ETAG, value);
     }

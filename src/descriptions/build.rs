@@ -104,6 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let properties = properties.into_iter().flatten().map(|(name, schema)| (name.clone(), description(schema)));
         texts.insert(name, (description(&schema), properties.filter(|(_, text)| !text.is_empty()).collect()));
     }
+    more(&mut texts)?;
     // Names of groups and kinds alone would mean that the schemas have changed their form.
     if texts.len() < 400 || texts.values().all(|t| t.0.is_empty()) {
         return Err(format!("k8s-openapi gave {} definitions", texts.len()).into());
@@ -112,6 +113,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?;
     std::fs::write(Path::new(&out).join("descriptions.zst"), zstd::encode_all(json.as_slice(), 19)?)?;
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=more.txt");
+    Ok(())
+}
+
+/// Adds what upstream says and k8s-openapi leaves out: `more.txt`, whose form `e2e/judge/descriptions.py` tells.
+fn more(texts: &mut BTreeMap<String, (String, BTreeMap<String, String>)>) -> Result<(), Box<dyn Error>> {
+    let known = texts.get("io.k8s.apimachinery.pkg.apis.meta.v1.Status").map(|(_, known)| known.clone());
+    let type_meta = known.into_iter().flatten().filter(|(name, _)| matches!(name.as_str(), "apiVersion" | "kind"));
+    let type_meta: Vec<(String, String)> = type_meta.collect();
+    let mut name = "";
+    let file = std::fs::read_to_string("more.txt")?;
+    for line in file.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(definition) = line.strip_prefix('=') {
+            name = definition;
+            let (_, properties) = texts.entry(name.to_owned()).or_default();
+            for (property, text) in &type_meta {
+                properties.entry(property.clone()).or_insert_with(|| text.clone());
+            }
+            continue;
+        }
+        let (property, text) = line.split_once('\t').ok_or_else(|| format!("more.txt: {line}"))?;
+        let (own, properties) = texts.entry(name.to_owned()).or_default();
+        let place = if property.is_empty() { own } else { properties.entry(property.to_owned()).or_default() };
+        let text = text.replace("\\n", "\n");
+        match text.strip_prefix('+') {
+            Some(rest) => place.push_str(rest),
+            None => *place = text,
+        }
+    }
     Ok(())
 }
 

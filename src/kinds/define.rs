@@ -85,6 +85,7 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
     let gvk = facts.gvk.clone();
     let schema = facts::schema(facts.type_name)?;
     let storage = facts.verbs.contains(&"list").then(|| storage(facts, extra.conversion.take()));
+    facts::describe(&gvk.group, facts.resource, &mut extra.columns);
     let mut subresources = Vec::new();
     for sub in &facts.subresources {
         let kind = match sub.name {
@@ -126,6 +127,7 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
             ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
             _ => None,
         },
+        returns_deleted: returns_deleted(facts),
         custom: None,
         gvk,
     })
@@ -181,6 +183,27 @@ fn status_keeps(facts: &ResourceFacts) -> StatusKeeps {
         }
         _ => StatusKeeps::Nothing,
     }
+}
+
+/// The stores below `pkg/registry` with `ReturnDeletedObject`.
+fn returns_deleted(facts: &ResourceFacts) -> bool {
+    matches!(
+        (facts.gvk.group.as_str(), facts.resource),
+        (
+            "",
+            "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "pods"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
+                | "services"
+        ) | ("resource.k8s.io", "deviceclasses" | "resourceclaims" | "resourceclaimtemplates" | "resourceslices")
+            | (
+                "storage.k8s.io",
+                "csidrivers" | "csinodes" | "storageclasses" | "volumeattachments" | "volumeattributesclasses"
+            )
+    )
 }
 
 /// Where a stock cluster keeps a resource: `pkg/kubeapiserver/default_storage_factory_builder.go`.

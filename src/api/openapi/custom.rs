@@ -236,9 +236,29 @@ fn embed(schema: &mut Value, v2: bool) {
     set(schema, "metadata", with_text(object_meta("ObjectMeta"), METADATA));
 }
 
-/// Takes from the paths of a custom resource the encodings it does not have.
-pub(super) fn without_protobuf(item: &mut Value) {
-    match item {
+/// What upstream's builder for definitions says otherwise of operations (apiextensions `controller/openapi/builder`): the forms
+/// of custom resources, no creation by patches, and lists whose deletion takes the parameters of lists.
+pub(super) fn adapt(item: &mut Map<String, Value>, list: &[Value]) {
+    for operation in item.values_mut() {
+        match operation["x-kubernetes-action"].as_str().unwrap_or_default() {
+            "patch" => {
+                operation["responses"].as_object_mut().map(|responses| responses.remove("201"));
+            }
+            "deletecollection" => {
+                operation.as_object_mut().map(|operation| operation.remove("requestBody"));
+                let path = operation["parameters"].as_array().into_iter().flatten().filter(|p| p["in"] == "path");
+                let path: Vec<Value> = path.cloned().collect();
+                let common = path.into_iter().chain(list.iter().filter(|p| p["in"] != "path").cloned());
+                operation["parameters"] = common.collect();
+            }
+            _ => {}
+        }
+        forms(operation);
+    }
+}
+
+fn forms(value: &mut Value) {
+    match value {
         Value::Object(map) => {
             if let Some(Value::Object(content)) = map.get_mut("content") {
                 content.retain(|media, _| {
@@ -246,10 +266,14 @@ pub(super) fn without_protobuf(item: &mut Value) {
                         && !media.contains("stream=watch")
                         && !media.starts_with("application/strategic")
                 });
+                if let Some(any) = content.remove("*/*") {
+                    content.insert("application/json".to_owned(), any.clone());
+                    content.insert("application/yaml".to_owned(), any);
+                }
             }
-            map.values_mut().for_each(without_protobuf);
+            map.values_mut().for_each(forms);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_protobuf),
+        Value::Array(items) => items.iter_mut().for_each(forms),
         _ => {}
     }
 }

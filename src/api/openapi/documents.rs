@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
-use super::{Builder, Definition, META, Resource, Texts};
+use super::{Builder, Definition, META, Plain, Resource, Texts};
 use crate::names::GroupVersion;
 use crate::schema::Types;
 
 /// `info.version`.
-pub const VERSION: &str = "v1.37.0";
+pub const VERSION: &str = "1.37";
 
 /// One encoded document.
 #[derive(Debug)]
@@ -96,6 +96,9 @@ impl Segment {
     }
 }
 
+/// Beginnings of the names of types that documents without built-in kinds describe.
+const MINOR: &[&str] = &[META, "io.k8s.apimachinery.pkg.version.", "io.k8s.api.autoscaling.v1.Scale"];
+
 /// What of a version 2 document stays as it is whatever CRDs come and go.
 struct Fixed {
     /// The document up to where definitions and paths of others follow.
@@ -114,6 +117,7 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Debug, PartialEq, Eq, Hash, Clone)]
 enum Key {
     V3(GroupVersion, bool),
+    Plain(String, bool),
     V2Json,
     V2Protobuf,
 }
@@ -140,11 +144,10 @@ impl Documents {
 
     /// `/openapi/v3`: the index. Paths are `api/v1`, `apis/apps/v1`; each entry's hash may be anything that changes
     /// when its resources do.
-    pub fn v3_index<'a>(entries: impl IntoIterator<Item = (&'a GroupVersion, String)>) -> Value {
+    pub fn v3_index(entries: impl IntoIterator<Item = (String, String)>) -> Value {
         let paths: serde_json::Map<String, Value> = entries
             .into_iter()
-            .map(|(gv, hash)| {
-                let path = if gv.group.is_empty() { format!("api/{gv}") } else { format!("apis/{gv}") };
+            .map(|(path, hash)| {
                 let url = format!("/openapi/v3/{path}?hash={hash}");
                 (path, json!({"serverRelativeURL": url}))
             })
@@ -167,6 +170,14 @@ impl Documents {
             } else {
                 Builder { meta: &self.meta, texts: &(self.texts)() }.v3(gv, &resources)
             };
+            Document::new(&encode_v3(&body, protobuf))
+        })
+    }
+
+    /// `/openapi/v3` documents of what is served beside resources.
+    pub fn v3_plain(&self, place: Plain, protobuf: bool) -> Arc<Document> {
+        self.get(Key::Plain(place.path(), protobuf), 0, || {
+            let body = self.custom_builder().v3_plain(&place);
             Document::new(&encode_v3(&body, protobuf))
         })
     }
@@ -249,7 +260,7 @@ impl Documents {
     fn custom_builder(&self) -> Builder<'_> {
         let texts = self.meta_texts.get_or_init(|| {
             let all = (self.texts)();
-            all.into_iter().filter(|(name, _)| name.starts_with(META)).collect()
+            all.into_iter().filter(|(name, _)| MINOR.iter().any(|start| name.starts_with(start))).collect()
         });
         Builder { meta: &self.meta, texts }
     }

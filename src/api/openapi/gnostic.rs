@@ -22,6 +22,11 @@ pub fn encode(document: &Value) -> Vec<u8> {
             out.message(1, |out| named(out, name, |out| schema(out, definition)));
         }
     });
+    out.message(10, |out| {
+        for (name, parameter) in members(&document["parameters"]) {
+            out.message(1, |out| named(out, name, |out| self::parameter(out, parameter)));
+        }
+    });
     for requirement in document["security"].as_array().into_iter().flatten() {
         out.message(12, |out| {
             for (name, _) in members(requirement) {
@@ -125,7 +130,10 @@ fn operation(out: &mut Forward, value: &Value) {
 
 fn parameters(out: &mut Forward, number: u32, list: &Value) {
     for parameter in list.as_array().into_iter().flatten() {
-        out.message(number, |out| out.message(1, |out| self::parameter(out, parameter)));
+        out.message(number, |out| match parameter["$ref"].as_str() {
+            Some(reference) => out.message(2, |out| out.text(1, Some(reference))),
+            None => out.message(1, |out| self::parameter(out, parameter)),
+        });
     }
 }
 

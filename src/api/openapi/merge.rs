@@ -51,7 +51,8 @@ pub fn part_of(document: &Value, prefix: &str) -> Value {
         .filter(|(path, _)| path.starts_with(prefix) || **path == prefix.trim_end_matches('/'))
         .map(|(path, item)| (path.clone(), item.clone()))
         .collect();
-    let paths = Value::Object(paths);
+    let mut paths = Value::Object(paths);
+    inline(&mut paths, document.get("parameters").and_then(Value::as_object));
     let known = document.get("definitions").and_then(Value::as_object);
     let mut wanted = BTreeSet::new();
     let mut waiting = Vec::new();
@@ -66,6 +67,21 @@ pub fn part_of(document: &Value, prefix: &str) -> Value {
     let definitions: Map<String, Value> =
         wanted.into_iter().filter_map(|name| Some((name.clone(), known?.get(&name)?.clone()))).collect();
     json!({"paths": paths, "definitions": definitions})
+}
+
+/// Puts shared parameters where they are referred to.
+fn inline(value: &mut Value, shared: Option<&Map<String, Value>>) {
+    match value {
+        Value::Object(map) => {
+            let name = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/parameters/"));
+            match name.and_then(|name| shared?.get(name)) {
+                Some(parameter) => *value = parameter.clone(),
+                None => map.values_mut().for_each(|value| inline(value, shared)),
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| inline(item, shared)),
+        _ => {}
+    }
 }
 
 /// Adds another server's part to a document. A definition of the same name that differs gets a name of its own

@@ -5,50 +5,68 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::schemas::{gvk, reference};
-use super::{Definitions, Resource, Subresource};
+use super::{Definitions, META, Resource, Subresource, Texts};
 use crate::names::{GroupVersion, Gvk};
 use crate::schema::{Type, Types};
 
-/// Names and types of query parameters.
-type Parameters = &'static [(&'static str, &'static str)];
+/// Names and types of query parameters, and the options that describe them.
+type Parameters = &'static [(&'static str, &'static str, &'static str)];
 
 const LIST: Parameters = &[
-    ("allowWatchBookmarks", "boolean"),
-    ("continue", "string"),
-    ("fieldSelector", "string"),
-    ("labelSelector", "string"),
-    ("limit", "integer"),
-    ("resourceVersion", "string"),
-    ("resourceVersionMatch", "string"),
-    ("sendInitialEvents", "boolean"),
-    ("timeoutSeconds", "integer"),
-    ("watch", "boolean"),
+    ("allowWatchBookmarks", "boolean", "ListOptions"),
+    ("continue", "string", "ListOptions"),
+    ("fieldSelector", "string", "ListOptions"),
+    ("labelSelector", "string", "ListOptions"),
+    ("limit", "integer", "ListOptions"),
+    ("resourceVersion", "string", "ListOptions"),
+    ("resourceVersionMatch", "string", "ListOptions"),
+    ("sendInitialEvents", "boolean", "ListOptions"),
+    ("shardSelector", "string", "ListOptions"),
+    ("timeoutSeconds", "integer", "ListOptions"),
+    ("watch", "boolean", "ListOptions"),
 ];
-const WRITE: Parameters = &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
-const PATCH: Parameters =
-    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")];
+const READ: Parameters = &[("resourceVersion", "string", "ListOptions")];
+const CREATE: Parameters = &[
+    ("dryRun", "string", "CreateOptions"),
+    ("fieldManager", "string", "CreateOptions"),
+    ("fieldValidation", "string", "CreateOptions"),
+];
+const UPDATE: Parameters = &[
+    ("dryRun", "string", "UpdateOptions"),
+    ("fieldManager", "string", "UpdateOptions"),
+    ("fieldValidation", "string", "UpdateOptions"),
+];
+const PATCH: Parameters = &[
+    ("dryRun", "string", "PatchOptions"),
+    ("fieldManager", "string", "PatchOptions"),
+    ("fieldValidation", "string", "PatchOptions"),
+    ("force", "boolean", "PatchOptions"),
+];
 const DELETE: Parameters = &[
-    ("dryRun", "string"),
-    ("gracePeriodSeconds", "integer"),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
-    ("orphanDependents", "boolean"),
-    ("propagationPolicy", "string"),
+    ("dryRun", "string", "DeleteOptions"),
+    ("gracePeriodSeconds", "integer", "DeleteOptions"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean", "DeleteOptions"),
+    ("orphanDependents", "boolean", "DeleteOptions"),
+    ("propagationPolicy", "string", "DeleteOptions"),
 ];
 const DELETE_COLLECTION: Parameters = &[
-    ("continue", "string"),
-    ("dryRun", "string"),
-    ("fieldSelector", "string"),
-    ("gracePeriodSeconds", "integer"),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
-    ("labelSelector", "string"),
-    ("limit", "integer"),
-    ("orphanDependents", "boolean"),
-    ("propagationPolicy", "string"),
-    ("resourceVersion", "string"),
-    ("resourceVersionMatch", "string"),
-    ("sendInitialEvents", "boolean"),
-    ("timeoutSeconds", "integer"),
+    ("continue", "string", "ListOptions"),
+    ("dryRun", "string", "DeleteOptions"),
+    ("fieldSelector", "string", "ListOptions"),
+    ("gracePeriodSeconds", "integer", "DeleteOptions"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean", "DeleteOptions"),
+    ("labelSelector", "string", "ListOptions"),
+    ("limit", "integer", "ListOptions"),
+    ("orphanDependents", "boolean", "DeleteOptions"),
+    ("propagationPolicy", "string", "DeleteOptions"),
+    ("resourceVersion", "string", "ListOptions"),
+    ("resourceVersionMatch", "string", "ListOptions"),
+    ("sendInitialEvents", "boolean", "ListOptions"),
+    ("shardSelector", "string", "ListOptions"),
+    ("timeoutSeconds", "integer", "ListOptions"),
 ];
+const PRETTY: &str = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a \
+    browser or command-line HTTP tool (curl and wget).";
 
 const MEDIA: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAMED: &[&str] = &[
@@ -68,11 +86,13 @@ const PATCHES: &[&str] = &[
 pub struct Paths<'a> {
     gv: &'a GroupVersion,
     types: &'a Arc<Types>,
+    texts: &'a Texts,
     /// `/apis/apps/v1`
     base: String,
     /// `AppsV1`
     id: String,
     tag: String,
+    /// Operations by method, by path.
     done: Map<String, Value>,
 }
 
@@ -85,6 +105,8 @@ struct Operation<'a> {
     id: String,
     kind: &'a Gvk,
     parameters: Parameters,
+    /// The type whose members are parameters too.
+    options: Option<String>,
     body: Option<Value>,
     /// Codes with their schema's name.
     responses: Vec<(u16, &'static str)>,
@@ -121,20 +143,26 @@ fn pascal(text: &str) -> String {
     chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
 }
 
+/// A group as identifiers and tags of operations have it: `RbacAuthorization`, `rbacAuthorization`.
+pub(super) fn names(group: &str) -> (String, String) {
+    let short = group.strip_suffix(".k8s.io").unwrap_or(group);
+    let parts = short.split(['.', '-']).map(pascal).collect::<String>();
+    let tag = short.split('.').enumerate();
+    (parts, tag.map(|(i, p)| if i == 0 { p.to_owned() } else { pascal(p) }).collect())
+}
+
 impl<'a> Paths<'a> {
-    pub fn new(gv: &'a GroupVersion, types: &'a Arc<Types>) -> Self {
+    pub fn new(gv: &'a GroupVersion, types: &'a Arc<Types>, texts: &'a Texts) -> Self {
         let (base, group) = if gv.group.is_empty() {
             (format!("/api/{}", gv.version), "core".to_owned())
         } else {
             (format!("/apis/{gv}"), gv.group.clone())
         };
-        let short = group.strip_suffix(".k8s.io").unwrap_or(&group);
-        let parts = short.split(['.', '-']).map(pascal).collect::<String>();
-        let tag_group = short.split('.').enumerate();
-        let tag_group: String = tag_group.map(|(i, p)| if i == 0 { p.to_owned() } else { pascal(p) }).collect();
+        let (parts, tag_group) = names(&group);
         Self {
             gv,
             types,
+            texts,
             base,
             id: format!("{parts}{}", pascal(&gv.version)),
             tag: format!("{tag_group}_{}", gv.version),
@@ -142,15 +170,26 @@ impl<'a> Paths<'a> {
         }
     }
 
-    pub fn finish(mut self) -> Map<String, Value> {
+    /// `discovery`: the version's own document is one of the paths.
+    pub fn finish(mut self, definitions: &mut Definitions<'_>, discovery: bool) -> Map<String, Value> {
+        if !discovery {
+            self.done.values_mut().filter_map(Value::as_object_mut).for_each(hoist);
+            return self.done;
+        }
         let path = format!("{}/", self.base);
+        let schema = reference(&definitions.meta("APIResourceList"));
+        let content: Map<String, Value> =
+            MEDIA.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
         let operation = json!({
             "description": "get available resources",
             "operationId": format!("get{}APIResources", self.id),
             "tags": [self.tag],
-            "responses": {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}},
+            "responses": {
+                "200": {"description": "OK", "content": content}, "401": {"description": "Unauthorized"},
+            },
         });
         self.done.insert(path, json!({"get": operation}));
+        self.done.values_mut().filter_map(Value::as_object_mut).for_each(hoist);
         self.done
     }
 
@@ -179,10 +218,23 @@ impl<'a> Paths<'a> {
             super::Definition::Types(_) => format!("{definition}List"),
         };
         if has("list") {
-            self.list(&collection, &list, &format!("list{}{}", self.id, collection.noun));
+            let what = if has("watch") && !custom { "list or watch" } else { "list" };
+            self.list(&collection, &list, &format!("list{}{}", self.id, collection.noun), what);
             if resource.namespaced {
                 let all = place(format!("{}/{}", self.base, resource.resource), format!("{kind}ForAllNamespaces"));
-                self.list(&all, &list, &format!("list{}{}", self.id, all.noun));
+                self.list(&all, &list, &format!("list{}{}", self.id, all.noun), what);
+            }
+        }
+        if has("watch") && !custom {
+            let below = |path: &str| format!("{}/watch{}", self.base, path.strip_prefix(&self.base).unwrap_or(path));
+            let one = place(below(&format!("{root}/{{name}}")), format!("{scope}{kind}"));
+            let some = place(below(&root), format!("{scope}{kind}List"));
+            let all =
+                place(below(&format!("{}/{}", self.base, resource.resource)), format!("{kind}ListForAllNamespaces"));
+            self.watch("watch", &one, definitions);
+            self.watch("watchlist", &some, definitions);
+            if resource.namespaced {
+                self.watch("watchlist", &all, definitions);
             }
         }
         if has("create") {
@@ -194,6 +246,11 @@ impl<'a> Paths<'a> {
         let item = place(format!("{root}/{{name}}"), format!("{scope}{kind}"));
         for verb in ["get", "update", "patch", "delete"] {
             if has(verb) {
+                let verb = match verb {
+                    "delete" if resource.returns_deleted => "remove",
+                    "get" if custom => "read",
+                    verb => verb,
+                };
                 self.write(verb, &item, definitions);
             }
         }
@@ -201,7 +258,14 @@ impl<'a> Paths<'a> {
             self.subresource(resource, sub, &item.path, definition, definitions);
         }
         if custom {
-            self.done.values_mut().for_each(super::custom::without_protobuf);
+            let list = self.done.values().find_map(|item| {
+                let get = item.get("get").filter(|get| get["x-kubernetes-action"] == "list")?;
+                get["parameters"].as_array().cloned()
+            });
+            let list = list.unwrap_or_default();
+            for item in self.done.values_mut().filter_map(Value::as_object_mut) {
+                super::custom::adapt(item, &list);
+            }
             self.done.extend(before);
         }
     }
@@ -241,21 +305,52 @@ impl<'a> Paths<'a> {
             self.log(&place);
             return;
         }
+        let custom = matches!(resource.definition, super::Definition::Custom(_));
         for verb in &sub.verbs {
+            let verb = if custom && verb == "get" { "read" } else { verb.as_str() };
             self.write(verb, &place, definitions);
         }
     }
 
-    fn list(&mut self, place: &Place<'_>, list: &str, id: &str) {
+    /// The older way to watch, by path.
+    fn watch(&mut self, action: &'static str, place: &Place<'_>, definitions: &mut Definitions<'_>) {
+        let kind = &place.kind.kind;
+        let deprecated = "deprecated: use the 'watch' parameter with a list operation instead";
+        let description = if action == "watch" {
+            let how = "filtered to a single item with the 'fieldSelector' parameter";
+            format!("watch changes to an object of kind {kind}. {deprecated}, {how}.")
+        } else {
+            format!("watch individual changes to a list of {kind}. {deprecated}.")
+        };
+        self.add(
+            place,
+            Operation {
+                method: "get",
+                action,
+                description,
+                id: format!("watch{}{}", self.id, place.noun),
+                kind: place.kind,
+                parameters: LIST,
+                options: None,
+                body: None,
+                responses: vec![(200, "OK")],
+                schema: reference(&definitions.meta("WatchEvent")),
+                media: STREAMED,
+            },
+        );
+    }
+
+    fn list(&mut self, place: &Place<'_>, list: &str, id: &str, what: &str) {
         self.add(
             place,
             Operation {
                 method: "get",
                 action: "list",
-                description: format!("list or watch objects of kind {}", place.kind.kind),
+                description: format!("{what} objects of kind {}", place.kind.kind),
                 id: id.to_owned(),
                 kind: place.kind,
                 parameters: LIST,
+                options: None,
                 body: None,
                 responses: vec![(200, "OK")],
                 schema: reference(list),
@@ -290,6 +385,7 @@ impl<'a> Paths<'a> {
             &[(u16, &'static str)],
         ) = match verb {
             "get" => ("get", "get", format!("read {specified}"), "read", &[], None, &[(200, "OK")]),
+            "read" => ("get", "get", format!("read {specified}"), "read", READ, None, &[(200, "OK")]),
             "create" => {
                 let description = if place.subresource.is_empty() {
                     format!("create {}{kind}", article(kind))
@@ -297,14 +393,14 @@ impl<'a> Paths<'a> {
                     format!("create {} of a {kind}", place.subresource)
                 };
                 let responses: &[_] = &[(200, "OK"), (201, "Created"), (202, "Accepted")];
-                ("post", "post", description, "create", WRITE, any(own.clone(), true), responses)
+                ("post", "post", description, "create", CREATE, any(own.clone(), true), responses)
             }
             "update" => (
                 "put",
                 "put",
                 format!("replace {specified}"),
                 "replace",
-                WRITE,
+                UPDATE,
                 any(own.clone(), true),
                 &[(200, "OK"), (201, "Created")],
             ),
@@ -316,7 +412,7 @@ impl<'a> Paths<'a> {
                 let responses: &[_] = &[(200, "OK"), (201, "Created")];
                 ("patch", "patch", format!("partially update {specified}"), "patch", PATCH, body, responses)
             }
-            "delete" => {
+            "delete" | "remove" => {
                 let body = any(reference(&definitions.meta("DeleteOptions")), false);
                 let responses: &[_] = &[(200, "OK"), (202, "Accepted")];
                 ("delete", "delete", format!("delete {}{kind}", article(kind)), "delete", DELETE, body, responses)
@@ -329,7 +425,7 @@ impl<'a> Paths<'a> {
             _ => return,
         };
         let collection = if verb == "deletecollection" { "Collection" } else { "" };
-        let schema = if method == "delete" { reference(&definitions.meta("Status")) } else { own };
+        let schema = if method == "delete" && verb != "remove" { reference(&definitions.meta("Status")) } else { own };
         self.add(
             place,
             Operation {
@@ -339,6 +435,7 @@ impl<'a> Paths<'a> {
                 id: format!("{id_verb}{}{collection}{}", self.id, place.noun),
                 kind: place.kind,
                 parameters,
+                options: None,
                 body,
                 responses: responses.to_vec(),
                 schema,
@@ -348,7 +445,9 @@ impl<'a> Paths<'a> {
     }
 
     fn connect(&mut self, sub: &Subresource, place: &Place<'_>) {
-        let mut methods: Vec<&'static str> = Vec::new();
+        let options = sub.schema.as_ref().map(|s| s.def().name.to_string());
+        // `ConnectMethods` of proxies are more than discovery has words for.
+        let mut methods: Vec<&'static str> = if sub.name == "proxy" { vec!["head", "options"] } else { Vec::new() };
         for verb in &sub.verbs {
             match verb.as_str() {
                 "get" => methods.push("get"),
@@ -370,6 +469,7 @@ impl<'a> Paths<'a> {
                     id: format!("connect{}{}{}", self.id, pascal(method), place.noun),
                     kind: place.kind,
                     parameters: &[],
+                    options: options.clone(),
                     body: None,
                     responses: vec![(200, "OK")],
                     schema: json!({"type": "string"}),
@@ -377,8 +477,6 @@ impl<'a> Paths<'a> {
                 },
             );
         }
-        let options = sub.schema.as_ref().map(|s| s.def().name.to_string());
-        self.options(place, options.as_deref());
     }
 
     fn log(&mut self, place: &Place<'_>) {
@@ -391,29 +489,61 @@ impl<'a> Paths<'a> {
                 id: format!("read{}{}", self.id, place.noun),
                 kind: place.kind,
                 parameters: &[],
+                options: Some("io.k8s.api.core.v1.PodLogOptions".to_owned()),
                 body: None,
                 responses: vec![(200, "OK")],
                 schema: json!({"type": "string"}),
-                media: &["text/plain", "application/json", "application/yaml"],
+                media: &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
             },
         );
-        self.options(place, Some("io.k8s.api.core.v1.PodLogOptions"));
     }
 
     /// The members of an options type as query parameters.
-    fn options(&mut self, place: &Place<'_>, type_name: Option<&str>) {
-        let Some(id) = type_name.and_then(|name| self.types.id(name)) else { return };
-        let Some(list) = self.done.get_mut(&place.path).and_then(|p| p["parameters"].as_array_mut()) else { return };
-        for field in &self.types.def(id).fields {
-            let ty = match field.ty {
+    fn options<'n>(&'n self, type_name: &'n str) -> impl Iterator<Item = Value> + 'n {
+        let fields = self.types.id(type_name).map(|id| &self.types.def(id).fields);
+        let fields = fields.into_iter().flatten().filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind"));
+        fields.map(|field| {
+            let ty = match &field.ty {
+                Type::List(inner) => inner.as_ref(),
+                ty => ty,
+            };
+            let ty = match ty {
                 Type::Bool => "boolean",
                 Type::Int32 | Type::Int64 => "integer",
                 _ => "string",
             };
-            if !matches!(field.name.as_ref(), "apiVersion" | "kind") {
-                list.push(parameter(&field.name, "query", ty));
-            }
+            parameter(&field.name, "query", ty, self.text(type_name, &field.name))
+        })
+    }
+
+    fn text(&self, type_name: &str, property: &str) -> &str {
+        self.texts.get(type_name).and_then(|(_, properties)| properties.get(property)).map_or("", String::as_str)
+    }
+
+    /// Every parameter of an operation.
+    fn parameters(&self, place: &Place<'_>, operation: &Operation<'_>) -> Vec<Value> {
+        let mut all = Vec::new();
+        if place.path.contains("/{name}") {
+            all.push(parameter("name", "path", "string", &format!("name of the {}", place.kind.kind)));
         }
+        if place.path.contains("/{namespace}") {
+            let text = "object name and auth scope, such as for teams and projects";
+            all.push(parameter("namespace", "path", "string", text));
+        }
+        if place.path.ends_with("/{path}") {
+            all.push(parameter("path", "path", "string", "path to the resource"));
+        }
+        if operation.action != "connect" {
+            all.push(parameter("pretty", "query", "string", PRETTY));
+        }
+        for (name, ty, owner) in operation.parameters {
+            all.push(parameter(name, "query", ty, self.text(&format!("{META}.{owner}"), name)));
+        }
+        if let Some(options) = &operation.options {
+            all.extend(self.options(options));
+        }
+        all.sort_by_cached_key(key_of);
+        all
     }
 
     fn add(&mut self, place: &Place<'_>, operation: Operation<'_>) {
@@ -435,43 +565,51 @@ impl<'a> Paths<'a> {
             "x-kubernetes-action": operation.action,
             "x-kubernetes-group-version-kind": gvk(operation.kind),
         });
-        if !operation.parameters.is_empty() {
-            value["parameters"] = operation.parameters.iter().map(|(name, ty)| parameter(name, "query", ty)).collect();
+        let parameters = self.parameters(place, &operation);
+        if !parameters.is_empty() {
+            value["parameters"] = parameters.into();
         }
         if let Some(body) = operation.body {
             value["requestBody"] = body;
         }
-        let connects = operation.action == "connect";
-        let entry = self.done.entry(place.path.clone()).or_insert_with(|| common(place, connects));
+        let entry = self.done.entry(place.path.clone()).or_insert_with(|| json!({}));
         entry[operation.method] = value;
         debug_assert!(place.path.starts_with(&self.base), "{} is outside {}", place.path, self.gv);
     }
 }
 
-fn parameter(name: &str, place: &str, ty: &str) -> Value {
+fn parameter(name: &str, place: &str, ty: &str, text: &str) -> Value {
     let mut parameter = json!({"name": name, "in": place, "schema": {"type": ty, "uniqueItems": true}});
     if place == "path" {
         parameter["required"] = true.into();
     }
+    if !text.is_empty() {
+        parameter["description"] = text.into();
+    }
     parameter
 }
 
-/// A path item with the parameters that all its operations have.
-fn common(place: &Place<'_>, connects: bool) -> Value {
-    let mut parameters = Vec::new();
-    if place.path.contains("/{name}") {
-        let mut name = parameter("name", "path", "string");
-        name["description"] = format!("name of the {}", place.kind.kind).into();
-        parameters.push(name);
+/// What tells a parameter from others: its name and where it stands.
+fn key_of(parameter: &Value) -> (String, String) {
+    let text = |member: &str| parameter[member].as_str().unwrap_or_default().to_owned();
+    (text("name"), text("in"))
+}
+
+/// Moves the parameters that all operations of a path have to the path (kube-openapi `findCommonParameters`).
+fn hoist(item: &mut Map<String, Value>) {
+    let lists = || item.values().map(|o| o["parameters"].as_array().map(Vec::as_slice).unwrap_or_default());
+    let Some(first) = lists().next() else { return };
+    let has = |list: &[Value], key: &(String, String)| list.iter().any(|p| key_of(p) == *key);
+    let common: Vec<Value> = first.iter().filter(|p| lists().all(|list| has(list, &key_of(p)))).cloned().collect();
+    let keys: Vec<(String, String)> = common.iter().map(key_of).collect();
+    for operation in item.values_mut().filter_map(Value::as_object_mut) {
+        let Some(Value::Array(list)) = operation.get_mut("parameters") else { continue };
+        list.retain(|p| !keys.contains(&key_of(p)));
+        if list.is_empty() {
+            operation.remove("parameters");
+        }
     }
-    if place.path.contains("/{namespace}") {
-        parameters.push(parameter("namespace", "path", "string"));
+    if !common.is_empty() {
+        item.insert("parameters".to_owned(), common.into());
     }
-    if place.path.ends_with("/{path}") {
-        parameters.push(parameter("path", "path", "string"));
-    }
-    if !connects {
-        parameters.push(parameter("pretty", "query", "string"));
-    }
-    json!({"parameters": parameters})
 }

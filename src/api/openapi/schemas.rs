@@ -91,6 +91,60 @@ pub fn structure(types: &Types, id: TypeId, text: Option<&Text>) -> (Value, Vec<
     (schema, references)
 }
 
+/// Unions by type: the member that says which, and the value that stands for each other member.
+const UNIONS: &[(&str, &str, &[(&str, &str)])] = &[
+    ("io.k8s.api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
+    ("io.k8s.api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.flowcontrol.v1.LimitResponse", "type", &[("queuing", "Queuing")]),
+    (
+        "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec",
+        "type",
+        &[("exempt", "Exempt"), ("limited", "Limited")],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.Subject",
+        "kind",
+        &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")],
+    ),
+    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupDisruptionMode", "", &[("all", "All"), ("single", "Single")]),
+    ("io.k8s.api.scheduling.v1alpha3.WorkloadPodGroupSchedulingPolicy", "", &[("basic", "Basic"), ("gang", "Gang")]),
+];
+
+/// Values of members that documents tell although validation does not go by them alone.
+const VALUES: &[(&str, &str, &[&str])] = &[
+    ("io.k8s.api.discovery.v1.EndpointSlice", "addressType", &["FQDN", "IPv4", "IPv6"]),
+    ("io.k8s.api.networking.v1.HTTPIngressPath", "pathType", &["Exact", "ImplementationSpecific", "Prefix"]),
+    ("io.k8s.api.resource.v1.DeviceSubRequest", "allocationMode", &["All", "ExactCount"]),
+    ("io.k8s.api.resource.v1.ExactDeviceRequest", "allocationMode", &["All", "ExactCount"]),
+];
+
+/// What only documents say of a type (markers `+union`, `+enum`), and the order of the source for what must be there.
+pub fn add_missing(name: &str, schema: &mut Value) {
+    for (_, discriminator, members) in UNIONS.iter().filter(|(of, ..)| *of == name) {
+        let members: Map<String, Value> = members.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
+        let mut union = json!({"fields-to-discriminateBy": members});
+        if !discriminator.is_empty() {
+            union["discriminator"] = (*discriminator).into();
+        }
+        schema["x-kubernetes-unions"] = json!([union]);
+    }
+    for (_, member, values) in VALUES.iter().filter(|(of, ..)| *of == name) {
+        if let Some(property) = schema.pointer_mut(&format!("/properties/{member}")) {
+            property["enum"] = json!(values);
+        }
+    }
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        // Fields stand in the order of their protobuf numbers, which here is not that of the source.
+        let first: &[&str] = match name.rsplit('.').next() {
+            Some("HTTPIngressPath") => &["pathType"],
+            Some("APIResource") => &["name", "singularName"],
+            _ => &["apiVersion"],
+        };
+        required.sort_by_key(|member| first.iter().position(|f| member == f).unwrap_or(first.len()));
+    }
+}
+
 fn property(types: &Types, field: &Field, references: &mut Vec<Reference>) -> Value {
     let mut schema = value(types, &field.ty, field, references);
     if schema.get("$ref").is_some() {

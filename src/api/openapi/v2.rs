@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Map, Value, json};
 
 /// Collects the documents of all groups into one.
@@ -41,13 +43,16 @@ impl Merger {
 
     /// Paths, and the definitions of these names.
     pub fn into_parts(mut self, names: &BTreeSet<String>) -> (Map<String, Value>, Map<String, Value>) {
+        share(&mut self.paths);
         let definitions = names.iter().filter_map(|name| self.definitions.remove_entry(name)).collect();
         (self.paths, definitions)
     }
 
-    pub fn finish(self) -> Value {
+    pub fn finish(mut self) -> Value {
+        let parameters = share(&mut self.paths);
         json!({
             "swagger": "2.0",
+            "parameters": parameters,
             "info": {"title": "Kubernetes", "version": super::documents::VERSION},
             "paths": self.paths,
             "definitions": self.definitions,
@@ -113,6 +118,81 @@ fn convert(schema: &mut Value) {
     }
 }
 
+/// Media types in the order of upstream's routes.
+const ORDER: &[&str] = &[
+    "text/plain",
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+fn in_order(content: &Map<String, Value>) -> Value {
+    let mut media: Vec<&str> = content.keys().map(String::as_str).collect();
+    media.sort_by_key(|m| ORDER.iter().position(|o| o == m).unwrap_or(ORDER.len()));
+    media.into_iter().collect()
+}
+
+/// Replaces parameters that many operations have by references, and returns them by name (kube-openapi
+/// `shareParameters`).
+fn share(paths: &mut Map<String, Value>) -> Map<String, Value> {
+    let mut shared = Map::new();
+    let mut each = |list: &mut Value| {
+        for parameter in list.as_array_mut().into_iter().flatten() {
+            if let Some(name) = shared_name(parameter) {
+                let reference = json!({"$ref": format!("#/parameters/{name}")});
+                shared.insert(name, std::mem::replace(parameter, reference));
+            }
+        }
+    };
+    for item in paths.values_mut().filter_map(Value::as_object_mut) {
+        for (key, value) in item.iter_mut() {
+            if key == "parameters" {
+                each(value);
+            } else if let Some(list) = value.get_mut("parameters") {
+                each(list);
+            }
+        }
+    }
+    shared
+}
+
+/// The name under which a parameter is shared: with a hash of its JSON as Go prints it. `None` for what differs from kind
+/// to kind, and for what old kubectls look for in operations.
+fn shared_name(parameter: &Value) -> Option<String> {
+    let (name, place) = (parameter.get("name")?.as_str()?, parameter.get("in")?.as_str()?);
+    let reference = parameter.pointer("/schema/$ref").and_then(Value::as_str).unwrap_or_default();
+    let own = match place {
+        "body" => !reference.starts_with("#/definitions/io.k8s.apimachinery"),
+        _ => matches!((place, name), (_, "name") | ("query", "fieldValidation" | "dryRun")),
+    };
+    if own {
+        return None;
+    }
+    let members: &[&str] = if place == "body" {
+        &["name", "in", "required", "schema"]
+    } else {
+        &["uniqueItems", "type", "description", "name", "in", "required"]
+    };
+    let told = members.iter().filter_map(|m| Some(format!("\"{m}\":{}", go_json(parameter.get(*m)?))));
+    let text = format!("{{{}}}", told.collect::<Vec<_>>().join(","));
+    // FNV-1, 64 bits.
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| hash.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(byte));
+    Some(format!("{name}-{}", URL_SAFE.encode(&hash.to_be_bytes()[..6])))
+}
+
+/// JSON with the escapes of Go's encoder.
+fn go_json(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
 fn path_item(item: Value) -> Value {
     let Value::Object(item) = item else { return item };
     item.into_iter()
@@ -144,11 +224,18 @@ fn operation(mut operation: Value) -> Value {
         _ => Vec::new(),
     };
     let mut consumes = json!(["*/*"]);
+    let mut is_resource = operation.get("x-kubernetes-action").is_some();
+    if operation["operationId"]
+        .as_str()
+        .is_some_and(|id| id.ends_with("OpenIDKeyset") || id.ends_with("OpenIDConfiguration"))
+    {
+        is_resource = true;
+    }
     if let Value::Object(body) = operation["requestBody"].take() {
         let content = body.get("content").and_then(Value::as_object);
         let mut schema = content.and_then(|c| c.values().next()).map(|m| m["schema"].clone()).unwrap_or_default();
         convert(&mut schema);
-        consumes = content.into_iter().flatten().map(|(media, _)| Value::from(media.as_str())).collect();
+        consumes = content.map_or(Value::Null, in_order);
         let mut parameter = json!({"name": "body", "in": "body", "schema": schema});
         if body.get("required") == Some(&Value::Bool(true)) {
             parameter["required"] = true.into();
@@ -159,7 +246,7 @@ fn operation(mut operation: Value) -> Value {
     if let Value::Object(responses) = &mut operation["responses"] {
         for response in responses.values_mut() {
             if let Value::Object(content) = response["content"].take() {
-                produces = content.keys().map(|m| Value::from(m.as_str())).collect();
+                produces = in_order(&content);
                 if let Some(mut media) = content.into_iter().next().map(|(_, m)| m) {
                     let mut schema = media["schema"].take();
                     convert(&mut schema);
@@ -177,7 +264,9 @@ fn operation(mut operation: Value) -> Value {
         if !list.is_empty() {
             map.insert("parameters".to_owned(), list.into());
         }
-        map.insert("consumes".to_owned(), consumes);
+        // The documents of discovery take what they give, and so does what only reads custom resources.
+        is_resource &= consumes != json!(["*/*"]) || produces != json!(["application/json", "application/yaml"]);
+        map.insert("consumes".to_owned(), if is_resource { consumes } else { produces.clone() });
         map.insert("produces".to_owned(), produces);
         map.insert("schemes".to_owned(), json!(["https"]));
     }

@@ -129,6 +129,7 @@ impl Crd<'_> {
             status_keeps: StatusKeeps::Metadata,
             rechecks_names: false,
             deprecation: None,
+            returns_deleted: false,
             custom: Some(CustomKind {
                 definition: Arc::clone(&self.definition),
                 warnings: self.warning(version).into_iter().collect(),

@@ -17,7 +17,7 @@ impl Action for Binding {
     async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, name: &str, body: Object) -> Result<Object, Status> {
         // The old resource has the name in its body alone.
         let name = if name.is_empty() { body.name().to_owned() } else { name.to_owned() };
-        if !body.name().is_empty() && body.name() != name {
+        if body.name() != name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
         check(&name, &body)?;

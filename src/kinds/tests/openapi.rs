@@ -29,6 +29,7 @@ fn resources(group: &str, version: &str) -> Vec<Resource> {
                     verbs: owned(s.verbs),
                 })
                 .collect(),
+            returns_deleted: false,
         })
         .collect()
 }
@@ -67,6 +68,7 @@ fn widget() -> Resource {
             selectable: Vec::new(),
         }),
         subresources: Vec::new(),
+        returns_deleted: false,
     }
 }
 
