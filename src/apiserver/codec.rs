@@ -61,9 +61,28 @@ pub fn decode_options(
     types: &std::sync::Arc<Types>,
 ) -> Result<Object, Status> {
     match meta_schema(types, kind) {
-        Some(schema) => codec::decode_options(body, format, &schema, kind).map_err(|s| Status::bad_request(s.message)),
+        // Nobody wraps what the decoder says here (apiserver `handlers/delete.go`).
+        Some(schema) => codec::decode_options(body, format, &schema, kind)
+            .map_err(|status| Status::bad_request(bare_refusal(&status.message, kind))),
         // A table without the machinery's types (tests): the shape is checked where the members are read.
         None => Ok(codec::decode_unstructured(body, format, &Gvk::new("", "v1", kind))?.object),
+    }
+}
+
+/// A decoder's refusal without what handlers put around it.
+fn bare_refusal(message: &str, kind: &str) -> String {
+    let unrecognised = format!("the object provided is unrecognized (must be of type {kind}): ");
+    if let Some(why) = message.strip_prefix(&unrecognised) {
+        return why.rsplit_once(" (").map_or(why, |(why, _)| why).to_owned();
+    }
+    let Some((found, why)) = message.split_once(&format!(" cannot be handled as a {kind}: ")) else {
+        return message.to_owned();
+    };
+    match found.split_once(" in version ") {
+        Some((found, version)) if why.ends_with("unknown conversion") => {
+            format!("no kind \"{found}\" is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"")
+        }
+        _ => why.to_owned(),
     }
 }
 

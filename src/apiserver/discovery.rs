@@ -12,15 +12,35 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::aggregate::{Catalog, Group, Snapshot, Source, Version};
 use crate::filters::Call;
-use crate::negotiate::{self, Accept};
+use crate::negotiate;
 use crate::respond::{self, Response};
 use crate::served::{KindTable, Served};
 use crate::server::ApiServer;
 
-/// Aggregated documents of one table and one snapshot of aggregated servers, made on first use: core and the rest, v2
-/// and v2beta1.
+/// Aggregated documents of one table and one snapshot of aggregated servers, made on first use: core and the rest, v2,
+/// v2beta1 and v2 as protobuf.
 #[derive(Default)]
-pub struct Documents([[OnceLock<Document>; 2]; 2]);
+pub struct Documents([[OnceLock<Document>; 3]; 2]);
+
+/// A form of the aggregated document.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    V2,
+    V2Beta1,
+    V2Protobuf,
+}
+
+impl Form {
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            Self::V2Protobuf => {
+                "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+            }
+        }
+    }
+}
 
 struct Document {
     body: bytes::Bytes,
@@ -41,9 +61,9 @@ pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response
         || Seen { catalog: Catalog::new(&table, &snapshot), table: Arc::clone(&table), snapshot: snapshot.clone() };
     let value = match parts {
         ["api"] | ["apis"] => {
-            if let Some(beta) = wants_aggregated(call) {
+            if let Some(form) = wants_aggregated(call) {
                 let documents = server.aggregator.documents(&table, &snapshot);
-                return Some(aggregated(&documents, see, call, parts == ["apis"], beta));
+                return Some(aggregated(server, &documents, see, call, parts == ["apis"], form));
             }
             if parts == ["api"] { core_versions(server) } else { group_list(&see()) }
         }
@@ -52,15 +72,13 @@ pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response
         ["apis", group, version] => resources(&table, group, version)?,
         _ => return None,
     };
-    Some(answer(call, &value))
+    Some(answer(server, call, &value))
 }
 
-fn answer(call: &Call, value: &Value) -> Response {
+fn answer(server: &ApiServer, call: &Call, value: &Value) -> Response {
     let accept = negotiate::negotiate(&call.parts.headers, &call.query, false, true)
         .and_then(|accept| respond::value(200, accept, value));
-    let mut response = accept.unwrap_or_else(|status| respond::failure(&status, Accept::JSON));
-    response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
-    response
+    accept.unwrap_or_else(|status| respond::refuse(server, &call.parts.headers, &call.query, &status))
 }
 
 fn core_versions(server: &ApiServer) -> Value {
@@ -115,7 +133,8 @@ fn resources(table: &KindTable, group: &str, version: &str) -> Option<Value> {
         if !def.categories.is_empty() {
             entry["categories"] = json!(def.categories);
         }
-        if let Some(storage) = &def.storage {
+        // What cannot be written has no version of storage.
+        if let Some(storage) = def.storage.as_ref().filter(|_| def.verbs.contains(&"create")) {
             entry["storageVersionHash"] = storage_hash(&storage.gvk).into();
         }
         resources.push(entry);
@@ -155,22 +174,25 @@ fn storage_hash(gvk: &api::Gvk) -> String {
     STANDARD.encode(&sum[..8])
 }
 
-/// Whether the client takes the aggregated form first, and of which version (`true`: v2beta1).
-fn wants_aggregated(call: &Call) -> Option<bool> {
+/// Whether the client takes the aggregated document first, and in which form.
+fn wants_aggregated(call: &Call) -> Option<Form> {
     let accept = call.parts.headers.get(ACCEPT)?.to_str().ok()?;
     for clause in accept.split(',') {
         let mut parts = clause.split(';').map(str::trim);
-        if parts.next() != Some("application/json") {
-            return None;
-        }
+        let protobuf = match parts.next() {
+            Some(negotiate::JSON) => false,
+            Some(negotiate::PROTOBUF) => true,
+            _ => return None,
+        };
         let parameters: Vec<&str> = parts.collect();
         if !parameters.contains(&"as=APIGroupDiscoveryList") {
             return None;
         }
         if parameters.contains(&"g=apidiscovery.k8s.io") {
             match parameters.iter().find_map(|p| p.strip_prefix("v=")) {
-                Some("v2") => return Some(false),
-                Some("v2beta1") => return Some(true),
+                Some("v2") if protobuf => return Some(Form::V2Protobuf),
+                Some("v2") => return Some(Form::V2),
+                Some("v2beta1") if !protobuf => return Some(Form::V2Beta1),
                 _ => {}
             }
         }
@@ -178,17 +200,22 @@ fn wants_aggregated(call: &Call) -> Option<bool> {
     None
 }
 
-fn aggregated(documents: &Documents, see: impl Fn() -> Seen, call: &Call, named: bool, beta: bool) -> Response {
-    let document = documents.0[usize::from(named)][usize::from(beta)].get_or_init(|| {
-        let body = aggregated_value(&see(), named, beta).to_string();
-        let etag = format!("\"{}\"", upper_hex(&Sha512::digest(&body)));
-        Document { body: body.into(), etag }
+fn aggregated(
+    server: &ApiServer,
+    documents: &Documents,
+    see: impl Fn() -> Seen,
+    call: &Call,
+    named: bool,
+    form: Form,
+) -> Response {
+    let document = documents.0[usize::from(named)][form as usize].get_or_init(|| {
+        let value = aggregated_value(&see(), named, form == Form::V2Beta1);
+        let text = value.to_string();
+        let etag = format!("\"{}\"", upper_hex(&Sha512::digest(&text)));
+        let encoded = (form == Form::V2Protobuf).then(|| protobuf(server, value)).flatten();
+        Document { body: encoded.map_or_else(|| text.into(), Into::into), etag }
     });
-    let media_type = if beta {
-        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
-    } else {
-        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-    };
+    let media_type = form.media_type();
     let known = call.parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == document.etag.as_bytes());
     let mut response = if known {
         respond::bytes(304, media_type, axum::body::Body::empty())
@@ -202,6 +229,15 @@ fn aggregated(documents: &Documents, see: impl Fn() -> Seen, call: &Call, named:
         headers.insert(ETAG, etag);
     }
     if known { response } else { crate::compress::maybe(&call.parts.headers, response) }
+}
+
+/// The protobuf form; `None` if the tables lack its type.
+fn protobuf(server: &ApiServer, value: Value) -> Option<Vec<u8>> {
+    let root = server.types.id("io.k8s.api.apidiscovery.v2.APIGroupDiscoveryList")?;
+    let schema = api::schema::Schema { types: Arc::clone(&server.types), root };
+    let raw = crate::codec::encode_protobuf(&schema, &api::Object::from_value(value)?);
+    let gvk = api::Gvk::new("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList");
+    Some(crate::codec::protobuf_envelope(&gvk, &raw))
 }
 
 pub(crate) fn upper_hex(bytes: &[u8]) -> String {

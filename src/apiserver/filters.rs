@@ -166,7 +166,7 @@ async fn fenced(
     let _fence = audited::Fence;
     let user = match identify(&server, &info, &query, &mut parts, &warnings).await {
         Ok(user) => user,
-        Err(status) => return respond::failure(&status, Accept::JSON),
+        Err(status) => return respond::refuse(&server, &parts.headers, &query, &status),
     };
     let long_running = is_long_running(&info, &query);
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -174,7 +174,7 @@ async fn fenced(
     let timeout = match deadline::of(&query) {
         _ if long_running => None,
         Ok(timeout) => Some(timeout),
-        Err(status) => return respond::failure(&status, Accept::JSON),
+        Err(status) => return respond::refuse(&server, &parts.headers, &query, &status),
     };
     let is_watch = matches!(info.verb.as_str(), "watch");
     let ticket = if long_running && !is_watch {
@@ -204,7 +204,9 @@ async fn fenced(
 /// After flow control: authorisation, and the verb within its time. No time is as much as it likes.
 async fn served(server: &Arc<ApiServer>, call: Call, timeout: Option<Duration>) -> Response {
     if let Err(status) = authorise(server, &call.user, &call.info).await {
-        return respond::failure(&status, Accept::JSON);
+        let mut response = respond::refuse(server, &call.parts.headers, &call.query, &status);
+        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        return response;
     }
     let Some(timeout) = timeout else {
         let open = metrics::open(server, &call.info);

@@ -26,7 +26,8 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
             return respond::page_not_found();
         }
         return match check(server, &name).await {
-            Ok(()) => respond::text(200, "ok"),
+            // Only the root of the checks forbids guesses at its type (`handleRootHealth`).
+            Ok(()) => respond::bytes(200, "text/plain; charset=utf-8", "ok"),
             Err(why) => respond::text(500, format!("internal server error: {why}\n")),
         };
     }
@@ -95,7 +96,7 @@ pub fn version() -> Response {
         "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
     });
-    respond::bytes(200, crate::negotiate::JSON, info.to_string())
+    respond::raw_json(200, &info)
 }
 
 fn go_arch() -> &'static str {

@@ -70,7 +70,7 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: bool, protobuf: boo
         .into_iter()
         .find_map(|(_, clause)| accept_clause(clause, shapes, protobuf))
         .map(|a| Accept { pretty, ..a })
-        .ok_or_else(|| Status::not_acceptable(if protobuf { &[JSON, YAML, PROTOBUF] } else { &[JSON, YAML] }))
+        .ok_or_else(|| Status::not_acceptable(&[JSON, YAML, PROTOBUF]))
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {

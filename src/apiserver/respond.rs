@@ -5,15 +5,17 @@ use api::{Gvk, Object, Status};
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response as HttpResponse, StatusCode};
+use http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::cache::entry::Entry;
-use crate::negotiate::{Accept, Format, Shape};
+use crate::negotiate::{self, Accept, Format, Shape};
+use crate::query::Query;
 use crate::served::{Served, Stored};
+use crate::server::ApiServer;
 use crate::table::Table;
 
 mod list;
@@ -54,6 +56,34 @@ pub fn page_not_found() -> Response {
     text(404, "404 page not found\n")
 }
 
+/// A document for people, indented whatever was asked for (upstream's `WriteRawJSON`).
+pub fn raw_json(code: u16, value: &Value) -> Response {
+    // A value always serialises.
+    bytes(code, Format::Json.media_type(), pretty(value).unwrap_or_default())
+}
+
+/// A failure in the form that the client asks for (upstream's `ErrorNegotiated`).
+pub fn refuse(server: &ApiServer, headers: &HeaderMap, query: &Query, status: &Status) -> Response {
+    let mut response = match negotiate::negotiate(headers, query, true, true) {
+        Ok(accept) => return failure_as(server, status, accept),
+        Err(_) => raw_json(status.code, &status.to_value()),
+    };
+    retry_after(status, &mut response);
+    response
+}
+
+/// A failure in a form that was agreed on.
+pub fn failure_as(server: &ApiServer, status: &Status, accept: Accept) -> Response {
+    if accept.format == Format::Protobuf
+        && let Some(body) = crate::codec::protobuf_document(&server.types, &status.to_value())
+    {
+        let mut response = bytes(status.code, Format::Protobuf.media_type(), body);
+        retry_after(status, &mut response);
+        return response;
+    }
+    failure(status, accept)
+}
+
 /// A failure, in JSON unless YAML was agreed on. Protobuf clients take JSON too: the content type tells.
 pub fn failure(status: &Status, accept: Accept) -> Response {
     let format = if accept.format == Format::Protobuf { Format::Json } else { accept.format };
@@ -62,12 +92,16 @@ pub fn failure(status: &Status, accept: Accept) -> Response {
         Ok(response) => response,
         Err(_) => bytes(status.code, Format::Json.media_type(), Body::from(status.to_value().to_string())),
     };
+    retry_after(status, &mut response);
+    response
+}
+
+fn retry_after(status: &Status, response: &mut Response) {
     if let Some(details) = &status.details
         && details.retry_after_seconds > 0
     {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
     }
-    response
 }
 
 /// Any document that is no object of a served kind (`Status`, discovery, tables).
@@ -175,7 +209,12 @@ pub fn object(
             )
         }
         Shape::PartialMetadataList => {
-            Err(Status::not_acceptable(&[Format::Json.media_type(), Format::Yaml.media_type()]))
+            if served.def.custom.is_some() {
+                return Err(Status::new(500, "", "content is not a list"));
+            }
+            let why = "you requested PartialObjectMetadataList, but the requested object is not a list";
+            let kind = format!("{}.{}", go_package(&served.def.gvk), object.kind());
+            Err(Status::new(406, "NotAcceptable", format!("{why} (*{kind})")))
         }
     }
 }
@@ -198,6 +237,11 @@ pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<By
         );
         Ok(text.into())
     })
+}
+
+/// The Go package of a kind's internal type.
+fn go_package(gvk: &Gvk) -> &str {
+    gvk.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core")
 }
 
 fn partial_protobuf(

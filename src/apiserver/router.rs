@@ -12,6 +12,7 @@ use crate::filters::{self, Call};
 use crate::health;
 use crate::negotiate::Accept;
 use crate::respond::{self, Response};
+use crate::served;
 use crate::server::ApiServer;
 use crate::verbs;
 
@@ -25,17 +26,36 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     if let Some(remote) = server.aggregator.route(&call.info.path) {
         return aggregate::proxy::serve(server, call, &remote).await;
     }
+    let path = call.info.path.clone();
+    // Upstream's mux does not take such a path for the one without the empty parts.
+    if path.contains("//") && call.info.rest.is_empty() {
+        return unknown(server, &path);
+    }
     if call.info.is_resource {
         return verbs::serve(server, call).await;
     }
-    if !matches!(call.parts.method, Method::GET | Method::HEAD) {
-        let status =
-            Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
-        return respond::failure(&status, Accept::JSON);
+    // What upstream's router of resources serves takes one method; the rest of its documents never looks at it.
+    let refused = || {
+        let status = served::method_not_allowed();
+        respond::refuse(server, &call.parts.headers, &call.query, &status)
+    };
+    let is_get = call.parts.method == Method::GET;
+    let trimmed = path.strip_suffix('/').unwrap_or(&path);
+    if let Some((_, document)) = server.documents.iter().find(|(at, _)| *at == trimmed) {
+        if !is_get {
+            return refused();
+        }
+        let kind = if trimmed.ends_with("/jwks") { "application/jwk-set+json" } else { crate::negotiate::JSON };
+        return respond::bytes(200, kind, document.to_string());
     }
-    let path = call.info.path.clone();
-    if let Some((_, document)) = server.documents.iter().find(|(at, _)| *at == path) {
-        return respond::bytes(200, crate::negotiate::JSON, document.to_string());
+    if path.len() > 1 && path != trimmed && !path.starts_with("/api") && trimmed != "/version" {
+        if path.starts_with("/openapi/v3/") {
+            return openapi_missing();
+        }
+        return respond::page_not_found();
+    }
+    if trimmed == "/version" && !is_get {
+        return refused();
     }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
@@ -47,13 +67,50 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         ["debug", "api_priority_and_fairness", page] => {
             server.flow.debug(page, &call.query, server.clock.now()).unwrap_or_else(respond::page_not_found)
         }
+        ["openapi", "v3", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(openapi_missing),
         ["openapi", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(respond::page_not_found),
         [page @ ("statusz" | "flagz")] => crate::zpages::serve(server, &call, page),
         [] => {
             let paths = serde_json::json!({"paths": paths(server)});
-            respond::bytes(200, crate::negotiate::JSON, paths.to_string())
+            respond::raw_json(200, &paths)
         }
-        _ => discovery::serve(server, &call, &parts).unwrap_or_else(respond::page_not_found),
+        _ => match discovery::serve(server, &call, &parts) {
+            None => unknown(server, &path),
+            Some(_) if !is_get && is_routed_document(server, &parts) => refused(),
+            Some(response) => response,
+        },
+    }
+}
+
+/// What upstream's OpenAPI service says of a document that it does not have: nothing.
+fn openapi_missing() -> Response {
+    let mut response = respond::bytes(404, crate::negotiate::JSON, Body::empty());
+    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    response
+}
+
+/// The answer to a path that names nothing: below the built-in groups upstream's router of resources says it, elsewhere its
+/// mux (apiserver `server/handler.go` `director`).
+pub(crate) fn unknown(server: &ApiServer, path: &str) -> Response {
+    let mut parts = path.split('/').skip(1);
+    let routed = match parts.next() {
+        Some("api") => true,
+        Some("apis") => parts.next().is_some_and(|group| is_built_in(server, group)),
+        _ => false,
+    };
+    if routed { respond::failure(&Status::page_not_found(), Accept::JSON) } else { respond::page_not_found() }
+}
+
+fn is_built_in(server: &ApiServer, group: &str) -> bool {
+    server.table.load().all.iter().any(|served| served.def.gvk.group == group && served.def.custom.is_none())
+}
+
+/// Whether a discovery document is served by the router of resources, not by the aggregator or for definitions.
+fn is_routed_document(server: &ApiServer, parts: &[&str]) -> bool {
+    match parts {
+        ["api", ..] => true,
+        ["apis", group, _version] => is_built_in(server, group),
+        _ => false,
     }
 }
 
@@ -63,6 +120,7 @@ pub(crate) fn paths(server: &ApiServer) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
+        "/apis/",
         "/flagz",
         "/healthz",
         "/livez",

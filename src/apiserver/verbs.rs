@@ -12,12 +12,14 @@ pub mod write;
 
 mod body;
 mod patch;
+mod routes;
 
 use std::sync::Arc;
 
 use api::admission::Operation;
 use api::kind::{Subresource, SubresourceKind};
-use api::{Object, Status};
+use api::status::Details;
+use api::{GroupResource, Object, Status};
 
 use serde_json::Value;
 
@@ -27,6 +29,7 @@ use crate::cache::entry::Entry;
 use crate::filters::{Call, audited};
 use crate::negotiate::{self, Accept, Format, Shape};
 use crate::respond::{self, ListMeta, Response};
+use crate::router;
 use crate::served::{Served, Stored, method_not_allowed};
 use crate::server::ApiServer;
 use crate::table::{IncludeObject, Table};
@@ -51,14 +54,24 @@ pub(crate) struct Verb {
 pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     let info = &call.info;
     let Some(served) = server.table.load().find(&info.group, &info.version, &info.resource).cloned() else {
-        return respond::page_not_found();
+        return router::unknown(server, &info.path);
     };
     let is_self = info.resource == "namespaces" && info.group.is_empty();
     if !served.def.namespaced && !info.namespace.is_empty() && !is_self {
-        return respond::page_not_found();
+        return router::unknown(server, &info.path);
     }
     if served.def.namespaced && info.namespace.is_empty() && info.names_object() {
-        return respond::page_not_found();
+        return router::unknown(server, &info.path);
+    }
+    if let Some(custom) = &served.def.custom {
+        custom.warnings.iter().for_each(|warning| call.warnings.add(warning.clone()));
+    } else if let Err(refused) = routes::check(&served.def, &call) {
+        return match refused {
+            routes::Refused::Unknown => router::unknown(server, &info.path),
+            routes::Refused::With(status) => respond::refuse(server, &call.parts.headers, &call.query, &status),
+        };
+    } else if let Some(warning) = served.def.deprecation {
+        call.warnings.add(warning);
     }
     let connect =
         served.def.subresource(&info.subresource).is_some_and(|s| matches!(s.kind, SubresourceKind::Connect(_)));
@@ -71,18 +84,16 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     };
     let accept = match accept {
         Ok(accept) => accept,
-        Err(status) => return respond::failure(&status, Accept::JSON),
+        Err(status) => return respond::refuse(server, &call.parts.headers, &call.query, &status),
     };
-    if let Some(custom) = &served.def.custom {
-        custom.warnings.iter().for_each(|warning| call.warnings.add(warning.clone()));
-    }
-    if let Some(warning) = served.def.deprecation {
-        call.warnings.add(warning);
-    }
+    let of_custom = served.def.custom.is_some().then(|| (served.resource.clone(), Arc::clone(&call.info)));
     let verb = Verb { server: Arc::clone(server), served, call, accept };
-    match verb.run().await {
-        Ok(response) => response,
-        Err(status) => respond::failure(&status, accept),
+    match (verb.run().await, of_custom) {
+        (Ok(response), _) => response,
+        (Err(status), Some((resource, info))) if status.code == 405 => {
+            respond::failure_as(server, &not_supported(&resource, &info.verb), accept)
+        }
+        (Err(status), _) => respond::failure_as(server, &status, accept),
     }
 }
 
@@ -111,7 +122,7 @@ impl Verb {
         let served = Arc::clone(&self.served);
         if !self.call.info.subresource.is_empty() {
             let Some(subresource) = served.def.subresource(&self.call.info.subresource) else {
-                return Ok(respond::page_not_found());
+                return Ok(router::unknown(&self.server, &self.call.info.path));
             };
             return self.subresource(subresource).await;
         }
@@ -127,6 +138,9 @@ impl Verb {
             ("get", true) if self.may("get") => self.get().await,
             ("list", _) if self.may("list") => self.list().await,
             ("watch", _) if self.may("watch") => self.watch().await,
+            ("update" | "patch", false) if served.def.custom.is_some() => {
+                Err(Status::bad_request("name must be provided"))
+            }
             ("update", true) if self.may("update") => self.update(None).await,
             ("patch", true) if self.may("patch") => self.patch(None).await,
             ("delete", true) if self.may("delete") => self.delete().await,
@@ -198,7 +212,7 @@ impl Verb {
             let path = api::field::Path::new("includeObject");
             let value = self.call.query.text("includeObject");
             let error = api::field::Error::invalid(path, value, "must be 'Metadata', 'Object', 'None', or empty");
-            Status::invalid("meta.k8s.io", "TableOptions", "", &[error])
+            Status::bad_request(format!("Unable to convert to Table as requested: {error}"))
         })?;
         let version = self.accept.meta_version();
         Ok(Table::new(Arc::clone(&self.served.def), version, include, self.server.clock.now()))
@@ -256,7 +270,17 @@ impl Verb {
     async fn watch(mut self) -> Result<Response, Status> {
         let stored = &self.stored()?.clone();
         let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
-        let include = IncludeObject::parse(self.call.query.text("includeObject")).unwrap_or(IncludeObject::Metadata);
+        if self.accept.format == Format::Yaml {
+            let forms = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+            return Err(Status::not_acceptable(&forms));
+        }
+        let include = match IncludeObject::parse(self.call.query.text("includeObject")) {
+            Some(include) => include,
+            None if self.accept.shape == Shape::Table => {
+                return Err(self.table().err().unwrap_or_else(method_not_allowed));
+            }
+            None => IncludeObject::Metadata,
+        };
         let opened = watch::open(&self.server, &self.served, stored, self.accept, include, &options).await?;
         match opened {
             Ok(frames) if websocket::is_websocket(&self.call.parts.headers) => {
@@ -300,7 +324,7 @@ impl Verb {
                 let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
                 self.entry(code, &entry).await
             }
-            Deleted::Gone(entry) if self.served.def.strategy.returns_deleted_object() => self.entry(200, &entry).await,
+            Deleted::Gone(entry) if self.served.def.returns_deleted => self.entry(200, &entry).await,
             Deleted::Gone(entry) => {
                 let uid = entry.object()?.uid().to_owned();
                 respond::value(200, self.accept, &delete::success(&self.served, &name, &uid))
@@ -395,6 +419,13 @@ impl Verb {
         self.note_answer(|| Ok(Value::Object(answer.0.clone())))?;
         respond::document(201, accept, gvk, schema, answer)
     }
+}
+
+/// How the handler of custom resources says that a verb is not one of theirs (`NewMethodNotSupported`).
+fn not_supported(resource: &GroupResource, verb: &str) -> Status {
+    let message = format!("{verb} is not supported on resources of kind {:?}", resource.to_string());
+    let details = Details { group: resource.group.clone(), kind: resource.resource.clone(), ..Details::default() };
+    Status::new(405, "MethodNotAllowed", message).with_details(details)
 }
 
 /// A body without the name that the URL has.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::splice::Spliced;
+use super::splice::{Spliced, TypeMembers};
 use super::view::View;
 
 /// An object at one revision. Shared by the map, the ring of recent changes and every reply that is being sent.
@@ -57,6 +57,11 @@ impl Entry {
     /// The stored JSON with `metadata.resourceVersion`.
     pub fn json(&self) -> &Bytes {
         &self.json.bytes
+    }
+
+    /// Where [`Entry::json`] says its type.
+    pub fn type_members(&self) -> TypeMembers {
+        self.json.type_members
     }
 
     /// Bytes held, for limits.

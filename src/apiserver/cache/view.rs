@@ -5,9 +5,10 @@ use std::sync::Arc;
 use api::kind::KindDef;
 use api::selector::{FieldSelector, LabelSelector};
 use api::{Object, Status};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::entry::Entry;
+use super::splice::TypeMembers;
 
 /// A served version over a cache.
 pub struct View {
@@ -96,6 +97,26 @@ impl View {
             }
             serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
         })
+    }
+}
+
+impl View {
+    /// Whether the items of lists say their type: those of custom resources do, Go's typed ones leave it to the list.
+    pub fn items_say_type(&self) -> bool {
+        self.def.custom.is_some()
+    }
+
+    /// Adds the served JSON as an item of a list.
+    pub fn put_item(&self, out: &mut BytesMut, entry: &Entry) -> Result<(), Status> {
+        if self.items_say_type() {
+            out.put_slice(&self.json(entry)?);
+        } else if self.direct {
+            entry.type_members().without(entry.json()).into_iter().for_each(|piece| out.put_slice(piece));
+        } else {
+            let json = self.json(entry)?;
+            TypeMembers::find(&json).without(&json).into_iter().for_each(|piece| out.put_slice(piece));
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use api::{Object, Status};
 
-use super::{Response, bytes, failure, partial_metadata, partial_protobuf, protobuf_of, value};
+use super::{Response, bytes, failure, go_package, partial_metadata, partial_protobuf, protobuf_of, value};
 use crate::cache::entry::Entry;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::served::{Served, Stored};
@@ -69,6 +69,14 @@ pub async fn list(
     let gvk = &served.def.gvk;
     let mut turns = Turns::default();
     match (accept.shape, accept.format, accept.pretty) {
+        (Shape::PartialMetadata, ..) => {
+            let kind = match &served.def.custom {
+                Some(_) => "unstructured.UnstructuredList".to_owned(),
+                None => format!("{}.{}", go_package(gvk), served.def.list_kind),
+            };
+            let why = "you requested PartialObjectMetadata, but the requested object is a list";
+            return Err(Status::new(406, "NotAcceptable", format!("{why} (*{kind})")));
+        }
         (Shape::Table, ..) => {
             let mut table = table();
             for entry in &entries {
@@ -85,7 +93,7 @@ pub async fn list(
                 meta.to_value()
             );
             let stored = stored.clone();
-            return Ok(joined(head, entries, move |entry| stored.view.json(entry)));
+            return Ok(joined(head, entries, move |out, entry| stored.view.put_item(out, entry)));
         }
         (Shape::Object, Format::Protobuf, _) => {
             let mut items = VecDeque::with_capacity(entries.len());
@@ -96,14 +104,17 @@ pub async fn list(
             let gvk = api::Gvk { kind: served.def.list_kind.clone(), ..gvk.clone() };
             return Ok(concatenated(crate::codec::ListPieces::new(&gvk, meta, items)));
         }
-        (Shape::PartialMetadata | Shape::PartialMetadataList, Format::Json, false) => {
+        (Shape::PartialMetadataList, Format::Json, false) => {
             let head = format!(
                 "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
                 accept.meta_version(),
                 meta.to_value()
             );
             let stored = stored.clone();
-            return Ok(joined(head, entries, move |entry| partial_metadata(&stored, entry, accept.beta)));
+            return Ok(joined(head, entries, move |out, entry| {
+                out.put_slice(&partial_metadata(&stored, entry, accept.beta)?);
+                Ok(())
+            }));
         }
         _ => {}
     }
@@ -111,7 +122,12 @@ pub async fn list(
     let mut items = Vec::with_capacity(entries.len());
     for entry in &entries {
         let json = if partial { partial_metadata(stored, entry, accept.beta)? } else { stored.view.json(entry)? };
-        items.push(serde_json::from_slice::<Value>(&json).map_err(Status::internal)?);
+        let mut item = serde_json::from_slice::<Value>(&json).map_err(Status::internal)?;
+        if let Some(members) = item.as_object_mut().filter(|_| !partial && !stored.view.items_say_type()) {
+            members.remove("apiVersion");
+            members.remove("kind");
+        }
+        items.push(item);
         turns.after(entry.size()).await;
     }
     let (kind, version) = if partial {
@@ -140,14 +156,14 @@ fn concatenated(mut pieces: crate::codec::ListPieces) -> Response {
     bytes(200, media_type, Body::from_stream(stream))
 }
 
-/// `head` + items joined by commas + `]}`; in one piece if small, else made chunk by chunk while it is sent.
+/// `head` + items, which `put` adds, joined by commas + `]}`; in one piece if small, else made chunk by chunk while it is sent.
 fn joined(
     head: String,
     entries: Vec<Arc<Entry>>,
-    json: impl Fn(&Entry) -> Result<Bytes, Status> + Send + 'static,
+    put: impl Fn(&mut BytesMut, &Entry) -> Result<(), Status> + Send + 'static,
 ) -> Response {
     let size: usize = head.len() + entries.iter().map(|e| e.size() + 1).sum::<usize>();
-    let mut pieces = Pieces { head: Some(head), entries: entries.into_iter(), json, first: true, done: false };
+    let mut pieces = Pieces { head: Some(head), entries: entries.into_iter(), put, first: true, done: false };
     let media_type = Format::Json.media_type();
     if size > WHOLE_MAX {
         let stream = futures::stream::unfold((pieces, Turns::default()), |(mut pieces, mut turns)| async move {
@@ -164,15 +180,15 @@ fn joined(
     }
 }
 
-struct Pieces<J> {
+struct Pieces<P> {
     head: Option<String>,
     entries: std::vec::IntoIter<Arc<Entry>>,
-    json: J,
+    put: P,
     first: bool,
     done: bool,
 }
 
-impl<J: Fn(&Entry) -> Result<Bytes, Status>> Pieces<J> {
+impl<P: Fn(&mut BytesMut, &Entry) -> Result<(), Status>> Pieces<P> {
     /// `room`: bytes that are usually enough for it.
     fn next_chunk(&mut self, size: usize, room: usize) -> Option<Result<Bytes, Status>> {
         if self.done {
@@ -191,12 +207,9 @@ impl<J: Fn(&Entry) -> Result<Bytes, Status>> Pieces<J> {
             if !std::mem::take(&mut self.first) {
                 out.put_u8(b',');
             }
-            match (self.json)(&entry) {
-                Ok(bytes) => out.put_slice(&bytes),
-                Err(status) => {
-                    self.done = true;
-                    return Some(Err(status));
-                }
+            if let Err(status) = (self.put)(&mut out, &entry) {
+                self.done = true;
+                return Some(Err(status));
             }
         }
         Some(Ok(out.freeze()))

@@ -165,6 +165,7 @@ fn widget() -> Arc<KindDef> {
         rechecks_names: false,
         deprecation: None,
         status_keeps: api::kind::StatusKeeps::Nothing,
+        returns_deleted: false,
         custom: None,
         schema,
         gvk,

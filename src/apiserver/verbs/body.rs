@@ -65,10 +65,8 @@ impl Verb {
         let format = codec::body_format(&self.call.parts.headers)?;
         let document = codec::decode_options(format, &body, "DeleteOptions", &self.server.types)?;
         Self::note_request(&document);
-        let mut options = DeleteOptions::from_object(document)?;
-        // Dry run may stand in the query too.
-        options.dry_run |= self.call.query.all("dryRun").any(|v| v == "All");
-        Ok(options)
+        // With a body nobody looks at the query (apiserver `handlers/delete.go` `DeleteResource`).
+        DeleteOptions::from_object(document)
     }
 }
 

@@ -36,7 +36,7 @@ impl WriteOptions {
             }
         }
         errors.extend(api::meta::validate_field_manager(manager, &Path::new("fieldManager")));
-        let dry_run: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
+        let dry_run: Vec<&str> = query.all("dryRun").collect();
         errors.extend(validate_dry_run(&dry_run));
         let validation = FieldValidation::parse(query.text("fieldValidation")).unwrap_or_else(|| {
             let known = ["", "Ignore", "Strict", "Warn"];
@@ -163,7 +163,7 @@ impl DeleteOptions {
         if let Some(policy) = query.get("propagationPolicy") {
             document.set(&["propagationPolicy"], policy);
         }
-        let dry_run: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
+        let dry_run: Vec<&str> = query.all("dryRun").collect();
         if !dry_run.is_empty() {
             document.set(&["dryRun"], json!(dry_run));
         }

@@ -2,7 +2,7 @@
 
 use api::codec::{FieldValidation, MediaType};
 use api::kind::Subresource;
-use api::{Object, Status};
+use api::{Gvk, Object, Status};
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use std::sync::Arc;
@@ -177,8 +177,12 @@ impl Verb {
             return Err(Status::unsupported_media_type(known));
         }
         let body = self.take_body().await?;
-        let mut json = serde_json::from_slice::<Value>(&body)
-            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let mut json = serde_json::from_slice::<Value>(&body).map_err(|e| {
+            let is_json_patch = media_type == JSON_PATCH;
+            let why =
+                if is_json_patch { "invalid JSON patch".to_owned() } else { format!("error decoding patch: {e}") };
+            Status::bad_request(why)
+        })?;
         if self.served.def.custom.is_some() {
             api::codec::settle_numbers(&mut json);
         }
@@ -213,7 +217,8 @@ impl Verb {
         let options = self.write_options("PatchOptions", true)?;
         let body = self.take_body().await?;
         let gvk = self.served.def.gvk.clone();
-        let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &gvk)?;
+        // Nothing says for the client which kind it means.
+        let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &Gvk::new("", "", ""))?;
         let object = decoded.object;
         if self.served.def.custom.is_some() {
             // What the schema does not know is refused when the patch is merged.

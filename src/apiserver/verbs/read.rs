@@ -44,7 +44,10 @@ impl ListOptions {
             FieldSelector::parse(query.text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in fields.requirements() {
             let path = requirement.field.as_str();
-            let known = matches!(path, "metadata.name" | "metadata.namespace")
+            // Conversion functions of cluster-scoped kinds know no namespace.
+            let bare = served.def.namespaced || served.def.selectable_fields.is_empty() || served.def.custom.is_some();
+            let known = path == "metadata.name"
+                || (path == "metadata.namespace" && bare)
                 || served.def.selectable_fields.iter().any(|f| f.path == path);
             if !known {
                 return Err(unknown_field(served, path));
@@ -90,10 +93,10 @@ impl ListOptions {
                 if matching != "NotOlderThan" {
                     errors.push(Error::not_supported(at_match(), matching, &["NotOlderThan"]));
                 }
-                if !self.continue_token.is_empty() {
-                    let detail = "resourceVersionMatch is forbidden when continue is provided";
-                    errors.push(Error::forbidden(at_match(), detail));
-                }
+            }
+            if !self.continue_token.is_empty() {
+                let detail = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(Error::forbidden(at_match(), detail));
             }
         } else {
             if !matching.is_empty() {
