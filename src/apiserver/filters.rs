@@ -171,7 +171,7 @@ async fn fenced(
     let long_running = is_long_running(&info, &query);
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let _place = (!long_running).then(|| server.in_flight.enter(mutating));
-    let timeout = match deadline::of(&query) {
+    let timeout = match deadline::of(&query, server.limits.request_timeout) {
         _ if long_running => None,
         Ok(timeout) => Some(timeout),
         Err(status) => return respond::refuse(&server, &parts.headers, &query, &status),

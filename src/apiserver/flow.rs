@@ -24,6 +24,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::limits::Limits;
 use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::respond::{self, Response};
@@ -81,7 +82,8 @@ struct HeldLevel {
 
 impl Flow {
     /// Knows the mandatory objects until the stored ones are read.
-    pub fn new(seats: usize) -> Self {
+    pub fn new(limits: &Limits) -> Self {
+        let seats = limits.reads_in_flight + limits.writes_in_flight;
         let flow = Self {
             config: ArcSwap::from_pointee(Config { schemas: Vec::new(), levels: BTreeMap::new(), nominal: 0 }),
             seats,

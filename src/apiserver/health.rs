@@ -1,7 +1,6 @@
 //! `/healthz`, `/livez`, `/readyz` and `/version` (apiserver `server/healthz`).
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
 
 use crate::filters::Call;
 use crate::respond::{self, Response};
@@ -70,7 +69,7 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
 async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
         "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),
-        "shutdown" if server.stopping.load(Ordering::Relaxed) || server.shutdown.is_cancelled() => {
+        "shutdown" if server.stopping.is_announced() || server.shutdown.is_cancelled() => {
             Err("process is shutting down".to_owned())
         }
         name if CHECKS.contains(&name) || name == "shutdown" => Ok(()),

@@ -18,6 +18,7 @@ pub mod filters;
 pub mod flow;
 pub mod health;
 mod kinds;
+pub mod limits;
 pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
@@ -43,4 +44,5 @@ mod tests;
 
 pub use filters::Authenticate;
 pub use filters::deadline::parse as parse_duration;
+pub use limits::Limits;
 pub use server::{ApiServer, ApiService, Config};

@@ -4,6 +4,7 @@
 //! of an answer that wait to be sent. Limits are upstream's where it has them (apiserver `server/secure_serving.go`).
 
 mod activity;
+mod gate;
 mod lanes;
 mod linger;
 mod remainder;
@@ -34,8 +35,10 @@ use tower::ServiceExt;
 
 use crate::auth::ConnectionIdentity;
 use crate::auth::front_proxy::FrontProxy;
+use crate::limits::LastOfConnection;
 use crate::server::ApiService;
 use activity::{Activity, Expired, Sent, Until};
+use gate::Gate;
 use lanes::{Next, Place, Streams};
 use linger::{Lingering, Socket};
 use remainder::{Remainder, Rests};
@@ -47,10 +50,10 @@ pub use lanes::Lanes;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open requests may take after shutdown was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Upstream's `MaxConcurrentStreams`, where `--http2-max-streams-per-connection` says nothing.
-const STREAMS_MAX: u32 = 100;
 /// Upstream's `resourceBody99Percentile`: what one stream may send before it is read.
 const STREAM_WINDOW: u32 = 256 << 10;
+/// HTTP/2 knows no larger window.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Upstream's `MaxHeaderBytes`.
 const HEADERS_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of one stream's answer that may wait for a client that does not read, beyond the piece that is under way.
@@ -114,7 +117,7 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
 /// [`listen`] on given runtimes; called on the front one.
 pub async fn listen_on(listener: TcpListener, tls: Tls, service: ApiService, shutdown: Shutdown, lanes: Lanes) {
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
-    let connections = TaskTracker::new();
+    let (connections, gate) = (TaskTracker::new(), Gate::default());
     let rests = Rests { tasks: connections.clone(), runtime: lanes.main.clone() };
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
@@ -128,6 +131,7 @@ pub async fn listen_on(listener: TcpListener, tls: Tls, service: ApiService, shu
                 backoff.reset();
                 let connection = Connection {
                     acceptor: acceptor.clone(),
+                    gate: gate.clone(),
                     authority: tls.client_authority.clone(),
                     proxies: tls.front_proxy.clone(),
                     service: service.for_peer(peer.ip()),
@@ -156,18 +160,18 @@ pub async fn listen_on(listener: TcpListener, tls: Tls, service: ApiService, shu
     }
 }
 
-fn builder(streams: Streams) -> auto::Builder<Streams> {
+fn builder(streams: Streams, streams_max: u32) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(streams);
     // Heads and idle connections are timed by `activity`: hyper has one time for both.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HTTP1_BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(streams_max)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
+        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(streams_max).min(WINDOW_MAX))
         .max_frame_size(STREAM_WINDOW)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(STREAM_SEND_BYTES_MAX)
@@ -179,6 +183,7 @@ type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 struct Connection {
     acceptor: TlsAcceptor,
+    gate: Gate,
     authority: CertificateDer<'static>,
     proxies: Option<FrontProxy>,
     service: ApiService,
@@ -198,13 +203,19 @@ impl Connection {
                 stream.write_all(answer).await?;
                 return Ok(None);
             }
-            self.acceptor.accept(Socket::new(stream)).await.map(Some)
+            let shake = async {
+                let stream = self.acceptor.accept(Socket::new(stream)).await?;
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let identity = ConnectionIdentity::from_chain(chain, &self.authority, self.proxies.as_ref());
+                Ok(Some((stream, identity)))
+            };
+            self.gate.pass(shake).await
         };
-        let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?;
-        let Some(stream) = accepted? else { return Ok(()) };
+        let accepted: std::io::Result<_> = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?;
+        let Some((stream, identity)) = accepted? else { return Ok(()) };
         let place = Place::new(self.lanes.clone());
         let tasks = self.rests.tasks.clone();
-        let mut talk = Box::pin(self.talk(stream, Arc::clone(&place)));
+        let mut talk = Box::pin(self.talk(stream, identity, Arc::clone(&place)));
         match place.at_front(talk.as_mut()).await {
             Some(ended) => ended,
             None => {
@@ -220,25 +231,28 @@ impl Connection {
     }
 
     /// Everything after the handshake.
-    async fn talk(self, stream: TlsStream<Socket>, place: Arc<Place>) -> Result<(), ConnectionError> {
-        let session = stream.get_ref().1;
-        let identity = ConnectionIdentity::from_chain(
-            session.peer_certificates().unwrap_or_default(),
-            &self.authority,
-            self.proxies.as_ref(),
-        );
-        let speaks_http1 = session.alpn_protocol() != Some(b"h2");
+    async fn talk(
+        self,
+        stream: TlsStream<Socket>,
+        identity: ConnectionIdentity,
+        place: Arc<Place>,
+    ) -> Result<(), ConnectionError> {
+        let speaks_http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
         let activity = Activity::new(speaks_http1);
         let tunnel = Arc::new(AtomicBool::new(false));
         let heads = speaks_http1.then(|| Arc::clone(&activity));
         let stream = Lingering::new(stream, Arc::clone(&tunnel), Arc::clone(&place), heads);
         let streams = Streams::new(self.lanes);
-        let builder = builder(streams.clone());
+        let limits = self.service.limits().clone();
+        let builder = builder(streams.clone(), limits.streams_max);
         let (service, rests, used) = (self.service, self.rests, Arc::clone(&activity));
         let answer = service_fn(move |request: Request<Incoming>| {
             let (service, tunnel, place, activity) =
                 (service.clone(), Arc::clone(&tunnel), Arc::clone(&place), Arc::clone(&used));
             let open = activity.begin();
+            if request.version() == Version::HTTP_2 && rand::random::<f64>() < limits.goaway_chance {
+                activity.leave();
+            }
             let (parts, body) = request.into_parts();
             let is_http1 = parts.version <= Version::HTTP_11;
             let light = lanes::is_light(parts.uri.path());
@@ -262,6 +276,9 @@ impl Connection {
                 } else if is_http1 && cut.load(Ordering::Relaxed) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
+                if response.extensions_mut().remove::<LastOfConnection>().is_some() {
+                    activity.leave();
+                }
                 let is_small = response.body().size_hint().upper().is_some_and(|size| size < SMALL_ANSWER);
                 match response.extensions_mut().remove::<SendBy>() {
                     Some(SendBy(at)) if is_http1 && !is_small => activity.send_by(at),
@@ -274,13 +291,24 @@ impl Connection {
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            biased;
-            () = self.shutdown.cancelled() => {}
-            done = connection.as_mut() => return done,
-            expired = activity.expired() => if expired == Expired::Late {
-                tracing::debug!("an answer was not taken in time");
-                return Ok(());
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => break,
+                done = connection.as_mut() => return done,
+                expired = activity.expired(), if !leaving => match expired {
+                    Expired::Idle => break,
+                    Expired::Late => {
+                        tracing::debug!("an answer was not taken in time");
+                        return Ok(());
+                    }
+                    Expired::Leaving => {
+                        // What is open, a watch too, goes on as long as it likes.
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
             }
         }
         connection.as_mut().graceful_shutdown();

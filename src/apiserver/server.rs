@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::admission::AdmissionPlugin;
 use api::kind::KindDef;
@@ -28,6 +29,7 @@ use crate::audit::{Audit, PeerAddress};
 use crate::connect::Kubelets;
 use crate::filters::Authenticate;
 use crate::flow::Flow;
+use crate::limits::{Limits, Stopping};
 use crate::metrics::Metrics;
 use crate::registry::Objects;
 use crate::router;
@@ -53,9 +55,7 @@ pub struct Config {
     pub kubelets: Option<Kubelets>,
     /// Documents at fixed paths that other rooms make (`/openid/v1/jwks`).
     pub documents: Vec<(String, Value)>,
-    /// Seats that requests share (the sum of upstream's `--max-requests-inflight` and
-    /// `--max-mutating-requests-inflight`).
-    pub seats: usize,
+    pub limits: Limits,
     /// What is shown to aggregated API servers; `None`: nothing.
     pub front_proxy: Option<pki::Leaf>,
     /// The configuration by flag, in order, for `/flagz`; secrets are not told.
@@ -73,8 +73,9 @@ pub struct ApiServer {
     pub(crate) tokens: Arc<dyn Tokens>,
     pub(crate) clock: SharedClock,
     pub(crate) shutdown: Shutdown,
+    pub(crate) limits: Limits,
     /// See [`ApiServer::begin_stop`].
-    pub(crate) stopping: AtomicBool,
+    pub(crate) stopping: Stopping,
     pub(crate) tasks: TaskTracker,
     pub(crate) in_flight: InFlight,
     pub(crate) advertise: String,
@@ -100,17 +101,24 @@ pub(crate) struct InFlight {
     /// All that ever entered.
     entered: AtomicUsize,
     burst: Notify,
+    /// One has ended.
+    left: Notify,
 }
 
 /// Requests that make a burst, see [`ApiServer::burst`].
 const BURST: usize = 256;
 
 /// One request's place; given back when dropped.
-pub(crate) struct Place<'a>(&'a AtomicUsize);
+pub(crate) struct Place<'a> {
+    count: &'a AtomicUsize,
+    left: &'a Notify,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.left.notify_waiters();
+        }
     }
 }
 
@@ -121,7 +129,11 @@ impl InFlight {
         }
         let count = if mutating { &self.writes } else { &self.reads };
         count.fetch_add(1, Ordering::Relaxed);
-        Place(count)
+        Place { count, left: &self.left }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.reads.load(Ordering::Relaxed) + self.writes.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -134,7 +146,8 @@ impl ApiServer {
         Arc::new(Self {
             webhooks: Connections::new(tasks.clone(), config.shutdown.clone()),
             aggregator: Aggregator::new(config.front_proxy),
-            flow: Flow::new(config.seats),
+            flow: Flow::new(&config.limits),
+            limits: config.limits,
             flags: config.flags,
             tables: watch::Sender::new(table.generation),
             advertise: config.advertise,
@@ -152,13 +165,14 @@ impl ApiServer {
             tokens: config.tokens,
             clock: config.clock,
             shutdown: config.shutdown,
-            stopping: AtomicBool::new(false),
+            stopping: Stopping::default(),
             tasks,
             in_flight: InFlight {
                 reads: AtomicUsize::new(0),
                 writes: AtomicUsize::new(0),
                 entered: AtomicUsize::new(0),
                 burst: Notify::new(),
+                left: Notify::new(),
             },
         })
     }
@@ -171,7 +185,32 @@ impl ApiServer {
     /// Makes `/readyz` say that the process is going away, so that balancers turn to other servers, while everything is
     /// still served to those parts of the process that stop first.
     pub fn begin_stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.announce();
+    }
+
+    /// Sends new requests from other processes away, so that their clients turn to another server at once, and waits
+    /// until those that run have ended; at most as long as a request may take.
+    pub async fn refuse_new_requests(&self) {
+        self.stopping.refuse();
+        // Whoever ends a request tells; in between nothing needs to be looked at.
+        let ended = async {
+            while !self.in_flight.is_empty() {
+                self.in_flight.left.notified().await;
+            }
+        };
+        if tokio::time::timeout(self.limits.request_timeout, ended).await.is_err() {
+            tracing::info!("requests are still under way");
+        }
+    }
+
+    /// Ends all watches within about this time, one after the other.
+    pub async fn drain_watches(&self, grace: Duration) {
+        let count = || self.table.load().all.iter().filter_map(|s| s.stored.as_ref()).map(|s| s.cache.watchers()).sum();
+        let watches: usize = count();
+        self.stopping.drain(watches, grace);
+        let all = Duration::from_secs_f64(watches as f64 / 200.0).min(grace);
+        tracing::info!(watches, "ending watches");
+        tokio::time::sleep(all).await;
     }
 
     /// Sets the admission plugins, in their order. They need a client of this server, so they come after it.
@@ -258,6 +297,10 @@ pub struct ApiService {
 }
 
 impl ApiService {
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.server.limits
+    }
+
     /// The service for a connection from this address.
     pub fn for_peer(&self, address: std::net::IpAddr) -> Self {
         Self { peer: Some(PeerAddress(address)), ..self.clone() }
@@ -280,9 +323,18 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let server = Arc::clone(&self.server);
         let mut request = request.map(Body::new);
-        if let Some(peer) = self.peer {
+        let peer = self.peer;
+        if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        Box::pin(async move { Ok(router::handle(server, request).await) })
+        Box::pin(async move {
+            // What comes from this process itself is served to the end.
+            let refusal =
+                peer.and_then(|_| server.stopping.refusal(request.uri().path(), request.headers()));
+            match refusal {
+                Some(response) => Ok(response),
+                None => Ok(router::handle(server, request).await),
+            }
+        })
     }
 }

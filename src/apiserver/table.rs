@@ -7,7 +7,7 @@ use api::kind::{ColumnValue, KindDef};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-mod jsonpath;
+pub(crate) mod jsonpath;
 
 /// What a row carries besides its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod consistency;
 mod documents;
+mod fuzz;
 mod harness;
 mod identity;
 mod limits;

@@ -3,6 +3,7 @@
 //! Precedence: flag, `SKIFF_*` variable, configuration file, default. Names are k3s's where the meaning is the same.
 
 mod access;
+mod serving;
 mod storage;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use access::{
     AuditFlags, AuditFormat, AuditMode, AuthenticationOptions, AuthorizationOptions, ServiceAccountOptions,
 };
+pub use serving::ServingOptions;
 pub use storage::{
     ClusterOptions, DatastoreCommand, DatastoreCommandOptions, DatastoreKind, DatastoreOptions, SafetyOptions,
     SecretsEncryptCommand, SecretsEncryptOptions, SnapshotCommand, SnapshotOptions, SnapshotPlace,
@@ -204,6 +206,8 @@ pub struct ServerOptions {
     pub authorization: AuthorizationOptions,
     #[command(flatten)]
     pub audit: AuditFlags,
+    #[command(flatten)]
+    pub serving: ServingOptions,
     /// Serves etcd's API on `unix:///path` or `http://address:port`; repeatable.
     #[arg(long, env = "SKIFF_ETCD_LISTEN", value_delimiter = ',')]
     pub etcd_listen: Vec<String>,

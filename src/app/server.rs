@@ -39,9 +39,6 @@ use crate::options::ServerOptions;
 use crate::snapshots::{Place, Snapshots};
 use crate::{addons, clock_check, etcd, node, node_address, shared_keys};
 
-/// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
-const READS_IN_FLIGHT_MAX: usize = 400;
-const WRITES_IN_FLIGHT_MAX: usize = 200;
 /// A server that was killed holds its data until the kernel has ended its last thread.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 /// How long parts may take to stop before the process ends without them.
@@ -326,6 +323,22 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     };
     tracing::info!("stopping");
     api.begin_stop();
+    let ending = &options.serving;
+    if !failed {
+        tokio::select! {
+            biased;
+            // Asked twice: now.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = tokio::time::sleep(ending.shutdown_delay_duration) => {}
+        }
+        if ending.shutdown_send_retry_after {
+            api.refuse_new_requests().await;
+        }
+        if !ending.shutdown_watch_termination_grace_period.is_zero() {
+            api.drain_watches(ending.shutdown_watch_termination_grace_period).await;
+        }
+    }
     running.stop().await;
     controlling.stop().await;
     informers.stopped().await;
@@ -482,7 +495,7 @@ fn make_api_server(
         advertise: SocketAddr::new(identity.advertise, options.https_listen_port).to_string(),
         kubelets: Some(Kubelets { tls: Arc::new(kubelet_tls) }),
         documents: issuer_documents(credentials.tokens.as_ref()),
-        seats: READS_IN_FLIGHT_MAX + WRITES_IN_FLIGHT_MAX,
+        limits: options.serving.limits(),
         front_proxy: Some(credentials.front_proxy_client.clone()),
         flags: options.flags.clone(),
     });

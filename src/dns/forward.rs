@@ -246,4 +246,17 @@ mod tests {
         assert_eq!(response[..2], [7, 7]);
         assert_eq!(response[13], b'a');
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_answer_of_a_nameserver_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), text in "[a-z0-9.:#\t\n %]{0,200}") {
+            let _question = question(&bytes);
+            let _servers = nameservers(&text, Ipv4Addr::LOCALHOST);
+        }
+    }
 }

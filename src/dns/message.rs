@@ -189,4 +189,33 @@ mod tests {
         newer.set_edns(edns);
         assert_eq!(code(&newer.to_vec().unwrap()), Some(ResponseCode::BADVERS));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
+            if let Request::Question(request, _) = read(&bytes) {
+                proptest::prop_assert!(write(response_to(&request), datagram_limit(&request)).is_ok());
+            }
+        }
+
+        #[test]
+        fn no_damaged_request_panics(
+            size in proptest::option::of(proptest::prelude::any::<u16>()),
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            byte in proptest::prelude::any::<u8>(),
+            cut in proptest::prelude::any::<proptest::sample::Index>(),
+        ) {
+            let mut bytes = request(size).to_vec().unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _damaged = read(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            let _cut = read(&bytes);
+        }
+    }
 }

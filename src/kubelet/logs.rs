@@ -276,4 +276,21 @@ mod tests {
         assert_eq!(tail_text(file.path(), 1, 100).await.unwrap(), "three\n");
         assert_eq!(tail_text(file.path(), 80, 4).await.unwrap(), "ree\n");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_log_line_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100), text in "[0-9TZ:.-]{0,35} (stdout|stderr|) ?[PF:]{0,2} ?[ -~]{0,20}", limit in proptest::option::of(0u64..50)) {
+            for raw in [bytes, text.into_bytes()] {
+                let mut output = Output::new(&LogOptions { limit_bytes: limit, timestamps: true, ..LogOptions::default() });
+                let mut out = Vec::new();
+                output.add(&raw, &mut out);
+                proptest::prop_assert!(limit.is_none_or(|limit| out.len() as u64 <= limit));
+            }
+        }
+    }
 }

@@ -158,4 +158,26 @@ mod tests {
         check(([192, 0, 2, 1], 30054), ([10, 42, 0, 2], 53), true);
         check(([198, 51, 100, 1], 30053), ([198, 51, 100, 1], 30053), false);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_entry_panics(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            byte in proptest::prelude::any::<u8>(),
+        ) {
+            let _random = flow(&bytes);
+            let entry = entry(([10, 0, 0, 1], 1), ([10, 0, 0, 2], 2), UDP);
+            let mut damaged = entry.as_bytes().to_vec();
+            let at = at.index(damaged.len());
+            damaged[at] = byte;
+            let _damaged = flow(&damaged);
+            let _cut = flow(&damaged[..at]);
+        }
+    }
 }

@@ -139,4 +139,27 @@ mod tests {
         assert!(KeySet::parse(b"{}").is_err());
         assert!(KeySet::parse(br#"{"keys":[{"kty":"new"}]}"#).unwrap().0.is_empty());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_key_set_panics(
+            text in "[{}\\[\\]\":,a-zA-Z0-9_=-]{0,80}",
+            kind in proptest::sample::select(vec!["RSA", "EC", "oct", "OKP", ""]),
+            fields in proptest::collection::vec(("n|e|x|y|k|crv|alg|use|kid", "[A-Za-z0-9_=-]{0,60}"), 0..6),
+            token in "[A-Za-z0-9_=.-]{0,120}",
+        ) {
+            let mut key = serde_json::Map::from_iter(fields.into_iter().map(|(k, v)| (k, Value::from(v))));
+            key.insert("kty".to_owned(), kind.into());
+            for document in [text, serde_json::json!({"keys": [key]}).to_string()] {
+                if let Ok(keys) = KeySet::parse(document.as_bytes()) {
+                    let _claims = keys.verify(&token, &["RS256".to_owned(), "ES256".to_owned()]);
+                }
+            }
+        }
+    }
 }

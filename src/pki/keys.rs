@@ -174,3 +174,30 @@ fn sec1_to_pkcs8(key: &[u8]) -> Result<Vec<u8>, String> {
     let algorithm = tagged(0x30, &[EC_PUBLIC_KEY, curve].concat());
     Ok(tagged(0x30, &[&[0x02, 0x01, 0x00][..], &algorithm, &tagged(0x04, key)].concat()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_key_file_panics(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..150),
+            tag in proptest::sample::select(vec![
+                "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE",
+                "CERTIFICATE REQUEST",
+            ]),
+            any in "\\PC{0,80}",
+        ) {
+            for text in [pem::encode(&Pem::new(tag, bytes)), any] {
+                let _key = SigningKey::parse(Path::new("key"), &text);
+                let _request = crate::request::parse(&text);
+            }
+        }
+    }
+}

@@ -367,4 +367,25 @@ mod tests {
                     8DuerKRYHTU3SektgxneABQgKsgOOIgMPA==\n-----END EC PRIVATE KEY-----\n";
         check(sec1, "ES256");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_token_panics(text in "[A-Za-z0-9_=.-]{0,200}", at in proptest::prelude::any::<proptest::sample::Index>(), letter in "[ -~]") {
+            let dir = tempfile::tempdir().unwrap();
+            let clock = ManualClock::new(Timestamp::from_second(1500).unwrap());
+            let signer = signer(dir.path(), "sa.key");
+            let mut token = signer.sign(claims()).unwrap();
+            let at = at.index(token.len());
+            token.replace_range(at..at + 1, &letter);
+            for token in [text, token] {
+                let _claims = signer.verify(&token, &clock);
+                let _legacy = signer.verify_legacy(&token);
+            }
+        }
+    }
 }

@@ -209,4 +209,20 @@ mod tests {
         assert_eq!((reference.version(), reference.tagged()), (digest.as_str(), None));
         assert_eq!(Reference::parse("a:v1").unwrap().tagged().as_deref(), Some("docker.io/library/a:v1"));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_reference_panics(text in "[a-zA-Z0-9./:@_-]{0,60}", any in "\\PC{0,40}") {
+            for text in [text, any] {
+                if let Ok(read) = Reference::parse(&text) {
+                    proptest::prop_assert!(Reference::parse(&read.name()).is_ok(), "{}", read.name());
+                }
+            }
+        }
+    }
 }

@@ -6,22 +6,19 @@ use api::Status;
 
 use crate::query::Query;
 
-/// Requests that are no watch, log or connection end after this long.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long a request may take: what the client asks, at most a minute.
-pub fn of(query: &Query) -> Result<Duration, Status> {
+/// How long a request may take: what the client asks, at most `max`.
+pub fn of(query: &Query, max: Duration) -> Result<Duration, Status> {
     let text = query.text("timeout");
     if text.is_empty() {
-        return Ok(REQUEST_TIMEOUT);
+        return Ok(max);
     }
     match parse(text) {
         None => {
             let why = format!("invalid timeout specified in the request URL - time: invalid duration {text:?}");
             Err(Status::bad_request(why))
         }
-        Some(timeout) if timeout.is_zero() => Ok(REQUEST_TIMEOUT),
-        Some(timeout) => Ok(timeout.min(REQUEST_TIMEOUT)),
+        Some(timeout) if timeout.is_zero() => Ok(max),
+        Some(timeout) => Ok(timeout.min(max)),
     }
 }
 

@@ -18,7 +18,7 @@ fn flow(seats: usize, queues: Option<(usize, usize, usize)>) -> Flow {
             json!({"type": "Queue", "queuing": {"queues": queues, "handSize": hand, "queueLengthLimit": length}})
         }
     };
-    let flow = Flow::new(600);
+    let flow = Flow::new(&crate::Limits::default());
     let level = json!({"metadata": {"name": "low", "uid": "level"}, "spec": {"type": "Limited", "limited": {
         "nominalConcurrencyShares": 1, "limitResponse": response,
     }}});
@@ -171,7 +171,7 @@ async fn seats_stay_taken_for_the_work_after_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn limits_follow_shares_and_idle_seats_are_lent() {
-    let flow = Flow::new(600);
+    let flow = Flow::new(&crate::Limits::default());
     let level = |name: &str, shares: i64, lendable: i64| {
         object(json!({"metadata": {"name": name}, "spec": {"type": "Limited", "limited": {
             "nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": {"type": "Reject"},

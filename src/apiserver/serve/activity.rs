@@ -44,6 +44,8 @@ struct State {
     head_since: Option<Instant>,
     /// When the answer that is being sent must be out (HTTP/1 only: there is one at a time).
     send_by: Option<Instant>,
+    /// See [`Activity::leave`].
+    leaving: bool,
     /// Whoever waits wants to know when there are no open requests any more.
     waits_for_end: bool,
 }
@@ -55,6 +57,8 @@ pub(super) enum Expired {
     Idle,
     /// The client does not take its answer: it is cut.
     Late,
+    /// The client should open another one: no new requests are taken.
+    Leaving,
 }
 
 impl Activity {
@@ -66,6 +70,7 @@ impl Activity {
             idle_since: now,
             head_since: is_http1.then_some(now),
             send_by: None,
+            leaving: false,
             waits_for_end: false,
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
@@ -98,11 +103,20 @@ impl Activity {
         self.changed.notify_one();
     }
 
+    /// The connection takes no new requests.
+    pub fn leave(&self) {
+        self.state.lock().leaving = true;
+        self.changed.notify_one();
+    }
+
     /// Completes when the connection should end.
     pub async fn expired(&self) -> Expired {
         loop {
             let (until, expired) = {
                 let mut state = self.state.lock();
+                if state.leaving {
+                    return Expired::Leaving;
+                }
                 state.waits_for_end = state.open > 0;
                 match (state.send_by, state.open) {
                     (Some(at), _) => (Some(at), Expired::Late),

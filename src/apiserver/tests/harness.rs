@@ -226,7 +226,7 @@ impl Harness {
             kubelets: None,
             documents: Vec::new(),
             texts: Default::default,
-            seats: 600,
+            limits: crate::Limits::default(),
             front_proxy: None,
             flags: Vec::new(),
         });

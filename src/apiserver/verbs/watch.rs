@@ -25,8 +25,6 @@ use crate::table::{IncludeObject, Table};
 
 /// How often a client that wants bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
-/// Watches without a timeout of their own end after this to twice this, so that they spread over servers.
-const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 /// Existing objects that are converted together. Those that are converted here, without a webhook, are taken in smaller
 /// parts: until they are sent a slow client holds them in memory.
 const PREPARED: usize = 500;
@@ -50,6 +48,9 @@ pub struct Frames {
     accept: Accept,
     include: IncludeObject,
     shutdown: Shutdown,
+    draining: Shutdown,
+    /// It is known when the watch ends for a server that stops.
+    drains: bool,
     bookmarks: bool,
     /// The bookmark that ends the initial events is still to come.
     initial_mark: bool,
@@ -104,7 +105,7 @@ pub async fn open(
         Err(status) => return Ok(Err(status)),
     };
     let seconds = options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
-    let timeout = seconds.map_or_else(|| TIMEOUT_MIN.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+    let timeout = seconds.map_or_else(|| server.limits.watch_timeout_min.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
     let now = Instant::now();
     Ok(Ok(Frames {
         server: Arc::clone(server),
@@ -119,6 +120,8 @@ pub async fn open(
         accept,
         include,
         shutdown: server.shutdown.clone(),
+        draining: server.stopping.draining(),
+        drains: false,
         bookmarks: options.allow_bookmarks,
         initial_mark: initial && options.allow_bookmarks,
         bookmark_at: Box::pin(tokio::time::sleep_until(now + BOOKMARK_INTERVAL)),
@@ -160,6 +163,11 @@ impl Frames {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return None,
+                () = self.draining.cancelled(), if !self.drains => {
+                    self.drains = true;
+                    let turn = self.server.stopping.turn().min(self.end_at.deadline());
+                    self.end_at.as_mut().reset(turn);
+                }
                 event = self.watcher.receiver.recv() => {
                     let Some(event) = event else {
                         self.done = true;

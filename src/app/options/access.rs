@@ -219,6 +219,6 @@ pub struct AuditFlags {
     pub audit_webhook_truncate_max_batch_size: usize,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     apiserver::parse_duration(text).ok_or_else(|| "must be a duration such as 30s or 5m".to_owned())
 }

@@ -226,4 +226,21 @@ mod tests {
         assert!(Schedule::parse("* * * * *", Some("No/Where")).is_err());
         assert_eq!(Schedule::parse("0 0 31 2 *", None).unwrap().next(Timestamp::UNIX_EPOCH), None);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_schedule_panics(
+            fields in proptest::collection::vec("[0-9*,/?a-zA-Z-]{1,8}", 0..7), zone in "[A-Za-z/_+0-9]{0,20}", any in "\\PC{0,40}",
+        ) {
+            for text in [fields.join(" "), format!("@every {}", fields.join("")), format!("TZ={zone} {}", fields.join(" ")), any] {
+                let _plain = Schedule::parse(&text, None);
+                let _zoned = Schedule::parse(&text, Some(&zone));
+            }
+        }
+    }
 }

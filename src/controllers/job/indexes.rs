@@ -66,4 +66,20 @@ mod tests {
         assert_eq!(Indexes::parse("0-9", 3).to_string(), "0-2");
         assert_eq!(Indexes::parse("x,1", 3).to_string(), "1");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_indexes_panic(text in "[0-9,-]{0,40}", any in "\\PC{0,20}", completions in 0i32..5000) {
+            for text in [text, any] {
+                let read = Indexes::parse(&text, completions);
+                proptest::prop_assert!(read.len() <= completions);
+                proptest::prop_assert_eq!(&Indexes::parse(&read.to_string(), completions), &read);
+            }
+        }
+    }
 }

@@ -204,4 +204,116 @@ mod tests {
         assert_eq!(split(Message::text("0YQ=="), true), Some((0, Bytes::from("a"))));
         assert_eq!(split(Message::binary(Vec::new()), false), None);
     }
+
+    /// A session over a WebSocket of which the client sends these bytes after the handshake. It ends; what it read is
+    /// bounded by what was sent.
+    async fn serve_bytes(sent: &[u8], protocol: &str) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (client, server) = tokio::io::duplex(1 << 10);
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+            let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: true };
+            let request = request.map(axum::body::Body::new);
+            let answer = upgrade_remote(request, wanted, |mut streams: Streams| async move {
+                let (stdin, resize) = (streams.stdin.take(), streams.resize.take());
+                let drain = |queue: Option<mpsc::Receiver<Bytes>>| async move {
+                    let Some(mut queue) = queue else { return };
+                    while queue.recv().await.is_some() {}
+                };
+                tokio::join!(drain(stdin), drain(resize));
+            });
+            Ok::<_, std::convert::Infallible>(answer.await)
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(hyper_util::rt::TokioIo::new(server), service)
+            .with_upgrades();
+        let head = format!(
+            "GET /exec HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: {protocol}\r\n\r\n"
+        );
+        let talk = async move {
+            let (mut read, mut write) = tokio::io::split(client);
+            let send = async {
+                // The server may have closed before everything was sent.
+                let _head = write.write_all(head.as_bytes()).await;
+                let _frames = write.write_all(sent).await;
+                let _end = write.shutdown().await;
+            };
+            let mut answer = Vec::new();
+            let (_, read) = tokio::join!(send, read.read_to_end(&mut answer));
+            assert!(read.is_err() || answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+        };
+        // How the connection ends does not matter here, but that it does.
+        let both = futures::future::join(connection, talk);
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(30), both).await.is_ok(), "the session does not end");
+    }
+
+    fn run(sent: &[u8], protocol: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(serve_bytes(sent, protocol));
+    }
+
+    fn protocols() -> impl proptest::strategy::Strategy<Value = &'static str> {
+        proptest::sample::select(PROTOCOLS[..5].to_vec())
+    }
+
+    /// Frames that are masked as a client's are, mostly, and whose lengths are right, mostly.
+    fn frames() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        let channel = prop_oneof![0u8..6, Just(CLOSE), b'0'..=b'9'];
+        let data = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40),
+            prop::sample::select(vec!["YQ==", "{\"Width\":80,\"Height\":24}", "\0", "=", ""])
+                .prop_map(|text| text.as_bytes().to_vec()),
+        ];
+        let lie = prop_oneof![9 => Just(0i8), 1 => -3i8..4];
+        let frame = (any::<[bool; 2]>(), 0u8..16, prop::bool::weighted(0.9), channel, data, any::<[u8; 4]>(), lie);
+        prop::collection::vec(frame, 0..8).prop_map(|frames| {
+            let mut out = Vec::new();
+            for ([last, extended], opcode, masked, channel, data, mask, lie) in frames {
+                let mut payload = vec![channel];
+                payload.extend(data);
+                out.push(u8::from(last) << 7 | opcode);
+                let length = payload.len().saturating_add_signed(isize::from(lie));
+                if extended {
+                    out.push(u8::from(masked) << 7 | 126);
+                    out.extend_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+                } else {
+                    out.push(u8::from(masked) << 7 | u8::try_from(length).unwrap().min(125));
+                }
+                if masked {
+                    out.extend_from_slice(&mask);
+                    payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+                }
+                out.extend_from_slice(&payload);
+            }
+            out
+        })
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_bytes_after_the_handshake_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), protocol in protocols(),
+        ) {
+            run(&bytes, protocol);
+        }
+
+        #[test]
+        fn no_frames_panic(bytes in frames(), protocol in protocols()) {
+            run(&bytes, protocol);
+        }
+
+        #[test]
+        fn no_message_panics(text in "\\PC{0,20}", bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)) {
+            for base64 in [true, false] {
+                let _text = split(Message::text(text.clone()), base64);
+                let _binary = split(Message::binary(bytes.clone()), base64);
+            }
+        }
+    }
 }

@@ -256,20 +256,27 @@ impl Socket {
     }
 
     /// Waits for messages and hands over each of them.
-    fn read(&self, mut each: impl FnMut(Received<'_>) -> Result<(), NftError>) -> Result<(), NftError> {
+    fn read(&self, each: impl FnMut(Received<'_>) -> Result<(), NftError>) -> Result<(), NftError> {
         let mut buffer = Vec::with_capacity(64 * 1024);
         self.0.recv(&mut buffer, 0).map_err(|source| NftError::Socket { step: "read from", source })?;
-        let mut rest = buffer.as_slice();
-        while rest.len() >= HEADER + 4 {
-            let word = |at: usize| rest.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-            let (Some(length), Some(sequence)) = (word(0), word(8)) else { return Err(NftError::Malformed) };
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let Some(body) = rest.get(HEADER..length) else { return Err(NftError::Malformed) };
-            each(Received { kind: u16::from_ne_bytes([rest[4], rest[5]]), sequence, body })?;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(())
+        messages(&buffer, each)
     }
+}
+
+/// Hands over each of the messages of a datagram.
+fn messages(
+    mut rest: &[u8],
+    mut each: impl FnMut(Received<'_>) -> Result<(), NftError>,
+) -> Result<(), NftError> {
+    while rest.len() >= HEADER + 4 {
+        let word = |at: usize| rest.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        let (Some(length), Some(sequence)) = (word(0), word(8)) else { return Err(NftError::Malformed) };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some(body) = rest.get(HEADER..length) else { return Err(NftError::Malformed) };
+        each(Received { kind: u16::from_ne_bytes([rest[4], rest[5]]), sequence, body })?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// One message from the kernel.
@@ -307,5 +314,24 @@ mod tests {
         assert_eq!(Parsed::new(&outer.0).get(2), Some(inner.as_bytes()));
         assert_eq!(Parsed::new(inner.as_bytes()).get(1), Some(&[7][..]));
         assert_eq!(Parsed::new(&[9, 0, 1, 0, 7]).get(1), None, "cut off");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_answer_of_the_kernel_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), kind in 0u16..20) {
+            let value = Parsed::new(&bytes).get(kind);
+            proptest::prop_assert!(value.is_none_or(|value| value.len() + 4 <= bytes.len()));
+            let mut seen = 0;
+            let walked = messages(&bytes, |received| {
+                seen += received.body.len() + HEADER;
+                received.accepted().or(Ok(()))
+            });
+            proptest::prop_assert!(walked.is_err() || seen <= bytes.len());
+        }
     }
 }

@@ -241,4 +241,16 @@ mod tests {
     }
 
     const SEALED: &str = "782f88de0dc44bb2e2b732c1d2c0509df0ea32efb3";
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_stored_value_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _read = parse(Bytes::from(bytes));
+        }
+    }
 }

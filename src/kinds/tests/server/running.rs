@@ -74,7 +74,7 @@ impl Running {
             kubelets: None,
             documents: Vec::new(),
             texts: Default::default,
-            seats: 600,
+            limits: apiserver::Limits::default(),
             front_proxy,
             flags: Vec::new(),
         });
