@@ -127,9 +127,13 @@ mod tests {
         stopping.refuse();
         let refusal = stopping.refusal("/api/v1/pods", &headers).unwrap();
         let header = |name: &str| refusal.headers().get(name).and_then(|v| v.to_str().ok());
-        assert_eq!((refusal.status().as_u16(), header("retry-after"), header("connection")), (429, Some("5"), Some("close")));
+        assert_eq!(
+            (refusal.status().as_u16(), header("retry-after"), header("connection")),
+            (429, Some("5"), Some("close"))
+        );
         assert!(stopping.refusal("/readyz/etcd", &headers).is_none());
-        let own = HeaderMap::from_iter([(http::header::USER_AGENT, HeaderValue::from_static("kube-apiserver/v1.37.0"))]);
+        let own =
+            HeaderMap::from_iter([(http::header::USER_AGENT, HeaderValue::from_static("kube-apiserver/v1.37.0"))]);
         assert!(stopping.refusal("/api", &own).is_none());
     }
 

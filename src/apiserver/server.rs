@@ -329,8 +329,7 @@ where
         }
         Box::pin(async move {
             // What comes from this process itself is served to the end.
-            let refusal =
-                peer.and_then(|_| server.stopping.refusal(request.uri().path(), request.headers()));
+            let refusal = peer.and_then(|_| server.stopping.refusal(request.uri().path(), request.headers()));
             match refusal {
                 Some(response) => Ok(response),
                 None => Ok(router::handle(server, request).await),

@@ -53,9 +53,35 @@ fn ask(method: Method, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> R
 
 fn words() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
-        "api", "apis", "test.io", "v1", "namespaces", "ns", "widgets", "a", "status", "scale", "watch", "proxy", "healthz",
-        "readyz", "livez", "metrics", "openapi", "v2", "v3", "version", "debug", "api_priority_and_fairness",
-        "dump_requests", "statusz", "flagz", "etcd", "..", ".", "",
+        "api",
+        "apis",
+        "test.io",
+        "v1",
+        "namespaces",
+        "ns",
+        "widgets",
+        "a",
+        "status",
+        "scale",
+        "watch",
+        "proxy",
+        "healthz",
+        "readyz",
+        "livez",
+        "metrics",
+        "openapi",
+        "v2",
+        "v3",
+        "version",
+        "debug",
+        "api_priority_and_fairness",
+        "dump_requests",
+        "statusz",
+        "flagz",
+        "etcd",
+        "..",
+        ".",
+        "",
     ]);
     prop_oneof![4 => known.prop_map(str::to_owned), 1 => "[a-z%0-9A-F:]{0,12}"]
 }
@@ -71,9 +97,25 @@ fn paths() -> impl Strategy<Value = String> {
 
 fn queries() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec![
-        "limit", "continue", "resourceVersion", "resourceVersionMatch", "labelSelector", "fieldSelector", "timeout",
-        "timeoutSeconds", "dryRun", "fieldManager", "fieldValidation", "force", "pretty", "propagationPolicy",
-        "gracePeriodSeconds", "sendInitialEvents", "includeObject", "allowWatchBookmarks", "orphanDependents",
+        "limit",
+        "continue",
+        "resourceVersion",
+        "resourceVersionMatch",
+        "labelSelector",
+        "fieldSelector",
+        "timeout",
+        "timeoutSeconds",
+        "dryRun",
+        "fieldManager",
+        "fieldValidation",
+        "force",
+        "pretty",
+        "propagationPolicy",
+        "gracePeriodSeconds",
+        "sendInitialEvents",
+        "includeObject",
+        "allowWatchBookmarks",
+        "orphanDependents",
     ]);
     let value = prop_oneof![
         "[-+0-9a-z=,!()%.]{0,20}",
@@ -117,9 +159,33 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
         Just(json!("test.io/v1")),
     ];
     let field = prop::sample::select(vec![
-        "kind", "apiVersion", "metadata", "name", "namespace", "labels", "finalizers", "managedFields", "fieldsV1",
-        "spec", "size", "replicas", "color", "status", "op", "path", "value", "f:spec", "resourceVersion", "uid",
-        "ownerReferences", "deletionTimestamp", "generateName", "preconditions", "items", "$patch", "$deleteFromPrimitiveList/a",
+        "kind",
+        "apiVersion",
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "finalizers",
+        "managedFields",
+        "fieldsV1",
+        "spec",
+        "size",
+        "replicas",
+        "color",
+        "status",
+        "op",
+        "path",
+        "value",
+        "f:spec",
+        "resourceVersion",
+        "uid",
+        "ownerReferences",
+        "deletionTimestamp",
+        "generateName",
+        "preconditions",
+        "items",
+        "$patch",
+        "$deleteFromPrimitiveList/a",
     ]);
     let tree = leaf.prop_recursive(5, 40, 6, move |inner| {
         prop_oneof![
@@ -143,19 +209,50 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
 
 fn methods() -> impl Strategy<Value = Method> {
     prop::sample::select(vec![
-        Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS, Method::TRACE,
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
     ])
 }
 
 /// Configuration files, of words that mean something in them.
 fn files() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
-        "apiVersion: audit.k8s.io/v1\n", "kind: Policy\n", "rules:\n", "- level: ", "Metadata\n", "RequestResponse\n",
-        "  omitStages: [RequestReceived]\n", "  resources: [{group: \"\", resources: [pods/*]}]\n", "  users: [a]\n",
-        "apiVersion: apiserver.config.k8s.io/v1\n", "kind: AuthenticationConfiguration\n", "jwt:\n", "- issuer:\n",
-        "    url: https://example.org\n", "    audiences: [a]\n", "  claimMappings:\n", "    username: {expression: \"claims.sub\"}\n",
-        "    username: {claim: sub, prefix: \"\"}\n", "  claimValidationRules:\n", "  - expression: \"claims.a == 1\"\n",
-        "anonymous: {enabled: true, conditions: [{path: /a}]}\n", "&a", "*a", "!!binary", "|\n", "[", "{", "---\n", " ", "\t",
+        "apiVersion: audit.k8s.io/v1\n",
+        "kind: Policy\n",
+        "rules:\n",
+        "- level: ",
+        "Metadata\n",
+        "RequestResponse\n",
+        "  omitStages: [RequestReceived]\n",
+        "  resources: [{group: \"\", resources: [pods/*]}]\n",
+        "  users: [a]\n",
+        "apiVersion: apiserver.config.k8s.io/v1\n",
+        "kind: AuthenticationConfiguration\n",
+        "jwt:\n",
+        "- issuer:\n",
+        "    url: https://example.org\n",
+        "    audiences: [a]\n",
+        "  claimMappings:\n",
+        "    username: {expression: \"claims.sub\"}\n",
+        "    username: {claim: sub, prefix: \"\"}\n",
+        "  claimValidationRules:\n",
+        "  - expression: \"claims.a == 1\"\n",
+        "anonymous: {enabled: true, conditions: [{path: /a}]}\n",
+        "&a",
+        "*a",
+        "!!binary",
+        "|\n",
+        "[",
+        "{",
+        "---\n",
+        " ",
+        "\t",
     ]);
     prop_oneof![prop::collection::vec(word, 0..14).prop_map(|words| words.concat()), "\\PC{0,200}"]
 }

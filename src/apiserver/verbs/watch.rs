@@ -105,7 +105,10 @@ pub async fn open(
         Err(status) => return Ok(Err(status)),
     };
     let seconds = options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
-    let timeout = seconds.map_or_else(|| server.limits.watch_timeout_min.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+    let timeout = seconds.map_or_else(
+        || server.limits.watch_timeout_min.mul_f64(1.0 + rand::rng().random::<f64>()),
+        Duration::from_secs,
+    );
     let now = Instant::now();
     Ok(Ok(Frames {
         server: Arc::clone(server),

@@ -59,11 +59,14 @@ impl ServingOptions {
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .and_then(|time| if time.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(time) })
+    parse_duration(text).and_then(|time| if time.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(time) })
 }
 
 fn chance(text: &str) -> Result<f64, String> {
     let chance: f64 = text.parse().map_err(|e| format!("must be a number: {e}"))?;
-    if (0.0..=0.02).contains(&chance) { Ok(chance) } else { Err("can not be less than 0 or greater than 0.02".to_owned()) }
+    if (0.0..=0.02).contains(&chance) {
+        Ok(chance)
+    } else {
+        Err("can not be less than 0 or greater than 0.02".to_owned())
+    }
 }

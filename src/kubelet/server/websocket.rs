@@ -244,7 +244,10 @@ mod tests {
         };
         // How the connection ends does not matter here, but that it does.
         let both = futures::future::join(connection, talk);
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(30), both).await.is_ok(), "the session does not end");
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(30), both).await.is_ok(),
+            "the session does not end"
+        );
     }
 
     fn run(sent: &[u8], protocol: &str) {

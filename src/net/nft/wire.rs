@@ -264,10 +264,7 @@ impl Socket {
 }
 
 /// Hands over each of the messages of a datagram.
-fn messages(
-    mut rest: &[u8],
-    mut each: impl FnMut(Received<'_>) -> Result<(), NftError>,
-) -> Result<(), NftError> {
+fn messages(mut rest: &[u8], mut each: impl FnMut(Received<'_>) -> Result<(), NftError>) -> Result<(), NftError> {
     while rest.len() >= HEADER + 4 {
         let word = |at: usize| rest.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
         let (Some(length), Some(sequence)) = (word(0), word(8)) else { return Err(NftError::Malformed) };
