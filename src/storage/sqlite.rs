@@ -4,8 +4,9 @@
 //! published revision and never wait for the writer; watches are served by the [`Hub`](crate::hub::Hub). Only this
 //! process may have the database open.
 //!
-//! Queues: the writer's (`SqliteOptions::queue_len` and `queue_bytes`; callers wait when it is full) and one for each
-//! watch (`SqliteOptions::watch_queue_len`; the watch ends with `Lagged` when it is full).
+//! Queues: the writer's (`SqliteOptions::queue_len` and `queue_bytes`; callers wait when it is full), that of the reads
+//! of single keys (`points::QUEUE_LEN`; callers wait), and one for each watch (`SqliteOptions::watch_queue_len`; the
+//! watch ends with `Lagged` when it is full).
 //!
 //! When the store is idle nothing runs and nothing is written.
 
@@ -14,6 +15,7 @@ mod backup;
 mod check;
 mod checkpoint;
 mod compact;
+mod counts;
 mod ephemeral;
 mod etcd_file;
 mod etcd_form;
@@ -23,6 +25,7 @@ mod history;
 mod lease;
 mod metrics;
 mod options;
+mod points;
 mod pool;
 mod recover;
 mod restore;
@@ -54,6 +57,7 @@ use crate::store::{
     KeyRange, LeaseId, LeaseStatus, RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch,
     WatchMessage, WatchOptions,
 };
+use points::Point;
 use pool::Readers;
 use rows::{View, last_id};
 use state::Shared;
@@ -67,6 +71,7 @@ pub struct SqliteStore {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     commands: mpsc::Sender<Command>,
+    points: mpsc::Sender<Point>,
     room: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: Shutdown,
@@ -98,6 +103,8 @@ impl SqliteStore {
         if unchecked {
             tasks.spawn(check_in_use(shared.clone(), readers.clone(), path.to_owned()));
         }
+        let (points, asked) = mpsc::channel(points::QUEUE_LEN);
+        tasks.spawn(points::serve(shared.clone(), readers.clone(), asked, shutdown.clone()));
         let run = writer::run(writer, queue, shutdown.clone());
         let (closing, stopping) = (readers.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -107,7 +114,7 @@ impl SqliteStore {
         tasks.spawn(run);
         tasks.close();
         let room = Arc::new(Semaphore::new((queue_bytes / ROOM_UNIT).max(1)));
-        Ok(Arc::new(Self { shared, readers, commands, room, tasks, shutdown, path: path.to_owned() }))
+        Ok(Arc::new(Self { shared, readers, commands, points, room, tasks, shutdown, path: path.to_owned() }))
     }
 
     /// Returns when the store has stopped and its files are closed.
@@ -178,15 +185,18 @@ impl SqliteStore {
         if options.revision.0 > 0 {
             self.shared.check_revision(revision, at, lost)?;
         }
-        let read = {
+        let read = if self.shared.ephemeral.covers_all(range) {
+            (self.shared.ephemeral.read(range, options, revision.0, Revision(at)), None)
+        } else {
             let (shared, range, options) = (self.shared.clone(), range.clone(), options.clone());
-            self.readers.read(move |conn: &Connection| {
+            let read = self.readers.read(move |conn: &Connection| {
                 let view = View { conn, ephemeral: &shared.ephemeral, bound: last_id(revision.0) };
-                let known = |range: &KeyRange| shared.known_count(revision.0, range);
-                apply::read_range(&view, &range, &options, Revision(at), known)
-            })
+                let known = shared.counts.known(revision.0, &range);
+                apply::read_range(&view, &range, &options, Revision(at), known).map(|result| (result, known))
+            });
+            read.await?
         };
-        let result = read.await?;
+        let (result, known) = read;
         // Looked at after the read: rows are deleted only after this number has been raised. The newest state, on the
         // other hand, was complete when this process started.
         let oldest = if options.revision.0 > 0 { self.shared.oldest(lost) } else { self.shared.compacted() };
@@ -196,9 +206,31 @@ impl SqliteStore {
         if result.more
             && let Some(last) = result.kvs.last()
         {
-            self.shared.remember_count(revision.0, range, &last.key, result.count - result.kvs.len() as u64);
+            let left = result.count - result.kvs.len() as u64;
+            self.shared.counts.remember(revision.0, counts::rest(range, &last.key), left);
+            if known.is_none() {
+                self.shared.counts.remember(revision.0, range.clone(), result.count);
+            }
         }
         Ok(result)
+    }
+
+    /// One key as it is now; `None`: ask otherwise.
+    async fn point(&self, range: &KeyRange, options: &RangeOptions) -> Option<Result<RangeResult, StoreError>> {
+        let key_only = options.keys_only || options.count_only;
+        let (reply, answer) = oneshot::channel();
+        self.points.send(Point { key: range.start.clone(), key_only, reply }).await.ok()?;
+        let (kv, revision) = match answer.await.ok()? {
+            Ok(found) => found,
+            Err(error) => return Some(Err(error)),
+        };
+        let compacted = self.shared.compacted();
+        if revision.0 < compacted {
+            return Some(Err(StoreError::Compacted { compact_revision: Revision(compacted) }));
+        }
+        let count = kv.is_some() as u64;
+        let kvs = if options.count_only { Vec::new() } else { kv.into_iter().collect() };
+        Some(Ok(RangeResult { kvs, count, more: false, revision }))
     }
 }
 
@@ -241,9 +273,14 @@ fn open_writer(path: &Path, options: SqliteOptions) -> Result<(Writer, bool), St
 impl Store for SqliteStore {
     async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError> {
         self.shared.metrics.range();
+        let one = range.end.is_none() && options.revision.0 <= 0 && !self.shared.ephemeral.covers(&range.start);
         loop {
-            let at = self.shared.current();
-            match self.range_at(&range, &options, at).await {
+            let at_once = if one { self.point(&range, &options).await } else { None };
+            let result = match at_once {
+                Some(result) => result,
+                None => self.range_at(&range, &options, self.shared.current()).await,
+            };
+            match result {
                 // The newest state was compacted while it was read: there is a newer one.
                 Err(StoreError::Compacted { .. }) if options.revision.0 <= 0 => continue,
                 result => return result,

@@ -180,7 +180,7 @@ impl Apply<'_> {
             i64::MAX
         };
         let view = View { bound, ..self.view() };
-        read_range(&view, range, options, Revision(newest), |_| None)
+        read_range(&view, range, options, Revision(newest), None)
     }
 
     fn put(&mut self, put: &Put) -> Result<Option<KeyValue>, StoreError> {
@@ -303,24 +303,19 @@ fn test(compare: &Compare, kv: Option<&KeyValue>) -> bool {
     }
 }
 
-/// A range read of a view. `known` may give the count of a range without counting.
+/// A range read of a view. `known`: the count of the range, if it need not be counted.
 pub(super) fn read_range(
     view: &View<'_>,
     range: &KeyRange,
     options: &RangeOptions,
     revision: Revision,
-    known: impl Fn(&KeyRange) -> Option<u64>,
+    known: Option<u64>,
 ) -> Result<RangeResult, StoreError> {
+    let count = || known.map_or_else(|| view.count(range), Ok);
     if options.count_only {
-        return Ok(RangeResult { kvs: Vec::new(), count: view.count(range)?, more: false, revision });
+        return Ok(RangeResult { kvs: Vec::new(), count: count()?, more: false, revision });
     }
     let (kvs, more) = view.range(range, options.limit, options.keys_only)?;
-    let count = match more {
-        false => kvs.len() as u64,
-        true => match known(range) {
-            Some(count) => count,
-            None => view.count(range)?,
-        },
-    };
+    let count = if more { count()? } else { kvs.len() as u64 };
     Ok(RangeResult { kvs, count, more, revision })
 }

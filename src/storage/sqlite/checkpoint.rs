@@ -2,8 +2,9 @@
 //!
 //! A checkpoint of a full log takes as long as hundreds of commits. So a connection of its own does most of it while
 //! the writer goes on, and the writer itself folds only what came in the meantime; after that its next commit begins
-//! the log anew. Runs only when the log has grown by [`SqliteOptions::wal_bytes`](super::SqliteOptions): an idle store
-//! has nothing to fold.
+//! the log anew. Runs only when the log has grown by [`SqliteOptions::wal_bytes`](super::SqliteOptions), or by three
+//! times the size of a larger database: folding writes each page of the database at most once, so it then writes at most
+//! a third of what the log has. An idle store has nothing to fold.
 //!
 //! The log is made longer ahead of the commits, with zeros: a sync of bytes that the file has already is one write to
 //! the disk, while one that makes it longer also waits for the file system's own journal (measured with 12 KB at a
@@ -22,26 +23,32 @@ use tokio::task::JoinHandle;
 use super::schema::sql;
 use crate::store::StoreError;
 
-/// Bytes in a page, and so in a frame of the log but for its header.
-const PAGE_BYTES: u64 = 4096;
+/// Bytes in a page of the kernel's cache of files.
+const CACHE_PAGE: u64 = 4096;
 /// Rounds beside the writer; each leaves what was written during the one before.
 const ROUNDS: usize = 3;
-/// A rest that the writer folds quickly itself.
-const REST_FRAMES: i64 = 128;
+/// How many times the size of the database the log may have before it is folded.
+const TIMES_DATABASE: u64 = 3;
+/// How many times [`SqliteOptions::wal_bytes`](super::SqliteOptions) it may have, whatever the size of the database.
+const MOST_TIMES: u64 = 8;
+/// Bytes of a rest that the writer folds quickly itself.
+const REST_BYTES: u64 = 512 * 1024;
 const STEP: &str = "fold the log into the database";
 /// The log's header, and what stands before the page in each frame (SQLite's file format, 4.1).
 const LOG_HEADER: u64 = 32;
-const FRAME_BYTES: u64 = PAGE_BYTES + 24;
-/// Frames that there is room for before a commit; a larger one makes the file longer itself.
-const ROOM_FRAMES: u64 = 64;
+const FRAME_HEADER: u64 = 24;
+/// Bytes that there is room for before a commit; a larger one makes the file longer itself.
+const ROOM_BYTES: u64 = 256 * 1024;
 /// By how much the log is made longer at a time.
 const MOST_ROOM: u64 = 1024 * 1024;
-const LEAST_ROOM: u64 = ROOM_FRAMES * FRAME_BYTES;
-static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+static ZEROS: [u8; CACHE_PAGE as usize] = [0; CACHE_PAGE as usize];
 
 /// When to fold, and the work beside the writer if it is under way.
 pub(super) struct Folding {
     path: PathBuf,
+    page_bytes: u64,
+    /// The least by which the log grows before it is folded, in bytes.
+    wal_bytes: u64,
     /// Frames in the log after the last commit.
     frames: Arc<AtomicUsize>,
     limit: usize,
@@ -61,9 +68,9 @@ struct Room {
 }
 
 impl Room {
-    /// Makes the log longer if a commit after `frames` frames could reach its end.
-    fn ahead_of(&mut self, frames: u64) -> io::Result<()> {
-        let needed = LOG_HEADER + (frames + ROOM_FRAMES) * FRAME_BYTES;
+    /// Makes the log longer if a commit after its first `used` bytes could reach its end.
+    fn ahead_of(&mut self, used: u64) -> io::Result<()> {
+        let needed = used + ROOM_BYTES;
         if needed <= self.known {
             return Ok(());
         }
@@ -87,7 +94,7 @@ impl Room {
         // written whenever a commit changes a part of it.
         let mut at = length;
         while at < longer {
-            let end = longer.min((at / PAGE_BYTES + 1) * PAGE_BYTES);
+            let end = longer.min((at / CACHE_PAGE + 1) * CACHE_PAGE);
             let zeros = &ZEROS[..usize::try_from(end - at).unwrap_or(ZEROS.len())];
             if let Err(error) = log.write_all_at(zeros, at) {
                 // What is left of a full disk is for the commits.
@@ -111,18 +118,20 @@ impl Folding {
             Ok(())
         }))
         .map_err(sql("watch the size of the log"))?;
-        let limit = usize::try_from(wal_bytes / PAGE_BYTES).unwrap_or(usize::MAX).max(1);
+        let page: i64 = conn.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(sql(STEP))?;
+        let page_bytes = page.unsigned_abs().max(1);
+        let limit = set_limit(conn, page_bytes, wal_bytes)?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        let step = (wal_bytes / 16).clamp(LEAST_ROOM, MOST_ROOM);
+        let step = (wal_bytes / 16).clamp(ROOM_BYTES, MOST_ROOM);
         let room = Room { path: log.into(), step, log: None, known: 0 };
-        Ok(Self { path: path.to_owned(), frames, limit, folded: 0, beside: None, room })
+        Ok(Self { path: path.to_owned(), page_bytes, wal_bytes, frames, limit, folded: 0, beside: None, room })
     }
 
     /// To be called before a commit. That there is no room is no failure: the commit finds out itself.
     pub(super) fn make_room(&mut self) {
-        let frames = self.frames.load(Ordering::Relaxed);
-        if let Err(error) = self.room.ahead_of(u64::try_from(frames).unwrap_or(u64::MAX / 2)) {
+        let frames = self.frames.load(Ordering::Relaxed) as u64;
+        if let Err(error) = self.room.ahead_of(LOG_HEADER + frames * (FRAME_HEADER + self.page_bytes)) {
             tracing::debug!(%error, "could not make the log longer ahead of the commits");
         }
     }
@@ -139,8 +148,8 @@ impl Folding {
             self.folded = 0;
         }
         if self.beside.is_none() && frames - self.folded >= self.limit {
-            let path = self.path.clone();
-            self.beside = Some(tokio::task::spawn_blocking(move || fold_beside(&path)));
+            let (path, rest) = (self.path.clone(), REST_BYTES / self.page_bytes);
+            self.beside = Some(tokio::task::spawn_blocking(move || fold_beside(&path, rest)));
         }
     }
 
@@ -172,18 +181,34 @@ impl Folding {
 
     /// Folds the rest, on the writer's connection between two commits.
     pub(super) fn fold_rest(&mut self, conn: &Connection) {
-        if let Err(error) = passive(conn) {
-            tracing::warn!(error = %base::chain(&error), "could not fold the log into the database");
+        match passive(conn).and_then(|_| set_limit(conn, self.page_bytes, self.wal_bytes)) {
+            Ok(limit) => self.limit = limit,
+            Err(error) => {
+                tracing::warn!(error = %base::chain(&error), "could not fold the log into the database");
+            }
         }
         self.folded = self.frames.load(Ordering::Relaxed);
     }
 }
 
-fn fold_beside(path: &Path) -> Result<(), StoreError> {
+/// By how many frames the log may grow, for the size that the database has now. A log twice as large is cut back when
+/// it begins anew.
+fn set_limit(conn: &Connection, page_bytes: u64, wal_bytes: u64) -> Result<usize, StoreError> {
+    let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0)).map_err(sql(STEP))?;
+    let most = wal_bytes.saturating_mul(MOST_TIMES);
+    let limit = pages.unsigned_abs().saturating_mul(TIMES_DATABASE * page_bytes).clamp(wal_bytes, most);
+    let cut = i64::try_from(limit.saturating_mul(2)).unwrap_or(i64::MAX);
+    // Answers with the limit in force.
+    conn.query_row(&format!("PRAGMA journal_size_limit = {cut}"), [], |_| Ok(())).map_err(sql(STEP))?;
+    Ok(usize::try_from(limit / page_bytes).unwrap_or(usize::MAX).max(1))
+}
+
+/// `rest`: frames that may be left.
+fn fold_beside(path: &Path, rest: u64) -> Result<(), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(sql(STEP))?;
     for _ in 0..ROUNDS {
-        if passive(&conn)? <= REST_FRAMES {
+        if passive(&conn)?.unsigned_abs() <= rest {
             break;
         }
     }

@@ -22,11 +22,11 @@ use super::writer::{Command, Writer};
 use crate::store::{Revision, StoreError};
 
 /// Rows looked at in one step.
-const STEP_ROWS: i64 = 500;
-/// Free pages given back to the file system in one step.
-const STEP_PAGES: i64 = 256;
-/// Free pages that are left for new rows.
-const FREE_PAGES_MAX: i64 = 1024;
+const STEP_ROWS: i64 = 1000;
+/// Bytes of free pages given back to the file system in one step.
+const STEP_BYTES: i64 = 1024 * 1024;
+/// Bytes of free pages that are left for new rows.
+const FREE_BYTES_MAX: i64 = 4 * 1024 * 1024;
 const COMPACT: &str = "compact";
 
 /// How far the writer has come.
@@ -178,22 +178,22 @@ fn delete_superseded(conn: &Connection, cursor: i64, target: i64) -> rusqlite::R
 
 fn step_vacuum(writer: &mut Writer) -> Result<(), StoreError> {
     let pragma = |name: &str| writer.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (free, pages) = pragma("freelist_count")
-        .and_then(|free| Ok((free, pragma("page_count")?)))
-        .map_err(sql("look for free pages"))?;
+    let look = || Ok((pragma("freelist_count")?, pragma("page_count")?, pragma("page_size")?.max(1)));
+    let (free, pages, page) = look().map_err(sql("look for free pages"))?;
     // A database whose keys change needs free pages again soon: give back only what is far too much.
-    if free <= FREE_PAGES_MAX.max(pages / 4) {
+    if free <= (FREE_BYTES_MAX / page).max(pages / 4) {
         writer.compaction.vacuum = false;
         return Ok(());
     }
+    let step = (STEP_BYTES / page).max(1);
     let run = || -> rusqlite::Result<()> {
-        let mut statement = writer.conn.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+        let mut statement = writer.conn.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
         Ok(())
     };
     run().map_err(sql("give free pages back"))?;
-    writer.shared.metrics.gave_back(STEP_PAGES.min(free).unsigned_abs());
+    writer.shared.metrics.gave_back(step.min(free).unsigned_abs());
     Ok(())
 }
 

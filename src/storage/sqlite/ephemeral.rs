@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::rows::{Row, last_id, revision_of, row_id};
-use crate::store::{KeyRange, KeyValue};
+use crate::store::{KeyRange, KeyValue, RangeOptions, RangeResult, Revision};
 
 /// The keys under the ephemeral prefixes, with their history since the last compaction.
 pub(super) struct Ephemeral {
@@ -109,6 +109,22 @@ impl Ephemeral {
         self.state.read().alive(range, bound).count() as u64
     }
 
+    /// A whole range read, of a range of which [`Self::covers_all`] holds.
+    pub(super) fn read(&self, range: &KeyRange, options: &RangeOptions, at: i64, newest: Revision) -> RangeResult {
+        let bound = last_id(at);
+        if options.count_only {
+            return RangeResult { kvs: Vec::new(), count: self.count(range, bound), more: false, revision: newest };
+        }
+        let wanted = if options.limit == 0 { usize::MAX } else { options.limit + 1 };
+        let mut kvs = self.range(range, wanted, options.keys_only, bound);
+        let more = kvs.len() == wanted;
+        if more {
+            kvs.truncate(options.limit);
+        }
+        let count = if more { self.count(range, bound) } else { kvs.len() as u64 };
+        RangeResult { kvs, count, more, revision: newest }
+    }
+
     /// Rows numbered `first` to `last` of a range, with the key's value before if it existed.
     pub(super) fn history(&self, range: &KeyRange, first: i64, last: i64) -> Vec<(Row, Option<KeyValue>)> {
         let mut history = Vec::new();
@@ -203,7 +219,7 @@ fn as_of(versions: &VecDeque<Row>, bound: i64) -> Option<&Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LeaseId, Revision};
+    use crate::store::LeaseId;
 
     fn row(revision: i64, key: &str, version: i64) -> Row {
         Row {

@@ -28,8 +28,9 @@ pub struct SqliteOptions {
     pub history: Option<Duration>,
     /// How many revisions of history to keep at most, of those written since the start. `None`: as `history` says.
     pub history_revisions: Option<i64>,
-    /// The write-ahead log is folded into the database when it has grown by this size, in bytes; one twice as large is
-    /// cut back afterwards.
+    /// The write-ahead log is folded into the database when it has grown by this size, in bytes, or by three times the
+    /// size of the database if that is more, but at most by eight times this size; one twice as large is cut back
+    /// afterwards.
     pub wal_bytes: u64,
     /// Largest size of the database file, in bytes; writes that need more are told that the disk is full until
     /// compaction or deletions have made room (etcd `--quota-backend-bytes`). `None`: as the disk allows.

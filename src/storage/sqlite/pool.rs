@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::schema::{open_reader, sql};
 use crate::store::StoreError;
@@ -27,25 +27,38 @@ impl Readers {
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Stopped)?;
+        let permit = self.permit().await?;
         let readers = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let idle = readers.idle.lock().pop();
-            let conn = match idle {
-                Some(conn) => conn,
-                None => open_reader(&readers.path)?,
-            };
-            let snapshot = conn.unchecked_transaction().map_err(sql("begin to read"))?;
-            let result = read(&snapshot);
-            // Nothing was written: how the transaction ends makes no difference to the data.
-            let ended = snapshot.finish().map_err(sql("end a read"));
-            if ended.is_ok() && !readers.permits.is_closed() {
-                readers.idle.lock().push(conn);
-            }
-            result
+            readers.lend(|conn| snapshot(conn, read))
         });
         work.await.map_err(|error| StoreError::Engine { step: "read", source: Box::new(error) })?
+    }
+
+    /// The right to [`Self::lend`]; waits for it.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Stopped)
+    }
+
+    /// Lends a connection to the holder of a permit. Blocks.
+    pub(super) fn lend<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let idle = self.idle.lock().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => open_reader(&self.path)?,
+        };
+        let result = work(&conn);
+        // One whose transaction did not end is of no more use.
+        if conn.is_autocommit() && !self.closed() {
+            self.idle.lock().push(conn);
+        }
+        result
+    }
+
+    /// Whether [`Self::close`] has been called.
+    pub(super) fn closed(&self) -> bool {
+        self.permits.is_closed()
     }
 
     /// Ends all reads: running ones finish, new ones are refused.
@@ -53,4 +66,19 @@ impl Readers {
         self.permits.close();
         self.idle.lock().clear();
     }
+}
+
+/// Runs `read` in one snapshot of the database, on a connection that was lent.
+pub(super) fn snapshot<T>(
+    conn: &Connection,
+    read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let execute = |text| conn.prepare_cached(text).and_then(|mut statement| statement.execute([]));
+    execute("BEGIN").map_err(sql("begin to read"))?;
+    let result = read(conn);
+    // Nothing was written: how the transaction ends makes no difference to the data.
+    if let Err(error) = execute("ROLLBACK") {
+        tracing::debug!(%error, "could not end a read");
+    }
+    result
 }

@@ -59,15 +59,28 @@ const READ: &str = "read keys";
 impl View<'_> {
     /// The newest version of a key, deletions included.
     pub(super) fn newest(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.newest_row(key, false)
+    }
+
+    /// As [`Self::newest`]; with `key_only` the value may be left out.
+    pub(super) fn newest_row(&self, key: &[u8], key_only: bool) -> Result<Option<Row>, StoreError> {
         if self.ephemeral.covers(key) {
             return Ok(self.ephemeral.newest(key, self.bound));
         }
-        let mut statement = self.prepare("SELECT id FROM live WHERE key = ?")?;
+        let mut statement = self.prepare(if key_only {
+            "SELECT r.id, r.key, r.create_rev, r.version, r.lease, r.prev, x''
+             FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key = ?"
+        } else {
+            "SELECT r.id, r.key, r.create_rev, r.version, r.lease, r.prev, r.value
+             FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key = ?"
+        })?;
         let mut rows = statement.query([key]).map_err(sql(READ))?;
-        match rows.next().map_err(sql(READ))? {
-            Some(row) => self.row_as_of(row.get(0).map_err(sql(READ))?, false),
-            None => Ok(None),
+        let Some(row) = rows.next().map_err(sql(READ))? else { return Ok(None) };
+        let id: i64 = row.get(0).map_err(sql(READ))?;
+        if id <= self.bound {
+            return decode(row).map(Some);
         }
+        self.row_as_of(row.get(5).map_err(sql(READ))?, key_only)
     }
 
     /// Keys of the range in order, at most `limit` (0: all); also whether there were more.
@@ -78,7 +91,8 @@ impl View<'_> {
         keys_only: bool,
     ) -> Result<(Vec<KeyValue>, bool), StoreError> {
         if range.end.is_none() {
-            let mut kvs: Vec<KeyValue> = self.newest(&range.start)?.and_then(Row::alive).into_iter().collect();
+            let newest = self.newest_row(&range.start, keys_only)?;
+            let mut kvs: Vec<KeyValue> = newest.and_then(Row::alive).into_iter().collect();
             if keys_only {
                 kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
             }
@@ -137,7 +151,7 @@ impl View<'_> {
     /// How many keys the range holds.
     pub(super) fn count(&self, range: &KeyRange) -> Result<u64, StoreError> {
         if range.end.is_none() {
-            return Ok(self.newest(&range.start)?.and_then(Row::alive).is_some() as u64);
+            return Ok(self.newest_row(&range.start, true)?.and_then(Row::alive).is_some() as u64);
         }
         let mut count = self.ephemeral.count(range, self.bound);
         if self.ephemeral.covers_all(range) {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::options::SqliteOptions;
@@ -13,6 +14,11 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x736b_6966;
 /// Raised with every change of the tables.
 const SCHEMA_VERSION: i32 = 1;
+/// Bytes in a page of a new database. Every commit writes anew some eight pages that have little to do with what was
+/// put: the last leaf of `rev` and the branch above it, a leaf of `live`, the page's entries in lists of free and of
+/// allocated pages. So pages are small; a value that does not fit has pages of its own, which compaction can give back
+/// without touching them.
+const PAGE_BYTES: u32 = 1024;
 /// `SQLITE_IOERR_SHMSIZE`: the shared-memory index could not grow, which on Linux means that the disk is full.
 const IOERR_SHMSIZE: i32 = 10 | (19 << 8);
 
@@ -121,10 +127,17 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened, Store
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(sql("open a read connection"))?;
+    plan_once(&conn).map_err(sql("set up a read connection"))?;
     conn.execute_batch("PRAGMA cache_size = -1024; PRAGMA query_only = 1; PRAGMA temp_store = MEMORY;")
         .map_err(sql("set up a read connection"))?;
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)
+}
+
+/// SQLite may plan a statement anew for each value that is bound to it, because of the conditions on an index. Then the
+/// planning takes longer than the rest of a read or a write, and every plan here is the same for all values.
+fn plan_once(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn failed(error: OpenError) -> StoreError {
@@ -209,6 +222,7 @@ fn restrict(file: &File) -> io::Result<()> {
 }
 
 pub(super) fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -> Result<(), StoreError> {
+    plan_once(conn).map_err(at(path))?;
     let number = |pragma: &str| conn.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(at(path));
     let application = number("application_id")?;
     let version = number("user_version")?;
@@ -221,17 +235,16 @@ pub(super) fn prepare(conn: &Connection, path: &Path, options: &SqliteOptions) -
         return Err(failed(OpenError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION }));
     }
     if fresh {
-        conn.execute_batch("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL;").map_err(at(path))?;
+        conn.execute_batch(&format!("PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL;"))
+            .map_err(at(path))?;
     }
-    conn.execute_batch(&format!(
+    conn.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -4096;
-         PRAGMA wal_autocheckpoint = 0;
-         PRAGMA journal_size_limit = {};",
-        2 * options.wal_bytes
-    ))
+         PRAGMA wal_autocheckpoint = 0;",
+    )
     .map_err(at(path))?;
     if let Some(bytes) = options.bytes_max {
         let page: u64 = number("page_size")?.unsigned_abs().into();

@@ -1,23 +1,18 @@
 //! What the writer, the readers and the callers of one store share.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
 use super::ephemeral::Ephemeral;
 use super::lease::Leases;
 use super::metrics::Metrics;
 use super::options::SqliteOptions;
 use super::recover::{Identity, Recovered};
 use crate::hub::Hub;
-use crate::store::{KeyRange, Revision, StoreError};
-
-/// Counts kept for lists that were cut short.
-const COUNTS_MAX: usize = 64;
+use crate::store::{Event, KeyRange, Revision, StoreError};
 
 pub(super) struct Shared {
     pub options: SqliteOptions,
@@ -34,14 +29,7 @@ pub(super) struct Shared {
     pub failed: CancellationToken,
     /// Cancelled when everything is on disk and the files are closed.
     pub stopped: CancellationToken,
-    counts: Mutex<VecDeque<Remaining>>,
-}
-
-/// How many keys were left after a list that was cut short.
-struct Remaining {
-    revision: i64,
-    range: KeyRange,
-    count: u64,
+    pub counts: Counts,
 }
 
 impl Shared {
@@ -57,7 +45,7 @@ impl Shared {
             compacted: AtomicI64::new(state.compacted),
             failed: CancellationToken::new(),
             stopped: CancellationToken::new(),
-            counts: Mutex::new(VecDeque::new()),
+            counts: Counts::new(state.revision),
         }
     }
 
@@ -99,23 +87,9 @@ impl Shared {
         if lost && self.ephemeral.floor > 0 { compacted.max(self.ephemeral.floor + 1) } else { compacted }
     }
 
-    /// Remembers that `count` keys follow `last` up to the end of `range`: the next page of the same list then need
-    /// not count them again.
-    pub(super) fn remember_count(&self, revision: i64, range: &KeyRange, last: &[u8], count: u64) {
-        let mut start = Vec::with_capacity(last.len() + 1);
-        start.extend_from_slice(last);
-        start.push(0);
-        let range = KeyRange { start: Bytes::from(start), end: range.end.clone() };
-        let mut counts = self.counts.lock();
-        if counts.len() == COUNTS_MAX {
-            counts.pop_front();
-        }
-        counts.push_back(Remaining { revision, range, count });
-    }
-
-    /// The count that [`Self::remember_count`] left for this range.
-    pub(super) fn known_count(&self, revision: i64, range: &KeyRange) -> Option<u64> {
-        let counts = self.counts.lock();
-        counts.iter().rev().find(|entry| entry.revision == revision && entry.range == *range).map(|entry| entry.count)
+    /// Lets readers see everything up to `revision`, whose changes are `events`.
+    pub(super) fn advance(&self, revision: Revision, events: &[Event]) {
+        self.counts.changing(revision.0, events);
+        self.revision.send_replace(revision.0);
     }
 }

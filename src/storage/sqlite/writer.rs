@@ -104,7 +104,7 @@ pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command
                 },
             }
         }
-        take(&mut commands, &mut batch);
+        gather(&mut commands, &mut batch).await;
         match tokio::task::spawn_blocking(move || step(writer, batch, folded)).await {
             Ok(back) => {
                 writer = back;
@@ -134,6 +134,16 @@ pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command
     }
     shared.hub.close();
     shared.stopped.cancel();
+}
+
+/// Takes what waits. Under load it then lets those go first who are about to write too: a commit costs much the same
+/// for few as for many.
+async fn gather(commands: &mut mpsc::Receiver<Command>, batch: &mut Vec<Command>) {
+    take(commands, batch);
+    if batch.len() > 1 {
+        tokio::task::yield_now().await;
+        take(commands, batch);
+    }
 }
 
 fn take(commands: &mut mpsc::Receiver<Command>, batch: &mut Vec<Command>) {
@@ -347,7 +357,7 @@ impl Writer {
         for (revision, events) in published {
             self.shared.leases.apply(&events);
             self.shared.metrics.changed(&events);
-            self.shared.revision.send_replace(revision.0);
+            self.shared.advance(revision, &events);
             self.shared.hub.publish(revision, events);
         }
     }
