@@ -41,7 +41,11 @@ turn() {
   measure kine "kine-$result" "127.0.0.1:$((port + 2))" "$@" -- "$TB/kine" --listen-address "127.0.0.1:$((port + 2))" --metrics-bind-address 0 "${often[@]}" \
     --endpoint 'sqlite://state.db?_journal=WAL&cache=shared&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate'
 }
-for round in $(seq "$rounds"); do echo "round $round of $rounds" >&2; turn "$round"; done
+for round in $(seq "$rounds"); do
+  echo "round $round of $rounds" >&2
+  turn "$round"
+  "$client" -floor "$work" -secs "$secs" >"$work/disk-$round.json"
+done
 if [ "$bulk" -gt 0 ]; then echo "bytes on disk after $bulk puts" >&2; turn bulk -bulk "$bulk"; fi
 python3 - "$work" "$rounds" <<'PY'
 import json, os, statistics, sys
@@ -87,6 +91,8 @@ for title, key, part, more in rows:
         if ratio < 1:
             behind.append(f"{title.strip()} ({key}): {ratio:.2f}x of {other}'s")
     print(f"{title:34}" + "".join(f"{cell(v):>12}" for v in values) + "".join(f"{r:>10}" for r in ratios))
+syncs = statistics.median(load("disk", r)["syncs"]["per_second"] for r in range(1, rounds + 1))
+print(f"syncs/s of the disk, 8 KiB each, one after the other: {cell(syncs)}; a client that waits for each put has no more of them on any server")
 puts = value("skiff", "bulk", "puts")
 if puts:
     print(f"bulk rows: {puts:,.0f} puts of 1 KiB over 20,000 keys, history kept: 10,000 revisions (kine: its own 1,000)")

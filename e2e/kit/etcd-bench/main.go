@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -26,6 +27,7 @@ var (
 	secs     = flag.Float64("secs", 4, "seconds of each measurement")
 	size     = flag.Int("size", 1024, "bytes of a value")
 	bulk     = flag.Int("bulk", 0, "only puts, this many, with compaction every 10,000, to see what stays on disk")
+	floor    = flag.String("floor", "", "a directory: only tell how many small writes a second its disk syncs, one after the other")
 	watchers = flag.Int("watchers", 1000, "watches of the fan-out")
 	next     atomic.Int64
 )
@@ -179,6 +181,11 @@ func main() {
 		_, err := c.Put(ctx, key(next.Add(1)), value)
 		return err
 	}
+	if *floor != "" {
+		result["syncs"] = syncs(*floor)
+		report(result)
+		return
+	}
 	if *bulk > 0 {
 		result["bulk"] = bulkPuts(ctx, value)
 		report(result)
@@ -201,6 +208,33 @@ func main() {
 	result["fan_out"] = fanOut(value)
 	result["memory_watching_mib"] = pssMiB()
 	report(result)
+}
+
+// syncs writes 8 KiB after 8 KiB into a file that has its length already, and syncs each: what one client that waits for
+// each of its puts cannot outdo on this disk, whatever the server.
+func syncs(dir string) map[string]any {
+	const piece, pieces = 8 << 10, 4096
+	f, err := os.CreateTemp(dir, "syncs")
+	check(err)
+	defer os.Remove(f.Name())
+	block := make([]byte, piece)
+	for n := range int64(pieces) {
+		_, err = f.WriteAt(block, n*piece)
+		check(err)
+	}
+	check(f.Sync())
+	for i := range block {
+		block[i] = byte(i*7 + i>>8)
+	}
+	n, start := int64(0), time.Now()
+	for time.Since(start).Seconds() < *secs {
+		_, err = f.WriteAt(block, n%pieces*piece)
+		check(err)
+		check(syscall.Fdatasync(int(f.Fd())))
+		n++
+	}
+	check(f.Close())
+	return map[string]any{"per_second": int(float64(n) / time.Since(start).Seconds())}
 }
 
 func report(result map[string]any) {
