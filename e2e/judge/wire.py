@@ -11,7 +11,7 @@ from compare import Server, clean, differences
 
 NS = "wire"
 HEADERS = ("Content-Type", "Cache-Control", "Warning", "Allow", "Content-Encoding", "Retry-After", "X-Content-Type-Options", "Vary", "Location", "WWW-Authenticate", "X-Kubernetes-Pf-Prioritylevel-Uid")
-PRESENT = ("Audit-Id", "X-Kubernetes-Pf-Flowschema-Uid", "Etag", "Last-Modified", "Date", "Transfer-Encoding")
+PRESENT = ("Audit-Id", "X-Kubernetes-Pf-Flowschema-Uid", "Etag", "Date")
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 META = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 METAS = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"

@@ -83,7 +83,15 @@ pub(crate) async fn serve(verb: Verb, subresource: &Subresource, connect: &dyn C
     }
     let ctx = verb.server.action_context(&verb.call.user, false);
     let request = ConnectRequest { segment: &info.name, path: &info.rest, query };
-    let target = connect.target(&ctx, &current.object, &request).await?;
+    let target = match connect.target(&ctx, &current.object, &request).await {
+        // Nothing to connect to, and no failure.
+        Err(status) if status.code == 204 => {
+            let mut response = crate::respond::bytes(204, crate::negotiate::JSON, Body::empty());
+            response.headers_mut().remove(http::header::CONTENT_TYPE);
+            return Ok(response);
+        }
+        target => target?,
+    };
     if target.rewrite_locations
         && info.rest.is_empty()
         && matches!(verb.call.parts.method, Method::GET | Method::HEAD)

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::aggregate::{Catalog, Group, Snapshot, Source, Version};
 use crate::filters::Call;
-use crate::negotiate;
+use crate::negotiate::{self, Format};
 use crate::respond::{self, Response};
 use crate::served::{KindTable, Served};
 use crate::server::ApiServer;
@@ -75,9 +75,36 @@ pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response
     Some(answer(server, call, &value))
 }
 
+/// The forms that discovery has, by name alone, as upstream's router looks at them.
+const OFFERED: [&str; 3] = [negotiate::JSON, negotiate::YAML, negotiate::PROTOBUF];
+
+/// Whether the router finds a form that the client takes.
+pub(crate) fn is_offered(call: &Call) -> bool {
+    let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    accept.is_empty()
+        || accept
+            .split(',')
+            .map(|clause| clause.split(';').next().unwrap_or_default().trim())
+            .any(|name| name == "*/*" || OFFERED.contains(&name))
+}
+
+/// The answer where [`is_offered`] finds none.
+pub(crate) fn not_offered() -> api::Status {
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", OFFERED.join(", "));
+    api::Status::new(406, "NotAcceptable", message).with_details(api::status::Details::default())
+}
+
 fn answer(server: &ApiServer, call: &Call, value: &Value) -> Response {
-    let accept = negotiate::negotiate(&call.parts.headers, &call.query, false, true)
-        .and_then(|accept| respond::value(200, accept, value));
+    let accept = negotiate::negotiate(&call.parts.headers, &call.query, false, true).and_then(|accept| {
+        let mut typed = value.clone();
+        if typed.get("apiVersion").is_none() {
+            typed["apiVersion"] = "v1".into();
+        }
+        match crate::codec::protobuf_document(&server.types, &typed).filter(|_| accept.format == Format::Protobuf) {
+            Some(body) => Ok(respond::bytes(200, negotiate::PROTOBUF, body)),
+            None => respond::value(200, accept, value),
+        }
+    });
     accept.unwrap_or_else(|status| respond::refuse(server, &call.parts.headers, &call.query, &status))
 }
 
@@ -139,7 +166,9 @@ fn resources(table: &KindTable, group: &str, version: &str) -> Option<Value> {
         }
         resources.push(entry);
         let mut subresources: Vec<_> = def.subresources.iter().collect();
-        subresources.sort_by_key(|s| s.name);
+        if def.custom.is_none() {
+            subresources.sort_by_key(|s| s.name);
+        }
         for subresource in subresources {
             let mut entry = json!({
                 "name": format!("{}/{}", def.resource, subresource.name), "singularName": "",
@@ -295,7 +324,9 @@ fn aggregated_resource(served: &Served) -> Value {
     }
     if !def.subresources.is_empty() {
         let mut subresources: Vec<_> = def.subresources.iter().collect();
-        subresources.sort_by_key(|s| s.name);
+        if def.custom.is_none() {
+            subresources.sort_by_key(|s| s.name);
+        }
         let entries = subresources
             .into_iter()
             .map(|s| json!({"subresource": s.name, "responseKind": kind(&s.gvk), "verbs": s.verbs}));

@@ -166,7 +166,13 @@ async fn fenced(
     let _fence = audited::Fence;
     let user = match identify(&server, &info, &query, &mut parts, &warnings).await {
         Ok(user) => user,
-        Err(status) => return respond::refuse(&server, &parts.headers, &query, &status),
+        Err(status) => {
+            let mut response = respond::refuse(&server, &parts.headers, &query, &status);
+            if status.code == 403 {
+                response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+            }
+            return response;
+        }
     };
     let long_running = is_long_running(&info, &query);
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);

@@ -66,6 +66,15 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
     respond::text(200, "ok")
 }
 
+/// Every check by its endpoint.
+pub fn checks(server: &ApiServer) -> impl Iterator<Item = (&'static str, &str)> {
+    ["healthz", "livez", "readyz"].into_iter().flat_map(|endpoint| {
+        let more = server.objects.store.checks();
+        let shutdown = (endpoint == "readyz").then_some("shutdown");
+        CHECKS.into_iter().chain(more).chain(shutdown).map(move |check| (endpoint, check))
+    })
+}
+
 async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
         "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),

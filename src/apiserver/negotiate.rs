@@ -69,7 +69,7 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: bool, protobuf: boo
     clauses
         .into_iter()
         .find_map(|(_, clause)| accept_clause(clause, shapes, protobuf))
-        .map(|a| Accept { pretty, ..a })
+        .map(|a| Accept { pretty: pretty || a.pretty, ..a })
         .ok_or_else(|| Status::not_acceptable(&[JSON, YAML, PROTOBUF]))
 }
 
@@ -100,16 +100,17 @@ fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
         }
         _ => return None,
     };
-    let (mut kind, mut group, mut version) = ("", "", "");
+    let (mut kind, mut group, mut version, mut pretty) = ("", "", "", false);
     for (key, value) in parameters(clause) {
         match key {
             "as" => kind = value,
             "g" => group = value,
             "v" => version = value,
+            "pretty" => pretty = value == "1",
             _ => {}
         }
     }
-    let plain = Accept { format, ..Accept::JSON };
+    let plain = Accept { format, pretty, ..Accept::JSON };
     if kind.is_empty() {
         return Some(plain);
     }
@@ -129,7 +130,8 @@ fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
 
 fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
     if let Some(pretty) = query.get("pretty") {
-        return !matches!(pretty, "" | "0" | "false" | "False" | "FALSE" | "f" | "F");
+        // Go's `strconv.ParseBool`.
+        return matches!(pretty, "1" | "t" | "T" | "true" | "TRUE" | "True");
     }
     let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a))

@@ -64,16 +64,30 @@ pub fn raw_json(code: u16, value: &Value) -> Response {
 
 /// A failure in the form that the client asks for (upstream's `ErrorNegotiated`).
 pub fn refuse(server: &ApiServer, headers: &HeaderMap, query: &Query, status: &Status) -> Response {
-    let mut response = match negotiate::negotiate(headers, query, true, true) {
-        Ok(accept) => return failure_as(server, status, accept),
-        Err(_) => raw_json(status.code, &status.to_value()),
-    };
-    retry_after(status, &mut response);
-    response
+    Refusal::new(headers, query).respond(server, status)
+}
+
+/// The form of a failure, agreed on before it is known.
+pub struct Refusal(Option<Accept>);
+
+impl Refusal {
+    /// Failures have no shapes: who takes nothing else gets what people read.
+    pub fn new(headers: &HeaderMap, query: &Query) -> Self {
+        Self(negotiate::negotiate(headers, query, false, true).ok())
+    }
+
+    pub fn respond(&self, server: &ApiServer, status: &Status) -> Response {
+        if let Some(accept) = self.0 {
+            return failure_as(server, status, accept);
+        }
+        let mut response = raw_json(status.code, &status.to_value());
+        retry_after(status, &mut response);
+        response
+    }
 }
 
 /// A failure in a form that was agreed on.
-pub fn failure_as(server: &ApiServer, status: &Status, accept: Accept) -> Response {
+fn failure_as(server: &ApiServer, status: &Status, accept: Accept) -> Response {
     if accept.format == Format::Protobuf
         && let Some(body) = crate::codec::protobuf_document(&server.types, &status.to_value())
     {

@@ -10,7 +10,6 @@ use crate::aggregate;
 use crate::discovery;
 use crate::filters::{self, Call};
 use crate::health;
-use crate::negotiate::Accept;
 use crate::respond::{self, Response};
 use crate::served;
 use crate::server::ApiServer;
@@ -29,7 +28,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     let path = call.info.path.clone();
     // Upstream's mux does not take such a path for the one without the empty parts.
     if path.contains("//") && call.info.rest.is_empty() {
-        return unknown(server, &path);
+        return unknown(server, &call);
     }
     if call.info.is_resource {
         return verbs::serve(server, call).await;
@@ -75,8 +74,12 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
             respond::raw_json(200, &paths)
         }
         _ => match discovery::serve(server, &call, &parts) {
-            None => unknown(server, &path),
+            None => unknown(server, &call),
             Some(_) if !is_get && is_routed_document(server, &parts) => refused(),
+            Some(_) if is_routed_document(server, &parts) && !discovery::is_offered(&call) => {
+                let status = discovery::not_offered();
+                respond::refuse(server, &call.parts.headers, &call.query, &status)
+            }
             Some(response) => response,
         },
     }
@@ -91,14 +94,17 @@ fn openapi_missing() -> Response {
 
 /// The answer to a path that names nothing: below the built-in groups upstream's router of resources says it, elsewhere its
 /// mux (apiserver `server/handler.go` `director`).
-pub(crate) fn unknown(server: &ApiServer, path: &str) -> Response {
-    let mut parts = path.split('/').skip(1);
+pub(crate) fn unknown(server: &ApiServer, call: &Call) -> Response {
+    let mut parts = call.info.path.split('/').skip(1);
     let routed = match parts.next() {
         Some("api") => true,
         Some("apis") => parts.next().is_some_and(|group| is_built_in(server, group)),
         _ => false,
     };
-    if routed { respond::failure(&Status::page_not_found(), Accept::JSON) } else { respond::page_not_found() }
+    if routed {
+        return respond::refuse(server, &call.parts.headers, &call.query, &Status::page_not_found());
+    }
+    respond::page_not_found()
 }
 
 fn is_built_in(server: &ApiServer, group: &str) -> bool {
@@ -134,6 +140,10 @@ pub(crate) fn paths(server: &ApiServer) -> Vec<String> {
     .map(ToOwned::to_owned)
     .to_vec();
     paths.extend(server.documents.iter().map(|(path, _)| path.clone()));
+    paths.push("/openapi/v3/".to_owned());
+    for (endpoint, check) in health::checks(server) {
+        paths.push(format!("/{endpoint}/{check}"));
+    }
     for served in &server.table.load().all {
         let gvk = &served.def.gvk;
         if !gvk.group.is_empty() {

@@ -77,7 +77,8 @@ impl Table {
     /// The document; `metadata` is the list's.
     pub fn finish(self, metadata: Value) -> Value {
         let mut columns = Vec::new();
-        if self.with_columns {
+        let with_columns = self.with_columns;
+        if with_columns {
             if self.def.columns.is_empty() {
                 columns.push(json!({"name": "Name", "type": "string", "format": "name", "priority": 0,
                     "description": "Name must be unique within a namespace."}));
@@ -89,7 +90,7 @@ impl Table {
                     "priority": c.priority}));
             }
         }
-        json!({"kind": "Table", "apiVersion": self.version, "metadata": metadata, "columnDefinitions": columns,
+        json!({"kind": "Table", "apiVersion": self.version, "metadata": metadata, "columnDefinitions": if with_columns { Value::Array(columns) } else { Value::Null },
             "rows": self.rows})
     }
 }

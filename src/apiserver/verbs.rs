@@ -54,20 +54,24 @@ pub(crate) struct Verb {
 pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     let info = &call.info;
     let Some(served) = server.table.load().find(&info.group, &info.version, &info.resource).cloned() else {
-        return router::unknown(server, &info.path);
+        return router::unknown(server, &call);
     };
     let is_self = info.resource == "namespaces" && info.group.is_empty();
     if !served.def.namespaced && !info.namespace.is_empty() && !is_self {
-        return router::unknown(server, &info.path);
+        return router::unknown(server, &call);
     }
     if served.def.namespaced && info.namespace.is_empty() && info.names_object() {
-        return router::unknown(server, &info.path);
+        return router::unknown(server, &call);
     }
     if let Some(custom) = &served.def.custom {
+        // Only lists and watches go over all namespaces (apiextensions `crdHandler.ServeHTTP`).
+        if served.def.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
+            return respond::page_not_found();
+        }
         custom.warnings.iter().for_each(|warning| call.warnings.add(warning.clone()));
     } else if let Err(refused) = routes::check(&served.def, &call) {
         return match refused {
-            routes::Refused::Unknown => router::unknown(server, &info.path),
+            routes::Refused::Unknown => router::unknown(server, &call),
             routes::Refused::With(status) => respond::refuse(server, &call.parts.headers, &call.query, &status),
         };
     } else if let Some(warning) = served.def.deprecation {
@@ -87,13 +91,14 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
         Err(status) => return respond::refuse(server, &call.parts.headers, &call.query, &status),
     };
     let of_custom = served.def.custom.is_some().then(|| (served.resource.clone(), Arc::clone(&call.info)));
+    let refusal = respond::Refusal::new(&call.parts.headers, &call.query);
     let verb = Verb { server: Arc::clone(server), served, call, accept };
     match (verb.run().await, of_custom) {
         (Ok(response), _) => response,
         (Err(status), Some((resource, info))) if status.code == 405 => {
-            respond::failure_as(server, &not_supported(&resource, &info.verb), accept)
+            refusal.respond(server, &not_supported(&resource, &info.verb))
         }
-        (Err(status), _) => respond::failure_as(server, &status, accept),
+        (Err(status), _) => refusal.respond(server, &status),
     }
 }
 
@@ -122,7 +127,10 @@ impl Verb {
         let served = Arc::clone(&self.served);
         if !self.call.info.subresource.is_empty() {
             let Some(subresource) = served.def.subresource(&self.call.info.subresource) else {
-                return Ok(router::unknown(&self.server, &self.call.info.path));
+                return match &served.def.custom {
+                    Some(_) => Err(served.not_found(&self.call.info.name)),
+                    None => Ok(router::unknown(&self.server, &self.call)),
+                };
             };
             return self.subresource(subresource).await;
         }
@@ -244,6 +252,10 @@ impl Verb {
     }
 
     async fn get(self) -> Result<Response, Status> {
+        if self.call.query.flag("export") {
+            let why = "the export parameter, deprecated since v1.14, is no longer supported";
+            return Err(Status::bad_request(why));
+        }
         let version = self.call.query.text("resourceVersion");
         let entry = read::get(&self.served, self.stored()?, self.namespace(), &self.call.info.name, version).await?;
         self.entry(200, &entry).await

@@ -41,7 +41,11 @@ pub fn serve(server: &Arc<ApiServer>, call: &Call, page: &str) -> Response {
         return respond::failure(&api::Status::not_acceptable(&types), Accept::JSON);
     };
     match wanted {
-        Wanted::Text => respond::text(200, if page == Page::Status { status_text(server) } else { flags_text(server) }),
+        Wanted::Text => respond::bytes(
+            200,
+            "text/plain; charset=utf-8",
+            if page == Page::Status { status_text(server) } else { flags_text(server) },
+        ),
         Wanted::Document(format, version) => {
             let mut value = json!({
                 "kind": kind, "apiVersion": format!("config.k8s.io/{version}"), "metadata": {"name": COMPONENT},

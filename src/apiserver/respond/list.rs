@@ -30,6 +30,15 @@ pub struct ListMeta {
 }
 
 impl ListMeta {
+    /// As lists of this kind say it: those of custom resources, which upstream keeps as maps, always have the token.
+    fn value_for(&self, served: &Served) -> Value {
+        let mut meta = self.to_value();
+        if served.def.custom.is_some() && self.continue_token.is_empty() {
+            meta["continue"] = "".into();
+        }
+        meta
+    }
+
     pub fn to_value(&self) -> Value {
         let mut meta = json!({"resourceVersion": self.revision.to_string()});
         if !self.continue_token.is_empty() {
@@ -90,7 +99,7 @@ pub async fn list(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
                 served.def.list_kind,
                 gvk.api_version(),
-                meta.to_value()
+                meta.value_for(served)
             );
             let stored = stored.clone();
             return Ok(joined(head, entries, move |out, entry| stored.view.put_item(out, entry)));
@@ -135,7 +144,8 @@ pub async fn list(
     } else {
         (served.def.list_kind.as_str(), gvk.api_version())
     };
-    let list = json!({"kind": kind, "apiVersion": version, "metadata": meta.to_value(), "items": items});
+    let metadata = if partial { meta.to_value() } else { meta.value_for(served) };
+    let list = json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items});
     if accept.format == Format::Protobuf {
         return partial_protobuf(200, served, accept, "PartialObjectMetadataList", Object::from_value(list));
     }

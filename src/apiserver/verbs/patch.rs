@@ -84,8 +84,14 @@ struct Patched<'a> {
 impl Change for Patched<'_> {
     fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let Some(current) = current else { return Err(self.served.not_found(self.name)) };
-        let patched = self.patch.apply(self.served, current)?;
+        let mut patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
+        match (self.patch, &def.custom) {
+            // The patched document is read as the kind it was, whatever it says (`applyPatchToObject`).
+            (Patch::Strategic(_), None) => patched.set_gvk(&def.gvk),
+            (_, Some(_)) => self.same_type(&patched)?,
+            _ => {}
+        }
         // The metadata of custom resources is decoded and encoded again before anybody looks, which drops empty lists.
         let resets = def.custom.is_none() && api::apply::resets_ownership(&patched);
         let mut object = match &def.custom {
@@ -113,6 +119,27 @@ impl Change for Patched<'_> {
 
     fn is_patch(&self) -> bool {
         true
+    }
+}
+
+impl Patched<'_> {
+    /// A custom resource stays what it is (apiextensions `customResourceValidator`).
+    fn same_type(&self, patched: &Object) -> Result<(), Status> {
+        let gvk = &self.served.def.gvk;
+        let mut errors = Vec::new();
+        for (member, found, wanted) in
+            [("kind", patched.kind(), gvk.kind.clone()), ("apiVersion", patched.api_version(), gvk.api_version())]
+        {
+            if found != wanted {
+                let why = format!("must be {wanted}");
+                errors.push(api::field::Error::invalid(api::field::Path::new(member), found, why));
+            }
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let group = patched.api_version().split_once('/').map_or("", |(group, _)| group);
+        Err(Status::invalid(group, patched.kind(), patched.name(), &errors))
     }
 }
 
@@ -178,9 +205,8 @@ impl Verb {
         }
         let body = self.take_body().await?;
         let mut json = serde_json::from_slice::<Value>(&body).map_err(|e| {
-            let is_json_patch = media_type == JSON_PATCH;
-            let why =
-                if is_json_patch { "invalid JSON patch".to_owned() } else { format!("error decoding patch: {e}") };
+            let plain = media_type == JSON_PATCH || media_type == MERGE_PATCH;
+            let why = if plain { "invalid JSON patch".to_owned() } else { format!("error decoding patch: {e}") };
             Status::bad_request(why)
         })?;
         if self.served.def.custom.is_some() {
@@ -197,6 +223,10 @@ impl Verb {
     }
 
     pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        let known = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH, APPLY_JSON_PATCH];
+        if self.served.def.custom.is_some() && !known.contains(&self.patch_type().as_str()) {
+            return Err(Status::unsupported_media_type(&known[..3]));
+        }
         if is_apply(&self.patch_type()) {
             return self.apply(subresource).await;
         }

@@ -166,10 +166,13 @@ pub fn parse_version(text: &str) -> Result<Option<i64>, Status> {
     }
     match text.parse::<i64>() {
         Ok(version) if version >= 0 => Ok(Some(version)),
-        _ => Err(Status::bad_request(format!(
-            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
-             invalid syntax"
-        ))),
+        _ => {
+            let why = if text.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+            Err(Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing \
+                 {text:?}: {why}"
+            )))
+        }
     }
 }
 
@@ -191,7 +194,8 @@ pub async fn get(
     Ok(entry)
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
 struct ContinueToken {
     v: String,
     rv: i64,
@@ -201,7 +205,9 @@ struct ContinueToken {
 /// Where a continued list goes on: revision (-1: now) and key.
 fn decode_continue(token: &str) -> Result<(i64, String), Status> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
-    let data = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&format!(": {e}")))?;
+    let data = URL_SAFE_NO_PAD
+        .decode(token)
+        .map_err(|_| bad(&format!(": illegal base64 data at input byte {}", first_illegal(token))))?;
     let token: ContinueToken = serde_json::from_slice(&data).map_err(|e| bad(&format!(": {e}")))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!(": server does not recognize this encoded version {}", token.v)));
@@ -217,6 +223,12 @@ fn decode_continue(token: &str) -> Result<(i64, String), Status> {
         return Err(bad(&format!(": {}", token.start)));
     }
     Ok((token.rv, key.to_owned()))
+}
+
+/// Where Go's decoder stops at a text that is no base64.
+fn first_illegal(token: &str) -> usize {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    token.bytes().position(|b| !legal(b)).unwrap_or_else(|| token.len().saturating_sub(1))
 }
 
 fn encode_continue(last_key: &str, revision: i64) -> String {

@@ -74,7 +74,11 @@ pub async fn open(
     options: &ListOptions,
 ) -> Result<Result<Frames, Status>, Status> {
     let cache = &stored.cache;
-    let revision = options.revision()?;
+    // The storage says this here, not the handler, so nobody makes a bad request of it.
+    let revision = options.revision().map_err(|status| {
+        let why = status.message.strip_prefix("invalid resource version: ").unwrap_or(&status.message);
+        Status::new(500, "", why)
+    })?;
     let initial = options.send_initial_events == Some(true);
     let start = match (options.send_initial_events, revision) {
         (Some(true), Some(version)) if version > 0 => {

@@ -274,7 +274,9 @@ impl<'a> Write<'a> {
         let old = &current.object;
         let mut object = change.apply(Some(old))?;
         object.set_gvk(&def.gvk);
-        if !object.uid().is_empty() && object.uid() != old.uid() {
+        // What a patch makes of the uid is no precondition: validation looks at it.
+        let is_precondition = !change.is_patch() || change.owns_fields();
+        if is_precondition && !object.uid().is_empty() && object.uid() != old.uid() {
             return Err(self.uid_conflict(object.uid(), old.uid()));
         }
         if !change.is_patch() {

@@ -165,6 +165,10 @@ impl Connect for Log {
         let value = |name: &str| given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         check_log_options(object.name(), &value)?;
         let container = container(object, value("container").unwrap_or_default())?;
+        if node_name(object).is_err() {
+            // Nothing has run, and there is nothing to say (`LogLocation`).
+            return Err(Status::new(204, "", ""));
+        }
         let (host, port) = kubelet(ctx, node_name(object)?, self.port).await?;
         let mut query: Vec<(&str, String)> = Vec::new();
         for name in

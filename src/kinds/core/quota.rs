@@ -187,8 +187,8 @@ mod tests {
             "scopeSelector": {"matchExpressions": [{"scopeName": "Terminating", "operator": "Exists"}]},
         }}));
         let errors: Vec<String> = validate(&object.unwrap()).iter().map(ToString::to_string).collect();
-        let expected = "spec.scopeSelector.matchExpressions: Invalid value: {\"MatchExpressions\":[{\"Operator\":\
-            \"Exists\",\"ScopeName\":\"Terminating\",\"Values\":null}]}: unsupported scope applied to resource";
+        let expected = "spec.scopeSelector.matchExpressions: Invalid value: {\"MatchExpressions\":[{\"ScopeName\":\
+            \"Terminating\",\"Operator\":\"Exists\",\"Values\":null}]}: unsupported scope applied to resource";
         assert_eq!(errors, [expected]);
     }
 }
