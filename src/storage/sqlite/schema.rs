@@ -314,3 +314,58 @@ pub(super) fn set_meta(conn: &Connection, name: &str, value: i64) -> Result<(), 
     .map_err(sql("write the settings"))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::SqliteStore;
+    use crate::store::{KeyRange, Op, Put, RangeOptions, Store, Txn};
+    use base::Shutdown;
+
+    #[tokio::test]
+    async fn a_database_with_larger_pages_keeps_them_and_is_folded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let page_bytes = || -> i64 {
+            let conn = Connection::open(&path).unwrap();
+            conn.pragma_query_value(None, "page_size", |row| row.get(0)).unwrap()
+        };
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!(
+                "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
+                 {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+            ))
+            .unwrap();
+        let options = SqliteOptions { wal_bytes: 64 * 1024, ..SqliteOptions::default() };
+        for round in 0..2_u8 {
+            let shutdown = Shutdown::new();
+            let store = SqliteStore::open(&path, options.clone(), shutdown.clone()).await.unwrap();
+            for number in 0..300 {
+                let (key, value) = (format!("/a/{number}"), vec![round; 1024]);
+                let put = Put { key: key.into(), value: value.into(), ..Put::default() };
+                store.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }).await.unwrap();
+            }
+            let found = store.range(KeyRange::prefix("/a/"), RangeOptions::default()).await.unwrap();
+            assert_eq!(found.count, 300);
+            assert!(found.kvs.iter().all(|kv| kv.value[..] == [round; 1024]));
+            shutdown.cancel();
+            store.closed().await;
+        }
+        assert_eq!(page_bytes(), 4096);
+    }
+
+    #[tokio::test]
+    async fn a_statement_is_not_planned_anew_for_each_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let Opened { conn, lock } = open(&path, &SqliteOptions::default()).unwrap();
+        let join = "SELECT r.id FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key = ?";
+        let mut statement = conn.prepare(join).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            assert!(!statement.exists([&key[..]]).unwrap());
+        }
+        assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+        drop(lock);
+    }
+}
