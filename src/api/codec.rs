@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use self::node::Node;
 pub use self::node::{MAX_DEPTH, settle_numbers};
+pub use self::scalars::quote as go_quote;
 pub use self::scalars::{parse_time, print_micro_time, print_time};
 use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;
@@ -305,6 +306,16 @@ fn finish(
     Ok(Decoded { object, warnings })
 }
 
+/// Fields that a JSON document has twice, worded as strict decoding does; nothing for what is no JSON.
+pub fn duplicates(body: &[u8]) -> Vec<String> {
+    json::parse(body).map(|node| conform::duplicates(&node)).unwrap_or_default()
+}
+
+/// Go's word for a value in errors of decoding (`json.UnmarshalTypeError.Value`).
+pub fn go_word(value: &Value) -> &'static str {
+    Node::from_value(value).go_word()
+}
+
 /// `runtime.strictDecodingError`.
 pub fn strict_error(strict: &[String]) -> String {
     format!("strict decoding error: {}", strict.join(", "))
@@ -345,8 +356,11 @@ fn interpret(node: &Node<'_>, default: &Gvk) -> Result<Gvk, String> {
 }
 
 fn check_gvk(found: &Gvk, schema: &Schema, gvk: &Gvk, same_version: bool) -> Result<(), Status> {
-    if found.kind != gvk.kind {
-        let known = schema.types.iter().any(|(_, d)| d.name.rsplit('.').next() == Some(found.kind.as_str()));
+    if found == gvk {
+        return Ok(());
+    }
+    let known = is_registered(schema, found);
+    if found.kind != gvk.kind || !known && same_version {
         let why = if known {
             let package = gvk.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
             format!("converting ({}.{}) to ({package}.{}): unknown conversion", found.version, found.kind, gvk.kind)
@@ -369,6 +383,17 @@ fn check_gvk(found: &Gvk, schema: &Schema, gvk: &Gvk, same_version: bool) -> Res
         )));
     }
     Ok(())
+}
+
+/// Whether the table has a type of this group, version and kind.
+fn is_registered(schema: &Schema, gvk: &Gvk) -> bool {
+    let group = gvk.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    schema.types.iter().any(|(_, def)| {
+        let mut parts = def.name.rsplit('.');
+        let (kind, version, package) = (parts.next(), parts.next(), parts.next());
+        // rbac.authorization.k8s.io is the package rbac, but authorization.k8s.io authorization: the first label each.
+        kind == Some(gvk.kind.as_str()) && version == Some(gvk.version.as_str()) && package == Some(group)
+    })
 }
 
 /// apiserver `summarizeData(body, 30)`.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::codec::go_quote;
+
 /// A path to a field as error messages print it: `spec.containers[0].ports[1].name`, `data[key]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Path(String);
@@ -175,7 +177,7 @@ impl Error {
             }
             _ => match (&self.shown, &self.value) {
                 (Some(shown), _) => format!("{}: {shown}", self.kind.text()),
-                (None, Some(Value::String(text))) => format!("{}: {text:?}", self.kind.text()),
+                (None, Some(Value::String(text))) => format!("{}: {}", self.kind.text(), go_quote(text)),
                 (None, Some(value)) => format!("{}: {value}", self.kind.text()),
                 // A value that is not to be shown (`field.OmitValueType`).
                 (None, None) => self.kind.text().to_owned(),

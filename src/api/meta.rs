@@ -120,6 +120,21 @@ pub fn validate_annotations(annotations: Option<&Value>, path: &Path) -> ErrorLi
     errors
 }
 
+/// Owner references as Go prints them: in the order of the struct's fields.
+fn in_go_order(owners: &[Value]) -> String {
+    const ORDER: [&str; 6] = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let member = |owner: &Value, name: &str| {
+        let value = owner.get(name).filter(|value| !value.is_null());
+        let needed = ORDER[..4].contains(&name).then(|| "\"\"".to_owned());
+        value.map(ToString::to_string).or(needed).map(|text| format!("\"{name}\":{text}"))
+    };
+    let one = |owner: &Value| {
+        let members: Vec<String> = ORDER.iter().filter_map(|name| member(owner, name)).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    format!("[{}]", owners.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
 /// Every reference complete, at most one a controller.
 pub fn validate_owner_references(owners: &[Value], path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
@@ -151,7 +166,7 @@ pub fn validate_owner_references(owners: &[Value], path: &Path) -> ErrorList {
                     let detail = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     );
-                    errors.push(Error::invalid(path.clone(), owners.to_vec(), detail));
+                    errors.push(Error::invalid(path.clone(), owners.to_vec(), detail).showing(in_go_order(owners)));
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! `certificates.k8s.io`.
 
+mod pod_request;
+
 use std::sync::Arc;
 
 use api::Object;
@@ -10,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::checks::{immutable, immutable_as};
-use crate::columns::{age, field, labels, name, string, string_or, text};
+use crate::columns::{age, field, name, string, string_or, text};
 use crate::define::Extra;
 use crate::duration::human;
 use crate::json::{Json, child, dig, existing, fill, items_mut, restore, same};
@@ -67,7 +69,7 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
             Extra::new(rules, columns)
                 .with_fields(vec![field("spec.signerName", |o| o.at("spec").text("signerName").to_owned())])
         }
-        "PodCertificateRequest" => pod_request(),
+        "PodCertificateRequest" => pod_request::extra(),
         _ => return None,
     })
 }
@@ -273,39 +275,4 @@ impl Strategy for Approval {
     fn validate_name(&self, _: &str, _: bool) -> Vec<String> {
         Vec::new()
     }
-}
-
-fn pod_request() -> Extra {
-    let rules = Rules {
-        validate_update: Some(|object, old| {
-            let mut errors = ErrorList::new();
-            immutable(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
-            errors
-        }),
-        unconditional_update: false,
-        ..Rules::GENERIC
-    };
-    let columns = vec![
-        name(),
-        text("PodName", |o, _| string(o, &["spec", "podName"])),
-        text("ServiceAccountName", |o, _| string(o, &["spec", "serviceAccountName"])),
-        text("NodeName", |o, _| string(o, &["spec", "nodeName"])),
-        text("SignerName", |o, _| string(o, &["spec", "signerName"])),
-        text("State", |o, _| {
-            let states = ["Issued", "Denied", "Failed"];
-            let conditions = o.array(&["status", "conditions"]);
-            conditions
-                .iter()
-                .rev()
-                .find(|c| states.contains(&c.text("type")))
-                .map_or("Pending", |c| c.text("type"))
-                .into()
-        }),
-        text("UnverifiedUserAnnotations", |o, _| labels(dig(o, &["spec", "unverifiedUserAnnotations"]))),
-    ];
-    Extra::new(rules, columns).with_fields(vec![
-        field("spec.signerName", |o| o.at("spec").text("signerName").to_owned()),
-        field("spec.podName", |o| o.at("spec").text("podName").to_owned()),
-        field("spec.nodeName", |o| o.at("spec").text("nodeName").to_owned()),
-    ])
 }

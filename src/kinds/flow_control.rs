@@ -312,7 +312,7 @@ fn level_spec(errors: &mut ErrorList, object: &Object) {
                 other => errors.push(Error::not_supported(at.child("type"), other, &["Exempt", "Limited"])),
             }
             for member in ["limited", "exempt"] {
-                if spec.has(member) && !kind.is_empty() {
+                if spec.has(member) {
                     errors.push(Error::forbidden(at.child(member), ""));
                 }
             }
@@ -346,7 +346,7 @@ fn limited(errors: &mut ErrorList, at: &Path, body: &Value) {
         "" => errors.push(Error::required(to.child("type"), "")),
         other => errors.push(Error::not_supported(to.child("type"), other, &["Queue", "Reject"])),
     }
-    if !matches!(kind, "Queue" | "") && queuing.is_object() {
+    if kind != "Queue" && queuing.is_object() {
         errors.push(Error::forbidden(to.child("queuing"), ""));
     }
     lendable(errors, at, body);

@@ -61,8 +61,9 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
     let rules = Rules {
         validate: runtime_class,
         validate_update: Some(|object, old| {
-            let mut errors = runtime_class(object);
+            let mut errors = ErrorList::new();
             crate::checks::immutable_hidden(&mut errors, Path::new("handler"), object.at("handler"), old.at("handler"));
+            errors.extend(runtime_class(object));
             errors
         }),
         create_on_update: true,
@@ -95,7 +96,12 @@ fn runtime_class(object: &api::Object) -> ErrorList {
     }
     match object.text("handler") {
         "" => errors.push(Error::required(Path::new("handler"), "")),
-        handler => crate::checks::label_name(&mut errors, &Path::new("handler"), handler),
+        handler => {
+            // Declarative validation counts bytes.
+            let texts = api::validation::dns1123_label(handler, false);
+            let texts = texts.into_iter().map(|text| text.replace("63 characters", "63 bytes")).collect();
+            crate::checks::invalid_all(&mut errors, &Path::new("handler"), handler, texts);
+        }
     }
     errors
 }

@@ -188,9 +188,7 @@ pub(crate) fn pod_certificate(errors: &mut ErrorList, at: &Path, part: &Value) {
     }
     let Some(seconds) = part.int("maxExpirationSeconds") else { return };
     let at = at.child("maxExpirationSeconds");
-    let host = signer.split('/').next().unwrap_or_default();
-    let kubernetes = host == "kubernetes.io" || host.ends_with(".kubernetes.io");
-    let most = if kubernetes { MAX_EXPIRATION_KUBERNETES } else { MAX_EXPIRATION };
+    let (_, most) = expirations(signer);
     if seconds < MIN_EXPIRATION {
         let text = format!("if provided, maxExpirationSeconds must be >= {MIN_EXPIRATION}");
         errors.push(Error::invalid(at.clone(), seconds, text));
@@ -199,6 +197,13 @@ pub(crate) fn pod_certificate(errors: &mut ErrorList, at: &Path, part: &Value) {
         let text = format!("if provided, maxExpirationSeconds must be <= {most}");
         errors.push(Error::invalid(at, seconds, text));
     }
+}
+
+/// The least and the most seconds that a pod's certificate of this signer may be asked for.
+pub(crate) fn expirations(signer: &str) -> (i64, i64) {
+    let host = signer.split('/').next().unwrap_or_default();
+    let kubernetes = host == "kubernetes.io" || host.ends_with(".kubernetes.io");
+    (MIN_EXPIRATION, if kubernetes { MAX_EXPIRATION_KUBERNETES } else { MAX_EXPIRATION })
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub fn duplicates(node: &Node<'_>) -> Vec<String> {
 }
 
 enum Step {
+    /// A struct that Go embeds: part of the path in errors, not in JSON.
+    Embedded(&'static str),
     Field(String),
     Key(String),
     Index(usize),
@@ -81,6 +83,7 @@ impl Walk<'_> {
                 Step::Index(index) => {
                     let _ = write!(path, "[{index}]");
                 }
+                Step::Embedded(_) => {}
             }
         }
         if !path.is_empty() {
@@ -101,15 +104,23 @@ impl Walk<'_> {
 
     /// `json.UnmarshalTypeError`.
     fn mismatch(&mut self, found: &str, ty: &Type, place: Place<'_>) {
+        let go = go_type(self.types, ty, place.field);
+        self.mismatch_as(found, &go, place);
+    }
+
+    fn mismatch_as(&mut self, found: &str, go: &str, place: Place<'_>) {
         if self.error.is_some() {
             return;
         }
         let names: Vec<&str> = self
             .path
             .iter()
-            .filter_map(|step| if let Step::Field(name) = step { Some(name.as_str()) } else { None })
+            .filter_map(|step| match step {
+                Step::Field(name) => Some(name.as_str()),
+                Step::Embedded(name) => Some(*name),
+                Step::Key(_) | Step::Index(_) => None,
+            })
             .collect();
-        let go = go_type(self.types, ty, place.field);
         let (owner, path) = (place.owner, names.join("."));
         self.error = Some(format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {go}"));
     }
@@ -141,12 +152,15 @@ impl Walk<'_> {
                 self.report("duplicate", &name);
             }
             let field = &def.fields[index];
+            let around = embedded(owner, field);
+            self.path.extend(around.iter().map(|name| Step::Embedded(name)));
             self.path.push(Step::Field(name.into_owned()));
             let value = self.value(&field.ty, node, Place { owner, field });
             let name = match self.path.pop() {
                 Some(Step::Field(name)) => name,
                 _ => field.name.clone().into_owned(),
             };
+            self.path.truncate(self.path.len() - around.len());
             match value {
                 Some(value) if !is_omitted(types, field, &value) => {
                     map.insert(name, value);
@@ -243,15 +257,9 @@ impl Walk<'_> {
         parsed
     }
 
-    /// Types with an `UnmarshalJSON` of their own: their errors carry no field.
+    /// Types with an `UnmarshalJSON` of their own: of their errors those about types get the field from the decoder
+    /// around them.
     fn special(&mut self, ty: &Type, node: Node<'_>, place: Place<'_>) -> Option<Value> {
-        let go_value = |node: &Node<'_>, go: &str| {
-            let shown = match node {
-                Node::Number(text) if go == "int32" => format!("number {text}"),
-                other => other.go_word().to_owned(),
-            };
-            format!("json: cannot unmarshal {shown} into Go value of type {go}")
-        };
         let result = match (ty, &node) {
             (Type::Bytes, Node::String(text)) => {
                 use base64::Engine as _;
@@ -263,14 +271,24 @@ impl Walk<'_> {
             }
             (Type::Quantity, _) => crate::quantity::canonicalise("x").map(Value::from).map_err(|e| e.to_string()),
             (Type::IntOrString, Node::String(text)) => Ok(Value::from(text.as_ref())),
-            (Type::IntOrString, Node::Number(text)) => {
-                text.parse::<i32>().map(Value::from).map_err(|_| go_value(&node, "int32"))
+            (Type::IntOrString, Node::Number(text)) => match text.parse::<i32>() {
+                Ok(number) => Ok(Value::from(number)),
+                Err(_) => {
+                    self.mismatch_as(&format!("number {text}"), "int32", place);
+                    return None;
+                }
+            },
+            (Type::IntOrString, other) => {
+                self.mismatch_as(other.go_word(), "int32", place);
+                return None;
             }
-            (Type::IntOrString, other) => Err(go_value(other, "int32")),
             (Type::Time, Node::String(text)) => parse_time(text, false).map(|t| Value::from(print_time(t))),
             (Type::MicroTime, Node::String(text)) => parse_time(text, true).map(|t| Value::from(print_micro_time(t))),
             (Type::Duration, Node::String(text)) => Ok(Value::from(text.as_ref())),
-            (_, other) => Err(go_value(other, "string")),
+            (_, other) => {
+                self.mismatch_as(other.go_word(), "string", place);
+                return None;
+            }
         };
         match result {
             Ok(value) => Some(value),
@@ -321,6 +339,25 @@ impl Walk<'_> {
     }
 }
 
+/// The structs that Go embeds between a struct and this field of it.
+fn embedded(owner: &str, field: &Field) -> &'static [&'static str] {
+    if field.wrap[0] == 0 {
+        return &[];
+    }
+    match owner {
+        "Volume" => &["VolumeSource"],
+        "PersistentVolumeSpec" => &["PersistentVolumeSource"],
+        "Probe" => &["ProbeHandler"],
+        "EphemeralContainer" => &["EphemeralContainerCommon"],
+        "RuleWithOperations" => &["Rule"],
+        "NamedRuleWithOperations" if field.wrap[1] != 0 => &["RuleWithOperations", "Rule"],
+        "NamedRuleWithOperations" => &["RuleWithOperations"],
+        "ConfigMapEnvSource" | "ConfigMapKeySelector" | "ConfigMapProjection" | "ConfigMapVolumeSource"
+        | "SecretEnvSource" | "SecretKeySelector" | "SecretProjection" => &["LocalObjectReference"],
+        _ => &[],
+    }
+}
+
 /// Go's name of a type (`reflect.Type.String`).
 fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
     let scalar = |plain: &str| match &field.extra {
@@ -352,6 +389,7 @@ fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
             format!("{package}.{last}")
         }
         Type::List(inner) => format!("[]{}", go_type(types, inner, field)),
+        Type::Map(inner) if **inner == Type::Quantity => "v1.ResourceList".to_owned(),
         Type::Map(inner) => format!("map[string]{}", go_type(types, inner, field)),
     }
 }

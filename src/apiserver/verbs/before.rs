@@ -193,6 +193,15 @@ pub fn before_update(
 ) -> Result<Vec<String>, Status> {
     restrict(def, part, object, old);
     copy(object, old, "generation");
+    // These strategies count what they then drop.
+    let counted = matches!(part, Part::Main)
+        && matches!(def.gvk.kind.as_str(), "ResourceSlice" | "EndpointSlice")
+        && def.custom.is_none()
+        && {
+            let mut sent = object.clone();
+            empty_as_stored(def, &mut sent);
+            differs(def, &sent, old)
+        };
     match part {
         Part::Main => def.strategy.prepare_for_update(ctx, object, old),
         Part::Status => def.strategy.prepare_for_status_update(ctx, object, old),
@@ -211,7 +220,7 @@ pub fn before_update(
         copy(object, old, "deletionGracePeriodSeconds");
     }
     empty_as_stored(def, object);
-    if def.has_generation && !matches!(part, Part::Status) && differs(def, object, old) {
+    if def.has_generation && !matches!(part, Part::Status) && (counted || differs(def, object, old)) {
         object.set(&["metadata", "generation"], old.generation() + 1);
     }
     let path = Path::new("metadata");
@@ -261,10 +270,12 @@ fn invalid(def: &KindDef, object: &Object, errors: &ErrorList) -> Result<(), Sta
     if errors.is_empty() {
         return Ok(());
     }
-    // What several layers find is said once (`rest/validate.go`, `dedupedImperativeErrs`).
+    // What several layers find is said once (`rest/validate.go`, `dedupedImperativeErrs`), of kinds with declarative
+    // validation: not of custom resources, definitions and API services.
+    let repeats = def.custom.is_some() || JSON_GROUPS.contains(&def.gvk.group.as_str());
     let mut once = ErrorList::with_capacity(errors.len());
     for error in errors {
-        if !once.contains(error) {
+        if repeats || !once.contains(error) {
             once.push(error.clone());
         }
     }

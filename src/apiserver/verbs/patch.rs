@@ -2,6 +2,7 @@
 
 use api::codec::{FieldValidation, MediaType};
 use api::kind::Subresource;
+use api::status::Details;
 use api::{Gvk, Object, Status};
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -76,6 +77,7 @@ impl Patch {
 struct Patched<'a> {
     served: &'a Served,
     patch: &'a Patch,
+    duplicates: Vec<String>,
     name: &'a str,
     options: &'a WriteOptions,
     warnings: &'a crate::filters::Warnings,
@@ -112,6 +114,14 @@ impl Change for Patched<'_> {
         };
         if resets {
             api::apply::reset_ownership(&mut object);
+        }
+        match self.options.validation {
+            FieldValidation::Warn => self.warnings.extend(self.duplicates.iter().cloned()),
+            FieldValidation::Strict if !self.duplicates.is_empty() => {
+                let text = api::codec::strict_error(&self.duplicates);
+                return Err(self.patch.undecodable(&patched, Status::bad_request(text)));
+            }
+            _ => {}
         }
         super::check_name(&object, self.name)?;
         Ok(object)
@@ -194,32 +204,44 @@ impl Verb {
         text.split(';').next().unwrap_or_default().trim().to_owned()
     }
 
-    /// Reads the patch of the body.
-    pub(super) async fn read_patch(&mut self) -> Result<Patch, Status> {
+    /// Reads the patch of the body, and what of it is there twice.
+    pub(super) async fn read_patch(&mut self) -> Result<(Patch, Vec<String>), Status> {
         let media_type = self.patch_type();
         let all = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH];
         let custom = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH];
         let known = if self.served.def.custom.is_some() { &custom[..] } else { &all[..] };
         if !known.contains(&media_type.as_str()) {
-            return Err(Status::unsupported_media_type(known));
+            return Err(self.unsupported(known));
         }
         let body = self.take_body().await?;
-        let mut json = serde_json::from_slice::<Value>(&body).map_err(|e| {
-            let plain = media_type == JSON_PATCH || media_type == MERGE_PATCH;
-            let why = if plain { "invalid JSON patch".to_owned() } else { format!("error decoding patch: {e}") };
-            Status::bad_request(why)
-        })?;
+        let mut json =
+            serde_json::from_slice::<Value>(&body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let duplicates = api::codec::duplicates(&body);
         if self.served.def.custom.is_some() {
             api::codec::settle_numbers(&mut json);
         }
         match media_type.as_str() {
-            JSON_PATCH => Ok(Patch::Json(json)),
-            MERGE_PATCH => Ok(Patch::Merge(json)),
-            STRATEGIC_PATCH => Object::from_value(json)
-                .map(Patch::Strategic)
-                .ok_or_else(|| Status::bad_request("error decoding patch: the patch is no JSON object")),
-            _ => Err(Status::unsupported_media_type(known)),
+            JSON_PATCH => Ok((Patch::Json(json), Vec::new())),
+            MERGE_PATCH => Ok((Patch::Merge(json), duplicates)),
+            STRATEGIC_PATCH => {
+                let what = api::codec::go_word(&json);
+                let json = if json.is_null() { Value::Object(serde_json::Map::new()) } else { json };
+                let patch = Object::from_value(json).ok_or_else(|| {
+                    let text = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+                    Status::bad_request(text)
+                })?;
+                Ok((Patch::Strategic(patch), duplicates))
+            }
+            _ => Err(self.unsupported(known)),
         }
+    }
+
+    /// Built-in kinds are behind a router that looks at the media type first.
+    fn unsupported(&self, known: &[&str]) -> Status {
+        if self.served.def.custom.is_some() {
+            return Status::unsupported_media_type(known);
+        }
+        Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type").with_details(Details::default())
     }
 
     pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
@@ -231,14 +253,20 @@ impl Verb {
             return self.apply(subresource).await;
         }
         let options = self.write_options("PatchOptions", false)?;
-        let patch = self.read_patch().await?;
+        let (patch, duplicates) = self.read_patch().await?;
         let served = Arc::clone(&self.served);
         let name = self.call.info.name.clone();
         if let Some(recorder) = crate::filters::audited::recorder() {
             recorder.request_patch(&patch.document());
         }
-        let change =
-            Patched { served: &served, patch: &patch, name: &name, options: &options, warnings: &self.call.warnings };
+        let change = Patched {
+            served: &served,
+            patch: &patch,
+            duplicates,
+            name: &name,
+            options: &options,
+            warnings: &self.call.warnings,
+        };
         let written = self.write(subresource, &options, true)?.update(&change, false).await?;
         self.entry(if written.created { 201 } else { 200 }, &written.entry).await
     }
@@ -248,8 +276,23 @@ impl Verb {
         let body = self.take_body().await?;
         let gvk = self.served.def.gvk.clone();
         // Nothing says for the client which kind it means.
-        let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &Gvk::new("", "", ""))?;
+        let decoded = api::codec::decode_unstructured(&body, MediaType::Yaml, &Gvk::new("", "", ""));
+        let decoded = decoded.map_err(|status| {
+            // Upstream reads the patch as a map.
+            let parts = status.message.split_once("json: cannot unmarshal ").map(|(_, rest)| rest);
+            match parts.and_then(|rest| rest.split_once(" into Go value of type struct")) {
+                None => status,
+                Some((what, _)) => Status::bad_request(format!(
+                    "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {what} \
+                     into Go value of type map[string]interface {{}}"
+                )),
+            }
+        })?;
         let object = decoded.object;
+        if object.api_version() != gvk.api_version() || object.kind() != gvk.kind {
+            let (group, version) = object.api_version().split_once('/').unwrap_or(("", object.api_version()));
+            return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={}", object.kind())));
+        }
         if self.served.def.custom.is_some() {
             // What the schema does not know is refused when the patch is merged.
             match options.validation {

@@ -45,7 +45,7 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
         let body = verb.take_body().await?;
         Source::Apply(api::codec::decode_unstructured(&body, MediaType::Yaml, &subresource.gvk)?.object)
     } else {
-        Source::Patch(verb.read_patch().await?)
+        Source::Patch(verb.read_patch().await?.0)
     };
     let server = Arc::clone(&verb.server);
     let change = ScaleChange { server: &server, served: &served, subresource, paths, source, options: &options };

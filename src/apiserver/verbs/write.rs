@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::admission::Operation;
+use api::codec::go_quote;
 use api::field::{Error, Path};
 use api::kind::{RequestContext, Strategy, Subresource};
 use api::{Object, Status, UserInfo};
@@ -146,10 +147,13 @@ impl<'a> Write<'a> {
         if !self.trusted {
             self.admission().validate(Operation::Create, Some(&object), None, options).await?;
         }
-        if !matches!(object.resource_version(), "" | "0") {
+        // Etcd's store asks it, which a dry run does not come to.
+        if !self.options.dry_run && object.resource_version().parse::<u64>().is_ok_and(|version| version != 0) {
             return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let name = object.name().to_owned();
+        // `CheckGeneratedNameError` looks at the base alone.
+        let generated = generated || object.str(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
         let key = self.served.key(self.namespace, &name);
         if self.options.dry_run {
             return match self.server.objects.load(self.stored, &key).await? {
@@ -374,6 +378,9 @@ impl<'a> Write<'a> {
                 return Err(Status::invalid(&resource.group, &resource.resource, self.name, &[error]));
             }
             object.set(&["metadata", "resourceVersion"], old.resource_version());
+        } else if object.resource_version().parse::<u64>().is_err() {
+            let text = go_quote(object.resource_version());
+            return Err(Status::new(500, "", format!("strconv.ParseUint: parsing {text}: invalid syntax")));
         } else if object.resource_version() != old.resource_version() {
             return Err(Status::conflict(&self.served.resource, self.name, Status::MODIFIED));
         }
@@ -382,7 +389,10 @@ impl<'a> Write<'a> {
     }
 
     fn uid_conflict(&self, wanted: &str, found: &str) -> Status {
-        let key = format!("{}{}", self.stored.cache.prefix, self.served.key(self.namespace, self.name));
+        let prefix = self.stored.cache.prefix.as_str();
+        // A dry run asks before the store does, which knows the prefix.
+        let prefix = if self.options.dry_run { prefix.strip_prefix("/registry").unwrap_or(prefix) } else { prefix };
+        let key = format!("{prefix}{}", self.served.key(self.namespace, self.name));
         let why = format!(
             "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
              failed: UID in precondition: {wanted}, UID in object meta: {found}"

@@ -10,7 +10,7 @@ use crate::checks::{
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, child, dig, existing, fill, same};
+use crate::json::{absent, Json, child, dig, existing, fill, same};
 use crate::podspec::{defaults, validate, warnings};
 use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
@@ -96,8 +96,8 @@ fn default(object: &mut Object) {
         if strategy.text("type") == "RollingUpdate"
             && let Some(rolling) = child(strategy, "rollingUpdate")
         {
-            fill(rolling, "maxUnavailable", 1);
-            fill(rolling, "maxSurge", 0);
+            absent(rolling, "maxUnavailable", 1);
+            absent(rolling, "maxSurge", 0);
         }
     }
     fill(spec, "revisionHistoryLimit", 10);

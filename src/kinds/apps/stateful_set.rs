@@ -21,13 +21,13 @@ pub(super) fn extra() -> Extra {
         default,
         validate: |object| {
             let mut errors = ErrorList::new();
-            spec(&mut errors, &Path::new("spec"), object.at("spec"));
+            spec(&mut errors, &Path::new("spec"), object.at("spec"), true);
             errors
         },
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             let at = Path::new("spec");
-            spec(&mut errors, &at, object.at("spec"));
+            spec(&mut errors, &at, object.at("spec"), false);
             frozen(&mut errors, &at, object.at("spec"), old.at("spec"));
             errors
         }),
@@ -118,8 +118,8 @@ fn default(object: &mut Object) {
     }
 }
 
-/// `ValidateStatefulSetSpec`.
-fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
+/// `ValidateStatefulSetSpec`. What may never change is checked when it is `new` and tolerated after that.
+fn spec(errors: &mut ErrorList, at: &Path, spec: &Value, new: bool) {
     match spec.text("podManagementPolicy") {
         "" => errors.push(Error::required(at.child("podManagementPolicy"), "")),
         "OrderedReady" | "Parallel" => {}
@@ -134,14 +134,14 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         let at = at.child("persistentVolumeClaimRetentionPolicy").child(member);
         one_of_if_set(errors, at, policy.at(member), &["Retain", "Delete"]);
     }
-    for (i, template) in spec.list("volumeClaimTemplates").iter().enumerate() {
+    for (i, template) in spec.list("volumeClaimTemplates").iter().enumerate().filter(|_| new) {
         claim::spec(errors, &at.child("volumeClaimTemplates").index(i).child("spec"), template.at("spec"));
     }
     non_negative(errors, at.child("replicas"), spec.at("replicas"));
     non_negative(errors, at.child("minReadySeconds"), spec.at("minReadySeconds"));
     non_negative(errors, at.child("ordinals.start"), spec.at("ordinals").at("start"));
     let service = spec.text("serviceName");
-    if !service.is_empty() {
+    if new && !service.is_empty() {
         label_name(errors, &at.child("serviceName"), service);
     }
     let selector = spec.at("selector");

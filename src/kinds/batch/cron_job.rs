@@ -9,6 +9,7 @@ use crate::columns::{age, column, container_images, container_names, name, selec
 use crate::define::Extra;
 use crate::duration::since;
 use crate::json::{Json, dig, existing, existing_at, fill};
+use crate::podspec::warnings;
 use crate::rules::Rules;
 
 use super::job;
@@ -31,6 +32,18 @@ pub(super) fn extra() -> Extra {
             spec(&mut errors, &Path::new("spec"), object.at("spec"));
             errors
         }),
+        warnings: |object, old| {
+            let mut out = warnings::host_name(object, old);
+            out.extend(warnings::template(object, old, &["spec", "jobTemplate", "spec", "template"]));
+            if old.is_some() && object.at("spec").text("schedule").contains("TZ") {
+                out.push(
+                    "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/\
+                     concepts/workloads/controllers/cron-jobs/ for more details"
+                        .to_owned(),
+                );
+            }
+            out
+        },
         ..Rules::GENERIC
     };
     const POD: [&str; 5] = ["spec", "jobTemplate", "spec", "template", "spec"];

@@ -348,6 +348,7 @@ impl Strategy for EphemeralContainers {
 
     fn prepare_for_update(&self, _: &RequestContext<'_>, object: &mut Object, old: &Object) {
         only(object, old, |spec, given| restore(spec, "ephemeralContainers", given));
+        crate::podspec::gated::drop_from(object);
     }
 
     fn validate_update(&self, _: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {

@@ -5,7 +5,7 @@ use api::field::{ErrorList, Path};
 use crate::columns::{container_images, container_names, labels, name, text};
 use crate::define::Extra;
 use crate::json::{Json, dig};
-use crate::podspec::{defaults, validate};
+use crate::podspec::{defaults, validate, warnings};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -16,6 +16,7 @@ pub(super) fn extra() -> Extra {
             validate::template(&mut errors, &Path::new("template"), object.at("template"));
             errors
         },
+        warnings: |object, old| warnings::template(object, old, &["template"]),
         ..Rules::GENERIC
     };
     let columns = vec![

@@ -144,7 +144,7 @@ fn validate(object: &Object) -> ErrorList {
 /// Whether a scope can narrow what is counted of a resource (`IsResourceQuotaScopeValidForResource`); resources that are
 /// not standard ones are left to their owners.
 fn applies(scope: &str, resource: &str) -> bool {
-    if resource.contains('/') || !is_standard(resource) {
+    if resource.contains('/') || resource == "storage" || !is_standard(resource) {
         return true;
     }
     let compute = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];

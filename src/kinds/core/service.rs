@@ -110,7 +110,7 @@ fn default(object: &mut Object) {
         fill(spec, "externalTrafficPolicy", "Cluster");
     }
     if matches!(kind(spec), "ClusterIP" | "NodePort" | "LoadBalancer") {
-        fill(spec, "internalTrafficPolicy", "Cluster");
+        crate::json::absent(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind(spec) == "LoadBalancer" {
         fill(spec, "allocateLoadBalancerNodePorts", true);

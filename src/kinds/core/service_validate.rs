@@ -155,6 +155,15 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
     let list: Vec<&str> = spec.list("clusterIPs").iter().filter_map(Value::as_str).collect();
     let families: Vec<&str> = spec.list("ipFamilies").iter().filter_map(Value::as_str).collect();
     let (ips, one) = (at.child("clusterIPs"), spec.text("clusterIP"));
+    let whole = |errors: &mut ErrorList, text: &str| {
+        errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), text));
+    };
+    match (one.is_empty(), list.first()) {
+        (false, None) => errors.push(Error::required(ips.clone(), "")),
+        (false, Some(first)) if *first != one => whole(errors, "first value must match `clusterIP`"),
+        (true, Some(_)) => whole(errors, "must be empty when `clusterIP` is not specified"),
+        _ => {}
+    }
     for (i, family) in families.iter().enumerate() {
         if !FAMILIES.contains(family) {
             errors.push(Error::not_supported(at.child("ipFamilies").index(i), *family, FAMILIES));
@@ -163,53 +172,41 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
             errors.push(Error::duplicate(at.child("ipFamilies").index(i), *family));
         }
     }
-    if families.len() > 2 {
-        let text = "may only hold up to 2 values";
-        errors.push(Error::invalid(at.child("ipFamilies"), spec.at("ipFamilies").clone(), text));
-    }
     crate::checks::one_of_if_set(
         errors,
         at.child("ipFamilyPolicy"),
         spec.at("ipFamilyPolicy"),
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
     );
-    if !one.is_empty() && list.is_empty() {
-        errors.push(Error::required(ips.clone(), ""));
+    let headless = list.first() == Some(&"None");
+    let mut bad = false;
+    if headless && list.len() > 1 {
+        whole(errors, "'None' must be the first and only value");
+        bad = true;
     }
-    if one.is_empty() && !list.is_empty() {
-        let text = "must be empty when `clusterIP` is not specified";
-        errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), text));
-    } else if let Some(first) = list.first()
-        && *first != one
-    {
-        errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), "first value must match `clusterIP`"));
-    }
-    if list.len() > 1 && list.contains(&"None") {
-        errors.push(Error::invalid(ips.index(0), "None", "'None' must be the first and only value"));
-    }
-    if list.len() > 2 {
-        let text = "may only hold up to 2 values";
-        errors.push(Error::invalid(ips.clone(), spec.at("clusterIPs").clone(), text));
-    }
-    if list.first() == Some(&"None") {
-        return;
-    }
-    for (i, address) in list.iter().enumerate() {
+    for (i, address) in list.iter().enumerate().skip(usize::from(headless)) {
         let before = errors.len();
         ip(errors, ips.index(i), address);
-        if errors.len() == before
-            && let Some(wanted) = families.get(i)
-            && *wanted != family(address)
-        {
+        bad |= errors.len() > before;
+    }
+    if list.len() > 2 {
+        whole(errors, "may only hold up to 2 values");
+    }
+    // What is no address would only confuse what follows.
+    if bad {
+        return;
+    }
+    if list.len() > 1 && !(list.len() == 2 && family(list[0]) != family(list[1])) {
+        whole(errors, "may specify no more than one IP for each IP family");
+    }
+    if headless {
+        return;
+    }
+    for (i, (address, wanted)) in list.iter().zip(&families).enumerate() {
+        if FAMILIES.contains(wanted) && *wanted != family(address) {
             let text = format!("expected an {wanted} value as indicated by `ipFamilies[{i}]`");
             errors.push(Error::invalid(ips.index(i), *address, text));
         }
-    }
-    if let [first, second] = list.as_slice()
-        && family(first) == family(second)
-    {
-        let text = "may specify no more than one IP for each IP family";
-        errors.push(Error::invalid(ips, spec.at("clusterIPs").clone(), text));
     }
 }
 

@@ -51,8 +51,9 @@ pub(super) fn extra() -> Extra {
         },
         status_update: |ctx, object, old| {
             let phase = |o: &Object| o.at("status").text("phase").to_owned();
-            let given =
-                dig(object, &["status", "lastPhaseTransitionTime"]) != dig(old, &["status", "lastPhaseTransitionTime"]);
+            let (time, before) =
+                (object.at("status").at("lastPhaseTransitionTime"), old.at("status").at("lastPhaseTransitionTime"));
+            let given = !time.is_null() && time != before;
             if phase(object) != phase(old) && !given {
                 object.set(&["status", "lastPhaseTransitionTime"], timestamp(ctx.now));
             } else if phase(object) == phase(old) && !object.at("status").has("lastPhaseTransitionTime") {

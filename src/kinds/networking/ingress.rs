@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use api::validation::{dns1123_label, dns1123_subdomain, wildcard_dns1123_subdomain};
+use api::validation::{dns1123_label, dns1123_subdomain, parse_ip_sloppy, wildcard_dns1123_subdomain};
 use serde_json::Value;
 
 use crate::checks::{invalid_all, ip, port_name, port_number, subdomain};
@@ -40,7 +40,11 @@ pub(super) fn extra() -> Extra {
                     ip(&mut errors, at.child("ip"), ingress.text("ip"));
                 }
                 if ingress.count("hostname") > 0 {
-                    host(&mut errors, &at.child("hostname"), ingress.text("hostname"));
+                    let (at, name) = (at.child("hostname"), ingress.text("hostname"));
+                    invalid_all(&mut errors, &at, name, dns1123_subdomain(name, false));
+                    if parse_ip_sloppy(name).is_some() {
+                        errors.push(Error::invalid(at, name, "must be a DNS name, not an IP address"));
+                    }
                 }
             }
             errors

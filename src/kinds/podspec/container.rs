@@ -348,6 +348,11 @@ pub(crate) fn field_ref(errors: &mut ErrorList, path: &Path, reference: &Value, 
         errors.push(Error::required(path.child("fieldPath"), ""));
         return;
     }
+    if reference.text("apiVersion") != "v1" {
+        let text = format!("error converting fieldPath: unsupported pod version: {}", reference.text("apiVersion"));
+        errors.push(Error::invalid(path.child("fieldPath"), field, text));
+        return;
+    }
     if let Some((base, key)) = field.strip_suffix("']").and_then(|f| f.split_once("['")) {
         match base {
             "metadata.annotations" => {

@@ -77,10 +77,65 @@ pub(crate) fn image_tag(image: &str) -> &str {
     }
 }
 
+/// Whether the grammar of references takes it (`reference.ParseNormalizedNamed`): a registry, a path in lower case, a
+/// tag and a digest.
+fn is_reference(image: &str) -> bool {
+    const NAME_MAX: usize = 255;
+    let (rest, digest) = image.split_once('@').map_or((image, None), |(rest, digest)| (rest, Some(digest)));
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (name, tag) = match rest[slash..].split_once(':') {
+        Some((last, tag)) => (&rest[..slash + last.len()], Some(tag)),
+        None => (rest, None),
+    };
+    let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if image.len() == 64 && hex(image) {
+        return false;
+    }
+    let (domain, path) = match name.split_once('/') {
+        Some((first, path)) if first.contains(['.', ':']) || first == "localhost" || first != first.to_lowercase() => {
+            (Some(first), path)
+        }
+        _ => (None, name),
+    };
+    // docker.io/library/ comes before names without a registry.
+    let length = name.len() + if domain.is_some() { 0 } else { "docker.io/".len() };
+    length <= NAME_MAX
+        && domain.is_none_or(is_registry)
+        && path.split('/').all(is_path_component)
+        && tag.is_none_or(is_tag)
+        && digest.is_none_or(|digest| digest.split_once(':').is_some_and(|(_, hash)| hash.len() >= 32 && hex(hash)))
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let label = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.split('.').all(label) && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_path_component(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let ends = bytes.first().is_some_and(|b| plain(*b)) && bytes.last().is_some_and(|b| plain(*b));
+    let between = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|part| !part.is_empty());
+    ends && between.into_iter().all(|part| matches!(part, "." | "_" | "__") || part.bytes().all(|b| b == b'-'))
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= 128
+        && text.as_bytes().first().is_some_and(|b| word(*b))
+        && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
 fn pull_policy(image: &str) -> &'static str {
     // Upstream ignores a reference it cannot read, which then has no tag.
-    let readable = !image.is_empty() && !image.contains(char::is_whitespace);
-    if readable && image_tag(image) == "latest" { "Always" } else { "IfNotPresent" }
+    if is_reference(image) && image_tag(image) == "latest" { "Always" } else { "IfNotPresent" }
 }
 
 fn container(container: &mut Members) {

@@ -128,7 +128,6 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         let at = limits_path.key(name);
         container_resource_name(errors, &at, name);
         quantity(errors, &at, name, value);
-        whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);
     }
@@ -153,6 +152,7 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         } else if !overcommits(name) {
             errors.push(Error::required(limits_path.clone(), "Limit must be set for non overcommitable resources"));
         }
+        whole_pages(errors, &at, name, value);
     }
     if huge && !compute {
         errors.push(Error::forbidden(path.clone(), "HugePages require cpu or memory"));

@@ -4,7 +4,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::json::{Json, Members, restore, same};
-use crate::printed;
+use crate::printed::{self, Printed};
 
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
@@ -84,7 +84,17 @@ fn gated(errors: &mut ErrorList, path: &Path, munged: &mut Members, old: &Value)
     if !old_terms.is_empty() && old_terms.len() != new_terms.len() {
         let at = path.child("affinity").child("nodeAffinity").child(required).child("nodeSelectorTerms");
         let text = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        errors.push(Error::invalid(at, Value::from(new_terms), text));
+        let terms = if new_terms.is_empty() { Value::Null } else { Value::from(new_terms) };
+        errors.push(Error::invalid(at, terms, text).printed("[]core.NodeSelectorTerm"));
+    } else {
+        for (i, (old, new)) in old_terms.iter().zip(new_terms).enumerate() {
+            if only_adds(old, new) {
+                continue;
+            }
+            let at = path.child("affinity").child("nodeAffinity").child(required).child("nodeSelectorTerms").index(i);
+            let text = "only additions are allowed (no mutations or deletions)";
+            errors.push(Error::invalid(at, new.clone(), text).printed("core.NodeSelectorTerm"));
+        }
     }
     if let Some(affinity) = munged.get_mut("affinity").and_then(Value::as_object_mut) {
         restore(affinity, "nodeAffinity", old.at("affinity"));
@@ -94,6 +104,18 @@ fn gated(errors: &mut ErrorList, path: &Path, munged: &mut Members, old: &Value)
     } else {
         restore(munged, "affinity", old);
     }
+}
+
+/// `validateNodeSelectorTermHasOnlyAdditions`.
+fn only_adds(old: &Value, new: &Value) -> bool {
+    let count = |term: &Value| term.count("matchExpressions") + term.count("matchFields");
+    if count(old) == 0 {
+        return count(new) == 0;
+    }
+    ["matchExpressions", "matchFields"].iter().all(|list| {
+        let (old, new) = (old.list(list), new.list(list));
+        new.len() >= old.len() && old.iter().zip(new).all(|(old, new)| same(old, new))
+    })
 }
 
 fn images(spec: &mut Members, list: &str, old: &[Value]) {

@@ -28,7 +28,11 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
     container::init_containers(errors, &path.child("initContainers"), &pod);
     container::ephemeral_containers(errors, &path.child("ephemeralContainers"), &pod);
     if spec.has("resources") {
-        resources::requirements(errors, &path.child("resources"), spec.at("resources"), &pod.claims);
+        let at = path.child("resources");
+        if spec.at("resources").has("claims") {
+            errors.push(Error::forbidden(at.child("claims"), "claims may not be set for Resources at pod-level"));
+        }
+        resources::requirements(errors, &at, spec.at("resources"), &pod.claims);
     }
     host_network(errors, path, spec, is_pod);
     one_of(errors, path.child("restartPolicy"), spec.text("restartPolicy"), &["Always", "OnFailure", "Never"]);
@@ -317,7 +321,8 @@ fn host_name(errors: &mut ErrorList, path: &Path, spec: &Value) {
 fn names(errors: &mut ErrorList, path: &Path, spec: &Value) {
     for member in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
         let name = spec.text(member);
-        if !name.is_empty() {
+        // Of these only the class is a pointer in Go, which an empty text is not.
+        if !name.is_empty() || member == "runtimeClassName" && spec.has(member) {
             subdomain(errors, &path.child(member), name);
         }
     }

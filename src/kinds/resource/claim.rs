@@ -79,11 +79,12 @@ pub(super) fn spec(errors: &mut ErrorList, at: &Path, devices: &Value) {
         for (i, constraint) in devices.list("constraints").iter().enumerate() {
             let at = at.child("constraints").index(i);
             references(errors, &at.child("requests"), constraint.list("requests"), &known);
-            if let Some(name) = constraint.at("matchAttribute").as_str() {
-                fully_qualified(errors, &at.child("matchAttribute"), name);
-            } else if let Some(name) = constraint.at("distinctAttribute").as_str() {
-                fully_qualified(errors, &at.child("distinctAttribute"), name);
-            } else {
+            for member in ["matchAttribute", "distinctAttribute"] {
+                if let Some(name) = constraint.at(member).as_str() {
+                    fully_qualified(errors, &at.child(member), name);
+                }
+            }
+            if !constraint.has("matchAttribute") && !constraint.has("distinctAttribute") {
                 let text = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
                 errors.push(Error::required(at, text));
             }

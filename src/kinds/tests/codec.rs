@@ -60,7 +60,7 @@ fn wrong_bodies_get_upstreams_texts() {
     refused(
         pod(),
         r#"{"apiVersion":"v2","kind":"Pod"}"#,
-        "the API version in the data (v2) does not match the expected API version (v1)",
+        "Pod in version \"v2\" cannot be handled as a Pod: no kind \"Pod\" is registered for version \"v2\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
     );
     refused(
         pod(),

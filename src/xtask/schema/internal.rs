@@ -41,6 +41,11 @@ const ROOTS: &[(&str, &str, &[&str])] = &[
         &["NonResourceAttributes", "ResourceAttributes"],
     ),
     ("k8s.io/kubernetes/pkg/apis/batch", "k8s.io/api/batch/v1", &["PodFailurePolicy", "SuccessPolicy"]),
+    (
+        "k8s.io/kubernetes/pkg/apis/certificates",
+        "k8s.io/api/certificates/v1",
+        &["PodCertificateRequestSpec", "PodCertificateRequestStatus"],
+    ),
     ("k8s.io/kubernetes/pkg/apis/flowcontrol", "k8s.io/api/flowcontrol/v1", &["FlowDistinguisherMethod"]),
     ("k8s.io/kubernetes/pkg/apis/policy", "k8s.io/api/policy/v1", &["PodDisruptionBudgetSpec"]),
     ("k8s.io/kubernetes/pkg/apis/rbac", "k8s.io/api/rbac/v1", &["RoleRef"]),
