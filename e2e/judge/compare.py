@@ -219,6 +219,18 @@ EXPLAINED = [
     (r"CustomResourceDefinition .*: no answer", r"", r"", "the stock server panics and drops the connection (nil dereference in cel.ValidFieldPath)"),
     (r"[eE]xpression|messageExpression|\.rule\b|x-kubernetes-validations", r"Syntax error", r"Syntax error", "the texts of cel-go's generated parser for what does not parse at all"),
     (r"(update|status) (APIService|CustomResourceDefinition|FlowSchema) .*managedFields", r"", r"", "conditions that the server's own controllers set: ours owns no fields there"),
+    (r"(update|status) HorizontalPodAutoscaler .*(managedFields|annotations)", r"", r"", "whose the annotations are that v1 keeps the rest of a status in: a status written through v1 does not take them over"),
+    (r"DeviceTaintRule .*timeAdded", r"", r"", "the default time of a taint is no default but set when the rule is stored: nobody owns it"),
+    (r'request body .*"yaml"', r"yaml: ", r"yaml: ", "the texts of Go's YAML parser"),
+    (r'request body .*"accept"', r"406: Not Acceptable", r"", "go-restful's own answer to a media type it does not know"),
+    (r'request body .*"accept".*details', r"", r"", "go-restful's own answer to a media type it does not know"),
+    (r'request body .*"twice inside"', r"", r"", "of a map that is there twice ours takes the last, Go both together"),
+    (r'request (body|patch) .*: (missing|extra) cause', r"Invalid value: \\+\"\{", r"Invalid value: \\+\"\{", "the patched document in the text: Go has the order of structs"),
+    (r'request list "(limit=1&)?continue=', r"illegal base64", r"", "the texts of Go's base64 decoder, and which option is looked at first"),
+    (r'request patch .*strategic', r"cannot restore map", r"", "Go's converter from maps words a wrong type in its own way"),
+    (r"spec.capacity: (missing|extra) cause", r"", r"supported values", "an empty map and none are the same here"),
+    (r"template.metadata.labels.*: (missing|extra) cause", r"selector. does not match", r"selector. does not match", "an empty map and none are the same here"),
+    (r"CustomResourceDefinition .*cause", r"Invalid value: \\*\[?\{", r"", "JSON schemas printed whole, as Go's internal type"),
     (r"Secret .*data", r"invalid character|unexpected end", r"", "the texts of Go's JSON parser for a Secret that is not JSON"),
 ]
 EXPLAINED = [(re.compile(a), re.compile(b), re.compile(c), why) for a, b, c, why in EXPLAINED]

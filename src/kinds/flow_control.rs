@@ -307,14 +307,16 @@ fn level_spec(errors: &mut ErrorList, object: &Object) {
             }
         }
         _ => {
-            match kind {
-                "" => errors.push(Error::required(at.child("type"), "")),
-                other => errors.push(Error::not_supported(at.child("type"), other, &["Exempt", "Limited"])),
+            if !kind.is_empty() {
+                errors.push(Error::not_supported(at.child("type"), kind, &["Exempt", "Limited"]));
             }
             for member in ["limited", "exempt"] {
                 if spec.has(member) {
                     errors.push(Error::forbidden(at.child(member), ""));
                 }
+            }
+            if kind.is_empty() {
+                errors.push(Error::required(at.child("type"), ""));
             }
         }
     }

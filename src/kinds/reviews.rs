@@ -93,7 +93,7 @@ impl Action for RulesReview {
         }
         let (resources, paths, incomplete) = ctx.authorizer.rules(ctx.user, &namespace).await;
         body.set(&["spec"], json!({}));
-        body.remove(&["metadata"]);
+        body.set(&["metadata"], json!({}));
         let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete});
         if let Some(why) = ctx.authorizer.rules_error(ctx.user) {
             status["evaluationError"] = why.into();

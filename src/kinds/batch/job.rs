@@ -141,7 +141,8 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
     // Labels that were taken from the template (by default or by hand) follow it: in upstream they are one map.
     let template = dig(object, &["spec", "template", "metadata", "labels"]);
-    let follow = template.as_object().is_some_and(|l| !l.is_empty()) && object.at("metadata").at("labels") == template;
+    // Those that a Job without any gets when it is read come to the same.
+    let follow = object.at("metadata").count("labels") == 0 || object.at("metadata").at("labels") == template;
     for (labels, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
         for label in labels {
             if !dig(object, &["spec", "template", "metadata", "labels"]).has(label) {

@@ -140,7 +140,12 @@ pub(super) fn node() -> Extra {
                 for driver in object.at("spec").list("drivers") {
                     let changed = ["name", "nodeID", "topologyKeys"].iter().any(|m| !same(driver.at(m), before.at(m)));
                     if driver.text("name") == before.text("name") && changed {
-                        let error = Error::invalid(at.clone(), driver.clone(), crate::checks::IMMUTABLE);
+                        let mut fixed = driver.clone();
+                        if let Some(fixed) = fixed.as_object_mut() {
+                            // What may change is left out of the comparison and its text.
+                            fixed.remove("allocatable");
+                        }
+                        let error = Error::invalid(at.clone(), fixed, crate::checks::IMMUTABLE);
                         errors.push(error.printed("storage.CSINodeDriver"));
                     }
                 }
