@@ -62,7 +62,12 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
         validate: runtime_class,
         validate_update: Some(|object, old| {
             let (mut errors, mut changed) = (runtime_class(object), ErrorList::new());
-            crate::checks::immutable_hidden(&mut changed, Path::new("handler"), object.at("handler"), old.at("handler"));
+            crate::checks::immutable_hidden(
+                &mut changed,
+                Path::new("handler"),
+                object.at("handler"),
+                old.at("handler"),
+            );
             // An absent handler is told last.
             let last = errors.len() - usize::from(object.count("handler") == 0);
             errors.splice(last..last, changed);

@@ -352,8 +352,13 @@ fn embedded(owner: &str, field: &Field) -> &'static [&'static str] {
         "RuleWithOperations" => &["Rule"],
         "NamedRuleWithOperations" if field.wrap[1] != 0 => &["RuleWithOperations", "Rule"],
         "NamedRuleWithOperations" => &["RuleWithOperations"],
-        "ConfigMapEnvSource" | "ConfigMapKeySelector" | "ConfigMapProjection" | "ConfigMapVolumeSource"
-        | "SecretEnvSource" | "SecretKeySelector" | "SecretProjection" => &["LocalObjectReference"],
+        "ConfigMapEnvSource"
+        | "ConfigMapKeySelector"
+        | "ConfigMapProjection"
+        | "ConfigMapVolumeSource"
+        | "SecretEnvSource"
+        | "SecretKeySelector"
+        | "SecretProjection" => &["LocalObjectReference"],
         _ => &[],
     }
 }

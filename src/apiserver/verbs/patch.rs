@@ -214,8 +214,7 @@ impl Verb {
             return Err(self.unsupported(known));
         }
         let body = self.take_body().await?;
-        let mut json =
-            serde_json::from_slice::<Value>(&body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let mut json = serde_json::from_slice::<Value>(&body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
         let duplicates = api::codec::duplicates(&body);
         if self.served.def.custom.is_some() {
             api::codec::settle_numbers(&mut json);

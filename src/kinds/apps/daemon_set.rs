@@ -10,7 +10,7 @@ use crate::checks::{
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
-use crate::json::{absent, Json, child, dig, existing, fill, same};
+use crate::json::{Json, absent, child, dig, existing, fill, same};
 use crate::podspec::{defaults, validate, warnings};
 use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;

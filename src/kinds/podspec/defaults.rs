@@ -285,8 +285,8 @@ mod tests {
         check("nginx:1.25", "IfNotPresent");
         check("registry:5000/nginx", "Always");
         check("registry:5000/nginx:1", "IfNotPresent");
-        check("nginx@sha256:abc", "IfNotPresent");
-        check("nginx:latest@sha256:abc", "Always");
+        check("nginx@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "IfNotPresent");
+        check("nginx:latest@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "Always");
         check("", "IfNotPresent");
     }
 
