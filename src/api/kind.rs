@@ -50,8 +50,6 @@ pub struct KindDef {
     pub status_keeps: StatusKeeps,
     /// An update is checked as a creation is, `generateName` by the kind's own rule too.
     pub rechecks_names: bool,
-    /// A deletion that ends the object answers with it instead of a `Status` (upstream's `ReturnDeletedObject`).
-    pub returns_deleted: bool,
     /// What every request for this version is warned of (upstream's `APILifecycleDeprecated`).
     pub deprecation: Option<&'static str>,
     /// A deletion that ends the object answers with it instead of a `Status` (upstream's `ReturnDeletedObject`).

@@ -122,7 +122,6 @@ pub(crate) fn define(facts: &'static ResourceFacts, mut extra: Extra) -> Option<
         hook: extra.hook,
         status_keeps: status_keeps(facts),
         rechecks_names: rechecks_names(facts),
-        returns_deleted: returns_deleted(facts),
         deprecation: match (gvk.group.as_str(), facts.resource) {
             ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
             ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
@@ -160,26 +159,6 @@ fn rechecks_names(facts: &ResourceFacts) -> bool {
         | "flowcontrol.apiserver.k8s.io"
         | "node.k8s.io"
         | "storagemigration.k8s.io" => true,
-        _ => false,
-    }
-}
-
-/// `ReturnDeletedObject` of the stores below `pkg/registry`.
-fn returns_deleted(facts: &ResourceFacts) -> bool {
-    match facts.gvk.group.as_str() {
-        "" => matches!(
-            facts.resource,
-            "namespaces"
-                | "persistentvolumeclaims"
-                | "persistentvolumes"
-                | "pods"
-                | "podtemplates"
-                | "resourcequotas"
-                | "serviceaccounts"
-                | "services"
-        ),
-        "resource.k8s.io" => facts.resource != "devicetaintrules",
-        "storage.k8s.io" => facts.resource != "csistoragecapacities",
         _ => false,
     }
 }

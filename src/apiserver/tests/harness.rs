@@ -163,7 +163,6 @@ fn widget() -> Arc<KindDef> {
         ttl: None,
         hook: None,
         rechecks_names: false,
-        returns_deleted: false,
         deprecation: None,
         status_keeps: api::kind::StatusKeeps::Nothing,
         returns_deleted: false,

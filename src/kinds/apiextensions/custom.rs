@@ -128,7 +128,6 @@ impl Crd<'_> {
             hook: None,
             status_keeps: StatusKeeps::Metadata,
             rechecks_names: false,
-            returns_deleted: false,
             deprecation: None,
             returns_deleted: false,
             custom: Some(CustomKind {
