@@ -39,7 +39,7 @@ normalise() {
     -e 's/^"(ClusterID|MemberID|Leader|ID|DBSize|DBSizeInUse|RaftIndex|RaftAppliedIndex|RaftTerm|Lease|ClientURL|Name|PeerURL|MemberID)" : .*/"\1" : N/' \
     -e 's/took = [0-9.µmns]+/took = T/' -e 's/"took":"[^"]*"/"took":"T"/' -e 's/took [0-9.]+[µmn]?s/took T/g' \
     -e 's/\b3\.6\.[0-9]+\b/3.6.N/g' -e 's/remaining\([0-9]+s\)/remaining(T)/' -e 's/"ttl":[0-9]+/"ttl":N/' \
-    -e 's/^"TTL" : [0-9]+/"TTL" : N/' -e 's/"ts":"[^"]*"/"ts":"T"/' -e 's/"logger":"[^"]*",?//' -e 's/Finished.*/Finished/' \
+    -e 's/\b[0-9.]+ [kM]?B\b/SIZE/g' -e 's/larger than max \([0-9]+ /larger than max (N /' -e 's/^"TTL" : [0-9]+/"TTL" : N/' -e 's/"ts":"[^"]*"/"ts":"T"/' -e 's/"logger":"[^"]*",?//' -e 's/Finished.*/Finished/' \
     -e 's/0x[0-9a-f]+/ADDRESS/g' -e "s#$work/(real|ours).files#DIR#g" -e 's/^"Took" : .*/"Took" : T/' \
     -e 's/[0-9.]+[µmn]s \|/T |/' -e 's/, [0-9]+%, (.*, 2), [0-9]+, [0-9]+,/, P%, \1, I, I,/' \
     -e '/^\| (http:..)?ENDPOINT .*%/{s/ [0-9]+% / P% /;s/ +/ /g;s/ [0-9]+ \| [0-9]+ \| [0-9]+ \|/ I | I | I |/}' -e '/^[|+].*(TOOK|ENDPOINT|-----)/{s/ +/ /g;s/-+/-/g}'
@@ -101,6 +101,10 @@ for n in 0 10 18 20 21; do same get k --prefix --min-mod-rev $n; same get k --pr
 same get k --prefix --hex; same get k1 k3 --prefix; same get; same get a --rev -1
 formats del f-simple; same del f-json --prev-kv -w json; same del f-fields --prev-kv -w fields; same del f-table --prev-kv
 same del none; same del none -w json; same del k1 k3 --prev-kv; same del k --prefix; same put z 1; same put y 1; same del y --from-key
+same put r1 1; same put r2 2; same put r3 3; same put r4 4; same get r2 --from-key --limit 2 --keys-only; same get r --prefix --consistency l --keys-only
+same get r1 --hex -w json; same get r --prefix --consistency x; same get r --prefix --sort-by VERSION --order DESCEND --keys-only --limit 1 -w fields
+same get r1 --max-recv-bytes 10; same put r1 12345678901234567890 --max-request-bytes 5; same get r2 r4 --from-key; same get r --prefix --rev 5 --keys-only
+same del r1 r3 --range; same del r3 --range; same del r3 --from-key --prev-kv -w json
 same del ""; same del "" --prefix -w json; same get "" --prefix; same del
 
 # --- txn ---------------------------------------------------------------------------------------------------------------
@@ -147,6 +151,8 @@ typed() { local side endpoint; for side in real ours; do endpoint=$real; [ $side
   { printf '%b' "$1"; sleep 2; } | timeout 5 "$kit/etcdctl" --endpoints "$endpoint" watch -i ${2:-} 2>&1 | grep -v '^{"level"' | normalise >"$work/$side.text"; done
   compared=$((compared + 1)); cmp -s "$work/real.text" "$work/ours.text" || { echo "DIFFERENT: watch -i"; diff "$work/real.text" "$work/ours.text"; failed=$((failed + 1)); }; }
 typed 'watch a --rev 2\n'; typed 'watch b --rev 2 --prev-kv\n'; typed 'watch a\nprogress\n' '-w json'; typed 'watch a --rev 12\n'
+typed 'watch a --rev 2 --progress-notify\n' '-w fields'; typed 'watch nonsense nonsense nonsense\n'; typed 'nonsense\n'
+ETCDCTL_WATCH_KEY=k1 ETCDCTL_WATCH_RANGE_END=k3 same watch --rev 5; ETCDCTL_WATCH_KEY=k1 same watch k2 --rev 5; same watch k1 --rev 5 --hex -w json
 same watch; same watch a b c; same watch z a; same watch a --rev 100000; same watch b --rev 2 -- sh -c 'echo $ETCD_WATCH_REVISION $ETCD_WATCH_EVENT_TYPE'
 unset LIMIT
 
@@ -155,12 +161,13 @@ same compaction 99999; same compaction -1; same compaction x; same compaction; s
 same compaction 30 --physical; formats get k2 --rev 25; same get a --rev 30 -w json; same get a --rev 29; IN='\nget a --rev 29\n\n\n' same txn
 LIMIT=3 same watch a --rev 12; LIMIT=3 same watch a --rev 12 -w json; LIMIT=3 same watch "" --prefix --rev 30
 typed 'watch a --rev 3\n'
-same defrag; same alarm list; same alarm list -w json; same alarm disarm; same alarm disarm -w fields
-formats endpoint health; same endpoint health --cluster; formats endpoint status; same endpoint status --cluster -w table; same endpoint hashkv --rev 99999; same endpoint hashkv --rev 29
+same defrag; same defrag --cluster; formats alarm list; same alarm disarm; same alarm disarm -w fields; formats move-leader 123
+formats endpoint health; same endpoint hashkv --cluster --rev 38; same endpoint health --cluster; formats endpoint status; same endpoint status --cluster -w table; same endpoint hashkv --rev 99999; same endpoint hashkv --rev 29
 same endpoint hashkv --rev 38; same endpoint hashkv --rev 38 -w table
 differs "etcd answers with a hash that it remembers from its last compactions, this store reads what is there" endpoint hashkv
 same move-leader 123; same move-leader; same downgrade validate 3.5; same downgrade validate 3.6; same downgrade validate 3.4; same downgrade validate x; same downgrade cancel
-same downgrade validate; same downgrade enable 3.3; same auth status; same auth status -w json
+same downgrade validate; same downgrade enable 3.3; formats downgrade validate 3.5; same downgrade enable x; same downgrade enable
+differs "this store has no layout of an older etcd to go back to" downgrade enable 3.5; same downgrade cancel; same auth status; same auth status -w json
 same snapshot save @DIR@/snap; same snapshot save
 
 # --- snapshots: a real etcd goes on from ours, with all that the store has ------------------------------------------------
@@ -211,11 +218,38 @@ ready "$crashed"; carried "$crashed" killed
 # --- lock, elect, mirror -------------------------------------------------------------------------------------------------
 same lock mine true; same lock mine sh -c 'exit 3'; same lock mine -- sh -c 'echo "$ETCD_LOCK_KEY $ETCD_LOCK_REV"'; same lock mine --ttl 5 true; LIMIT=3 same lock other
 same lock; LIMIT=3 same elect e me; LIMIT=3 same elect e; LIMIT=3 same elect -l e; same elect; same get e/ --prefix --count-only
-LIMIT=4 same make-mirror "$mirror"; LIMIT=4 same make-mirror "$mirror" --prefix p --dest-prefix q; same make-mirror
+same lock; same lock mine --ttl x; LIMIT=3 same elect e me --listen
+LIMIT=4 same make-mirror "$mirror"; LIMIT=4 same make-mirror "$mirror" --max-txn-ops 2 --rev 35 --prefix p --no-dest-prefix; LIMIT=4 same make-mirror "$mirror" --prefix p --dest-prefix q; same make-mirror
 for side in real ours; do "$kit/etcdctl" --endpoints "$mirror" get q --prefix --print-value-only 2>/dev/null | sort | md5sum; done | uniq | wc -l | grep -qx 1 ||
   { echo "the mirrors differ"; failed=$((failed + 1)); }
-same version; same help; same completion bash; same nonsense; one="one member that has no peers and its own name"
+# And from a real etcd: into another one, and into ours.
+for n in $(seq 40); do "$kit/etcdctl" --endpoints "$mirror" put "back/$n" "$n" >/dev/null; done
+for side in real ours; do endpoint=$real; [ $side = ours ] && endpoint=$ours
+  timeout 4 "$kit/etcdctl" --endpoints "$mirror" make-mirror "$endpoint" --prefix back/ --dest-prefix here/ >/dev/null 2>&1 & sleep 2
+  "$kit/etcdctl" --endpoints "$mirror" del back/7 >/dev/null; "$kit/etcdctl" --endpoints "$mirror" put back/8 new >/dev/null; wait $!; "$kit/etcdctl" --endpoints "$mirror" put back/7 7 >/dev/null; done
+same get here/ --prefix; same version; same help; same completion bash; same nonsense; one="one member that has no peers and its own name"
 differs "$one" member list; differs "$one" member list -w json
+
+# --- etcd's client library, straight and through etcd's gRPC proxy ---------------------------------------------------------
+proxy=127.0.0.1:$((${SHIM_PORT:-23792} + 11)); "$kit/etcd" grpc-proxy start --endpoints "$ours" --listen-addr "$proxy" --data-dir "$work/proxy" >"$work/proxy.log" 2>&1 & pids+=($!)
+if (cd "$here/etcd-clients" && go build -o "$work/clients" .); then
+  ready "$proxy"
+  for endpoint in "$real" "$ours" "$proxy"; do
+    compared=$((compared + 1)); timeout 150 "$work/clients" "$endpoint" >"$work/clients.out" 2>&1 && echo "clients on $endpoint: $(grep -c '^ok' "$work/clients.out") of them" && continue
+    echo "DIFFERENT: clients on $endpoint"; grep -v '^ok\|^{' "$work/clients.out"; failed=$((failed + 1))
+  done
+  run real "$real" get x; run ours "$proxy" put through proxy; run ours "$proxy" get through; grep -q '^proxy$' "$work/ours.out" || { echo "nothing comes through the proxy"; failed=$((failed + 1)); }
+else
+  echo "the clients do not build"; failed=$((failed + 1))
+fi
+
+# --- metrics: the names that a member's dashboards use ----------------------------------------------------------------------
+# Not told: what Go, raft, peers, the v2 store and bbolt's inside have; and what would be counted for its own sake.
+none='^(go_|promhttp_|os_fd|process_network|process_virtual_memory_max|etcd_network_known_peers|etcd_snap|etcd_debugging_(snap|store|auth|disk|server)|etcd_grpc_proxy|etcd_disk_(wal_write|defrag|backend_(defrag|snapshot))'
+none+='|etcd_server_(apply_dur|client_req|feature|go_version|health|heartbeat|learner_promote|read_indexes|slow_|snapshot_apply|range_dur|proposals_failed)|etcd_mvcc_(hash|db_open)'
+none+='|etcd_debugging_mvcc_(events|index_comp|keys|pending|slow)|etcd_debugging_lease_(granted|renewed|revoked|ttl))'
+for side in real ours; do endpoint=$real; [ $side = ours ] && endpoint=$ours; curl -s "http://$endpoint/metrics" | awk '/^# TYPE/ {print $3}' | grep -vE "$none" | sort >"$work/$side.names"; done
+compared=$((compared + 1)); missing=$(comm -23 "$work/real.names" "$work/ours.names"); [ -z "$missing" ] || { echo "DIFFERENT: /metrics has no" $missing; failed=$((failed + 1)); }
 if [ -n "${LONG:-}" ]; then LIMIT=200 same check perf --load s; LIMIT=200 same check datascale --load s; fi
 
 echo "$compared commands compared, $listed differ with a reason, $failed differ without"

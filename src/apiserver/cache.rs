@@ -4,13 +4,14 @@
 //! watchers, so whoever reads first takes what waits in the feed's queue (under the same lock), and then has seen every
 //! acknowledged write. The feed task does the same when nobody reads.
 //!
-//! Invariants: `entries` is exact as of `revision`; `ring` holds every change after `oldest`; watchers get every
+//! Invariants: `entries` and `unreadable` together are exact as of `revision`; `ring` holds every change after `oldest`; watchers get every
 //! matching change after they registered or are closed. No lock is held across an await.
 
 pub mod entry;
 mod feed;
 mod queue;
 pub mod splice;
+pub mod unreadable;
 pub mod view;
 pub mod watcher;
 
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::errors;
 use entry::{Change, Entry};
+use unreadable::{Unreadable, UnreadableKeys};
 use view::Selection;
 use watcher::{Slot, Watcher};
 
@@ -65,6 +67,8 @@ struct State {
     /// Revision of the newest change of this prefix itself.
     changed: i64,
     entries: BTreeMap<Box<str>, Arc<Entry>>,
+    /// Keys whose values cannot be read. Nobody watches while there are any.
+    unreadable: UnreadableKeys,
     /// Size of all entries.
     entries_bytes: usize,
     ring: VecDeque<Arc<Change>>,
@@ -185,6 +189,28 @@ impl Cache {
     /// The object at a key, as of the last [`Cache::fresh`] or later.
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.lock().entries.get(key).cloned()
+    }
+
+    /// Why the value at a key cannot be read, if there is one and it cannot.
+    pub fn unreadable(&self, key: &str) -> Option<Unreadable> {
+        self.state.lock().unreadable.get(key).cloned()
+    }
+
+    /// Fails where a list of the selection would leave out what cannot be read.
+    pub fn check_readable(&self, selection: &Selection) -> Result<(), Status> {
+        let state = self.state.lock();
+        if state.unreadable.is_empty() {
+            return Ok(());
+        }
+        if let Some(key) = selection.single_key() {
+            return match state.unreadable.get(key.as_str()) {
+                Some(found) => Err(found.not_readable(&format!("{}{key}", self.prefix))),
+                None => Ok(()),
+            };
+        }
+        let (part, resource) = (selection.key_prefix(), selection.resource());
+        let failed = unreadable::failed_list(&state.unreadable, &self.prefix, &part, &resource);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Number of objects, for metrics; 0 before first use.
@@ -337,6 +363,7 @@ impl Cache {
         else {
             return;
         };
+        state.unreadable.remove(key);
         let previous = state.entries.get(key).cloned();
         let change = match event.kind {
             EventKind::Delete => {
@@ -348,12 +375,9 @@ impl Cache {
             }
             EventKind::Put => {
                 let Some(entry) = Entry::new(key, &event.kv.value, revision) else {
-                    tracing::error!(
-                        prefix = self.prefix,
-                        key,
-                        revision,
-                        "stored value is no JSON object; it is left out"
-                    );
+                    let unreadable = Unreadable::undecodable(revision, &event.kv.value);
+                    self.tell_unreadable(key, &unreadable);
+                    state.hide(key, unreadable);
                     return;
                 };
                 let entry = Arc::new(entry);
@@ -371,6 +395,16 @@ impl Cache {
 }
 
 impl State {
+    /// Notes that a value cannot be read. Watchers would miss the object: they begin anew, and are told why.
+    fn hide(&mut self, key: &str, unreadable: Unreadable) {
+        if let Some(gone) = self.entries.remove(key) {
+            self.entries_bytes -= gone.size();
+        }
+        self.changed = unreadable.revision;
+        self.unreadable.insert(key.into(), unreadable);
+        self.watchers.clear();
+    }
+
     /// Lets go of the store's watch and tells the feed task.
     fn end_feed(&mut self) {
         self.queue = None;
@@ -399,8 +433,15 @@ impl State {
         }
     }
 
-    fn install(&mut self, entries: BTreeMap<Box<str>, Arc<Entry>>, revision: Revision) {
-        self.changed = entries.values().map(|e| e.revision).max().unwrap_or_default();
+    fn install(
+        &mut self,
+        entries: BTreeMap<Box<str>, Arc<Entry>>,
+        unreadable: UnreadableKeys,
+        revision: Revision,
+    ) {
+        let revisions = entries.values().map(|e| e.revision).chain(unreadable.values().map(|u| u.revision));
+        self.changed = revisions.max().unwrap_or_default();
+        self.unreadable = unreadable;
         self.entries_bytes = entries.values().map(|e| e.size()).sum();
         self.entries = entries;
         self.revision = revision.0;

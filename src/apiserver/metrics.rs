@@ -328,18 +328,10 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
 
 /// The process collector's figures, as far as the system tells them.
 fn process(server: &ApiServer, out: &mut String) -> std::fmt::Result {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The command's name may hold spaces: fields are counted from its closing parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let number = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok());
-    // Linux reports both in units that are the same on every machine we run on: 100 Hz and 4 KiB pages.
-    if let (Some(user), Some(system)) = (number(11), number(12)) {
-        head(out, "process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.")?;
-        writeln!(out, "process_cpu_seconds_total {}", (user + system) / 100.0)?;
-    }
-    if let Some(pages) = number(21) {
-        head(out, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.")?;
-        writeln!(out, "process_resident_memory_bytes {}", pages * 4096.0)?;
+    // When the server began is known better than the system tells it.
+    for figure in storage::process::figures().iter().filter(|figure| figure.name != "process_start_time_seconds") {
+        head(out, figure.name, figure.kind, figure.help)?;
+        writeln!(out, "{} {}", figure.name, figure.value)?;
     }
     if let Some(started) = *server.metrics.started.lock() {
         head(out, "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.")?;

@@ -46,7 +46,9 @@ impl Objects {
     /// The object at a key after every write acknowledged before this call.
     pub async fn load(&self, stored: &Stored, key: &str) -> Result<Option<Current>, Status> {
         stored.cache.fresh().await?;
-        let Some(entry) = stored.cache.get(key) else { return Ok(None) };
+        let Some(entry) = stored.cache.get(key) else {
+            return stored.cache.unreadable(key).map_or(Ok(None), |found| Err(found.not_writable()));
+        };
         stored.view.prepare(std::slice::from_ref(&entry)).await?;
         let object = stored.view.object(&entry)?;
         Ok(Some(Current { object, revision: entry.revision, entry }))

@@ -9,5 +9,6 @@ mod limits;
 mod lists;
 mod objects;
 mod serving;
+mod unreadable;
 mod watches;
 mod webhooks;

@@ -7,6 +7,7 @@ pub mod options;
 pub mod ownership;
 pub mod read;
 pub mod scale;
+pub mod unsafe_delete;
 pub mod watch;
 pub mod write;
 
@@ -36,6 +37,7 @@ use crate::table::{IncludeObject, Table};
 use crate::websocket;
 use delete::{Delete, Deleted};
 use options::{DeleteOptions, WriteOptions};
+use unsafe_delete::UnsafeDelete;
 use read::ListOptions;
 use write::{Replace, Write};
 
@@ -330,6 +332,19 @@ impl Verb {
     async fn delete(mut self) -> Result<Response, Status> {
         let options = self.delete_options().await?;
         let name = self.call.info.name.clone();
+        if options.ignore_read_error {
+            let unsafe_delete = UnsafeDelete {
+                server: &self.server,
+                served: &self.served,
+                stored: self.stored()?,
+                user: &self.call.user,
+                namespace: self.namespace(),
+                name: &name,
+                dry_run: options.dry_run,
+                warnings: &self.call.warnings,
+            };
+            return respond::value(200, self.accept, &unsafe_delete.run().await?);
+        }
         let deleted = self.deletion(&options)?.one(&name).await?;
         match deleted {
             Deleted::Marked(entry) => {
@@ -359,6 +374,7 @@ impl Verb {
 
     async fn delete_collection(mut self) -> Result<Response, Status> {
         let options = self.delete_options().await?;
+        options.refuse_for_collection()?;
         let stored = self.stored()?.clone();
         let list = ListOptions::read(&self.served, &stored, &self.call.info, &self.call.query)?;
         let (meta, entries) = read::list(&self.server, &stored, &list).await?;

@@ -59,19 +59,7 @@ fn file(step: &'static str) -> impl Fn(io::Error) -> BoltError {
     move |source| BoltError::File { step, source }
 }
 
-/// FNV-1a, the checksum of a meta.
+/// The checksum of a meta.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::checksum;
-
-    #[test]
-    fn the_checksum_is_fnv_1a() {
-        // From the reference implementation's test vectors.
-        assert_eq!(checksum(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(checksum(b"foobar"), 0x8594_4171_f739_67e8);
-    }
+    base::fnv64a(bytes)
 }

@@ -22,7 +22,8 @@ pub use provider::{Cipher, ValueError};
 
 use crate::store::{
     Compare, CompareResult, CompareTarget, Decoded, Event, KeyRange, KeyValue, LeaseId, LeaseStatus, Op, OpResult, Put,
-    RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch, WatchMessage, WatchOptions,
+    RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Unreadable, Watch, WatchMessage,
+    WatchOptions,
 };
 use provider::{Provider, described_prefix};
 
@@ -378,6 +379,24 @@ impl Store for EncryptedStore {
         rules.load(result.kvs.iter()).await;
         decode_range(&rules, &mut result)?;
         Ok(result)
+    }
+
+    async fn range_readable(
+        &self,
+        range: KeyRange,
+        options: RangeOptions,
+    ) -> Result<(RangeResult, Vec<Unreadable>), StoreError> {
+        let mut result = self.inner.range(range, options).await?;
+        let rules = self.rules.load_full();
+        rules.load(result.kvs.iter()).await;
+        let mut unreadable = Vec::new();
+        for kv in result.kvs.iter_mut().filter(|kv| !kv.value.is_empty()) {
+            match rules.decode(&kv.key, &kv.value) {
+                Ok((value, _)) => kv.value = value,
+                Err(error) => unreadable.push(Unreadable { key: kv.key.clone(), why: error.told() }),
+            }
+        }
+        Ok((result, unreadable))
     }
 
     async fn txn(&self, mut txn: Txn) -> Result<TxnResult, StoreError> {

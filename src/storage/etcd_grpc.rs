@@ -7,6 +7,7 @@
 
 mod alarms;
 mod auth;
+mod calls;
 mod cluster;
 mod compact;
 mod delete_range;
@@ -76,6 +77,7 @@ struct Service {
     store: Arc<SqliteStore>,
     member: Arc<EtcdMember>,
     alarms: Arc<alarms::Alarms>,
+    calls: Arc<calls::Calls>,
     shutdown: Shutdown,
 }
 
@@ -91,7 +93,13 @@ impl EtcdServer {
         for place in listen {
             listeners.push(Listener::bind(place).await?);
         }
-        let service = Service { store, member: Arc::new(member), alarms: Arc::default(), shutdown };
+        let service = Service {
+            store,
+            member: Arc::new(member),
+            alarms: Arc::default(),
+            calls: Arc::default(),
+            shutdown,
+        };
         Ok(Self { service, listeners })
     }
 

@@ -7,6 +7,7 @@ pub mod encryption;
 pub mod etcd;
 pub mod etcd_grpc;
 pub mod hub;
+pub mod process;
 pub mod snapshot;
 pub mod sqlite;
 pub mod store;

@@ -160,6 +160,11 @@ impl SqliteStore {
         self.shared.hub.watchers()
     }
 
+    /// Commands that wait for the writer.
+    pub fn waiting_writes(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+
     /// As [`Store::compact`], and returns when the rows are gone from the database.
     pub async fn compact_physical(&self, revision: Revision) -> Result<(), StoreError> {
         self.ask(|reply| Command::Compact { revision, wait: true, keep_quiet: false, reply }).await

@@ -296,6 +296,14 @@ pub struct LeaseStatus {
     pub keys: Vec<Bytes>,
 }
 
+/// A key whose value is there and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub key: Bytes,
+    /// In the words that upstream's transformers have where they have any.
+    pub why: String,
+}
+
 /// Why a store did not do what it was asked. `retryable` says whether the same call may succeed later.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -360,6 +368,16 @@ impl StoreError {
 #[async_trait]
 pub trait Store: Send + Sync {
     async fn range(&self, range: KeyRange, options: RangeOptions) -> Result<RangeResult, StoreError>;
+
+    /// As [`Self::range`], but values that cannot be read are named and come as they are stored, so that those beside
+    /// them are still read.
+    async fn range_readable(
+        &self,
+        range: KeyRange,
+        options: RangeOptions,
+    ) -> Result<(RangeResult, Vec<Unreadable>), StoreError> {
+        Ok((self.range(range, options).await?, Vec::new()))
+    }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError>;
 

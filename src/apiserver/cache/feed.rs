@@ -1,19 +1,24 @@
 //! The task that fills a cache from the store: list, then watch from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use base::{Backoff, chain};
+use bytes::Bytes;
 use storage::{KeyRange, RangeOptions, Revision, StoreError, WatchOptions};
+use tokio::time::Instant;
 
 use super::Cache;
 use super::entry::Entry;
+use super::unreadable::{Unreadable, UnreadableKeys};
 
 /// Keys in one read of the first list, so that the store's answers stay small.
 const PAGE: usize = 1000;
+/// How long after a value could not be read it is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 impl Cache {
     /// Keeps the cache fed until shutdown.
@@ -74,12 +79,13 @@ impl Cache {
     }
 
     async fn first_list(&self) -> Result<(), StoreError> {
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut unreadable) = (BTreeMap::new(), UnreadableKeys::new());
         let mut range = KeyRange::prefix(self.prefix.clone().into_bytes());
         let mut revision = Revision(0);
         loop {
             let options = RangeOptions { revision, limit: PAGE, ..RangeOptions::default() };
-            let page = self.store.range(range.clone(), options).await?;
+            let (page, failed) = self.store.range_readable(range.clone(), options).await?;
+            let failed: HashMap<Bytes, String> = failed.into_iter().map(|f| (f.key, f.why)).collect();
             if revision.0 == 0 {
                 revision = page.revision;
             }
@@ -89,28 +95,76 @@ impl Cache {
                 range.start = next.into();
             }
             for kv in page.kvs {
-                let key = kv.key.strip_prefix(self.prefix.as_bytes()).and_then(|k| std::str::from_utf8(k).ok());
-                let entry = key.and_then(|key| Entry::new(key, &kv.value, kv.mod_revision.0));
-                match entry {
-                    Some(entry) => drop(entries.insert(entry.key.clone(), Arc::new(entry))),
-                    None => tracing::error!(
-                        prefix = self.prefix,
-                        key = %String::from_utf8_lossy(&kv.key),
-                        "stored value is no JSON object; it is left out"
-                    ),
+                let Some(key) =
+                    kv.key.strip_prefix(self.prefix.as_bytes()).and_then(|k| std::str::from_utf8(k).ok())
+                else {
+                    tracing::error!(key = %String::from_utf8_lossy(&kv.key), "a key is no text; it is left out");
+                    continue;
+                };
+                let revision = kv.mod_revision.0;
+                let found = match failed.get(&kv.key) {
+                    Some(why) => Err(Unreadable::untransformable(revision, why)),
+                    None => Entry::new(key, &kv.value, revision)
+                        .ok_or_else(|| Unreadable::undecodable(revision, &kv.value)),
+                };
+                match found {
+                    Ok(entry) => drop(entries.insert(entry.key.clone(), Arc::new(entry))),
+                    Err(found) => drop(unreadable.insert(key.into(), found)),
                 }
             }
             if !page.more {
                 break;
             }
         }
-        self.state.lock().install(entries, revision);
+        let mut state = self.state.lock();
+        for (key, found) in &unreadable {
+            if state.unreadable.get(key) != Some(found) {
+                self.tell_unreadable(key, found);
+            }
+        }
+        state.install(entries, unreadable, revision);
         Ok(())
+    }
+
+    /// Says once what cannot be read and what helps.
+    pub(super) fn tell_unreadable(&self, key: &str, found: &Unreadable) {
+        tracing::error!(
+            prefix = self.prefix,
+            key,
+            revision = found.revision,
+            error = found.why,
+            "a stored value cannot be read: give its provider and key back in the encryption configuration, or delete \
+             it with ignoreStoreReadErrorWithClusterBreakingPotential"
+        );
+    }
+
+    /// Whether the first of the values that could not be read can be, or is gone: a key has come back, or a plugin
+    /// answers.
+    async fn readable_again(&self) -> bool {
+        let first = self.state.lock().unreadable.keys().next().cloned();
+        let Some(key) = first else { return true };
+        let range = KeyRange::key(format!("{}{key}", self.prefix).into_bytes());
+        match self.store.range_readable(range, RangeOptions::default()).await {
+            Ok((found, failed)) => {
+                failed.is_empty() && found.kvs.first().is_none_or(|kv| Entry::new(&key, &kv.value, 1).is_some())
+            }
+            // The feed finds out by itself when the store has gone.
+            Err(_) => false,
+        }
     }
 
     /// Applies messages as they come, until the queue closes.
     async fn follow(&self, backoff: &mut Backoff) {
+        let mut look_at = None;
         loop {
+            let some = !self.state.lock().unreadable.is_empty();
+            look_at = some.then(|| look_at.unwrap_or_else(|| Instant::now() + LOOK_AGAIN));
+            let look = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let message = poll_fn(|cx| {
                 let mut state = self.state.lock();
                 state.feed = Some(cx.waker().clone());
@@ -126,8 +180,21 @@ impl Cache {
                         Poll::Ready(Some(()))
                     }
                 }
-            })
-            .await;
+            });
+            let message = tokio::select! {
+                biased;
+                message = message => message,
+                () = look => {
+                    look_at = None;
+                    if self.readable_again().await {
+                        let mut state = self.state.lock();
+                        state.synced = false;
+                        state.queue = None;
+                        return;
+                    }
+                    continue;
+                }
+            };
             match message {
                 Some(()) => backoff.reset(),
                 None => return,

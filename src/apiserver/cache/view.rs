@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::kind::KindDef;
 use api::selector::{FieldSelector, LabelSelector};
-use api::{Object, Status};
+use api::{GroupResource, Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::entry::Entry;
@@ -166,6 +166,12 @@ impl Selection {
             (false, true, false) => Some(format!("{}/{}", self.namespace, self.name)),
             (false, false, _) => Some(self.name.clone()),
         }
+    }
+
+    /// What is selected from.
+    pub fn resource(&self) -> GroupResource {
+        let def = &self.view.def;
+        GroupResource::new(def.gvk.group.clone(), def.resource.clone())
     }
 
     /// Prefix of the keys that can match.

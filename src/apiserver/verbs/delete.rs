@@ -58,6 +58,10 @@ impl Delete<'_> {
     pub async fn one(&self, name: &str) -> Result<Deleted, Status> {
         let key = self.served.key(self.namespace, name);
         for _ in 0..ATTEMPTS {
+            self.stored.cache.fresh().await?;
+            if let Some(found) = self.stored.cache.unreadable(&key) {
+                return Err(found.not_readable(&format!("{}{key}", self.stored.cache.prefix)));
+            }
             let Some(current) = self.server.objects.load(self.stored, &key).await? else {
                 return Err(self.served.not_found(name));
             };

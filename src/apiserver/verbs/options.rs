@@ -104,8 +104,12 @@ pub struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub uid: Option<String>,
     pub resource_version: Option<String>,
+    /// Deletes an object that cannot be read (`ignoreStoreReadErrorWithClusterBreakingPotential`).
+    pub ignore_read_error: bool,
     pub document: Object,
 }
+
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 impl DeleteOptions {
     /// Reads a decoded `DeleteOptions`.
@@ -130,6 +134,16 @@ impl DeleteOptions {
         };
         let dry_run: Vec<&str> = document.array(&["dryRun"]).iter().filter_map(Value::as_str).collect();
         errors.extend(validate_dry_run(&dry_run));
+        let ignore_read_error = document.bool(&[IGNORE_READ_ERROR]).unwrap_or_default();
+        if ignore_read_error {
+            // `ValidateIgnoreStoreReadError`.
+            for other in ["propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"] {
+                if document.get(&[other]).is_some() {
+                    let why = format!("cannot be set together with .{other}");
+                    errors.push(Error::invalid(Path::new(IGNORE_READ_ERROR), true, why));
+                }
+            }
+        }
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
         }
@@ -143,6 +157,7 @@ impl DeleteOptions {
             orphan_dependents,
             uid: text(&["preconditions", "uid"]),
             resource_version: text(&["preconditions", "resourceVersion"]),
+            ignore_read_error,
             document: Object::default(),
         };
         document.set(&["apiVersion"], "meta.k8s.io/v1");
@@ -163,10 +178,23 @@ impl DeleteOptions {
         if let Some(policy) = query.get("propagationPolicy") {
             document.set(&["propagationPolicy"], policy);
         }
+        if let Some(ignore) = query.optional_flag(IGNORE_READ_ERROR) {
+            document.set(&[IGNORE_READ_ERROR], ignore);
+        }
         let dry_run: Vec<&str> = query.all("dryRun").collect();
         if !dry_run.is_empty() {
             document.set(&["dryRun"], json!(dry_run));
         }
         Self::from_object(document)
+    }
+
+    /// What only the deletion of one object may ask for.
+    pub fn refuse_for_collection(&self) -> Result<(), Status> {
+        if !self.ignore_read_error {
+            return Ok(());
+        }
+        let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+        let errors = [Error::invalid(Path::new(IGNORE_READ_ERROR), true, why)];
+        Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
     }
 }

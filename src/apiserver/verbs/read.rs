@@ -189,7 +189,11 @@ pub async fn get(
         Some(0) => stored.cache.ready().await?,
         Some(version) => drop(stored.cache.not_older_than(version).await?),
     }
-    let entry = stored.cache.get(&served.key(namespace, name)).ok_or_else(|| served.not_found(name))?;
+    let key = served.key(namespace, name);
+    let entry = stored.cache.get(&key).ok_or_else(|| match stored.cache.unreadable(&key) {
+        Some(found) => found.not_readable(&format!("{}{key}", stored.cache.prefix)),
+        None => served.not_found(name),
+    })?;
     stored.view.prepare(std::slice::from_ref(&entry)).await?;
     Ok(entry)
 }
@@ -248,6 +252,7 @@ pub async fn list(
         None => page(server, stored, options, selection, options.limit).await?,
         Some(broad) => page(server, stored, options, &broad, 0).await?,
     };
+    stored.cache.check_readable(selection)?;
     stored.view.prepare(&listing.entries).await?;
     if selection.before_conversion().is_some() {
         listing.entries.retain(|entry| selection.matches(entry));

@@ -102,6 +102,7 @@ pub async fn open(
             WatchStart::After(version)
         }
     };
+    cache.check_readable(&options.selection)?;
     let broad = options.selection.before_conversion();
     let narrow = broad.is_some().then(|| options.selection.clone());
     let watcher = match cache.watch(broad.unwrap_or_else(|| options.selection.clone()), &start) {

@@ -169,7 +169,8 @@ impl<'a> Write<'a> {
                 Ok(entry)
             }
             None => {
-                let current = self.server.objects.load(self.stored, &key).await?;
+                // One that cannot be read exists all the same (apiserver `registry/generic/registry/store.go` `Create`).
+                let current = self.server.objects.load(self.stored, &key).await.ok().flatten();
                 Err(self.already_exists(&name, current.as_ref(), generated))
             }
         }

@@ -55,6 +55,23 @@ pub enum ValueError {
     },
 }
 
+impl ValueError {
+    /// What clients are told, in upstream's words where it has them
+    /// (apiserver `server/options/encryptionconfig/config.go`).
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::NoProvider { .. } => "no matching prefix found".to_owned(),
+            Self::KeyLength { .. }
+            | Self::Damaged { .. }
+            | Self::TooLarge
+            | Self::KmsNotReady { .. }
+            | Self::KmsExpired { .. }
+            | Self::KmsDecrypt { .. }
+            | Self::Envelope { .. } => base::chain(self).to_string(),
+        }
+    }
+}
+
 /// A provider with one key; `Plain` leaves values as they are.
 #[derive(Clone)]
 pub(super) enum Provider {

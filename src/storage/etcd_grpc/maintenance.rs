@@ -20,7 +20,7 @@ const VALIDATE: i32 = 0;
 const ENABLE: i32 = 1;
 const CANCEL: i32 = 2;
 /// The version of the cluster, and the only one that etcd could be downgraded to.
-const CLUSTER_VERSION: &str = "3.6";
+pub(super) const CLUSTER_VERSION: &str = "3.6";
 const VERSION_BELOW: (u32, u32) = (3, 5);
 
 #[async_trait]

@@ -115,6 +115,12 @@ impl Metrics {
             "Time of commits to disk, each with its sync.",
             &self.commit_seconds,
         );
+        // The write-ahead log is synced once in every commit, and that is what a commit takes.
+        page.histogram(
+            "etcd_disk_wal_fsync_duration_seconds",
+            "Time of commits to the write-ahead log, each with its sync.",
+            &self.commit_seconds,
+        );
         page.histogram("skiff_storage_commit_transactions", "Transactions that shared a commit.", &self.batch);
         page.histogram(
             "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
@@ -171,8 +177,15 @@ impl Histogram {
 pub(crate) struct Page<'a>(pub &'a mut String);
 
 impl Page<'_> {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    /// What comes before the samples of a name.
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One sample of a name, with its labels if it has any.
+    pub(crate) fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+        let _ = writeln!(self.0, "{name}{open}{labels}{close} {value}");
     }
 
     /// A number that goes up and down.

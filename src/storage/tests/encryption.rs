@@ -72,3 +72,24 @@ async fn chosen_values_are_encrypted_and_keys_rotate() {
     shutdown.cancel();
     inner.closed().await;
 }
+
+#[tokio::test]
+async fn values_beside_an_unreadable_one_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let shutdown = Shutdown::new();
+    let inner = SqliteStore::open(&dir.path().join("db"), SqliteOptions::default(), shutdown.clone()).await.unwrap();
+    let store = EncryptedStore::new(inner.clone(), rules(vec![keys(&["a"])]));
+    put(&*store, "/s/1", "first").await;
+    store.replace(rules(vec![keys(&["bb"])]));
+    put(&*store, "/s/2", "second").await;
+    let all = || store.range_readable(KeyRange::prefix("/s/"), RangeOptions::default());
+    assert!(store.range(KeyRange::prefix("/s/"), RangeOptions::default()).await.is_err());
+    let (found, unreadable) = all().await.unwrap();
+    assert_eq!((found.kvs.len(), &found.kvs[1].value[..]), (2, &b"second"[..]));
+    assert_eq!(unreadable.len(), 1);
+    assert_eq!((&unreadable[0].key[..], &unreadable[0].why[..]), (&b"/s/1"[..], "no matching prefix found"));
+    store.replace(rules(vec![keys(&["bb", "a"])]));
+    assert!(all().await.unwrap().1.is_empty());
+    shutdown.cancel();
+    inner.closed().await;
+}

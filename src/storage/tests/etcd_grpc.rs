@@ -416,3 +416,37 @@ async fn pages_are_served_beside_grpc() {
     assert!(page(&bench, "/none").await.starts_with("HTTP/1.1 200"), "gRPC's own answer to unknown methods");
     bench.end().await;
 }
+
+#[tokio::test]
+async fn calls_are_counted_under_etcds_names() {
+    let mut bench = Bench::new(SqliteOptions::default()).await;
+    bench.put("a", "1").await;
+    bench.put("a", "2").await;
+    bench.client.lease_revoke(7).await.unwrap_err();
+    let mut watch = bench.client.watch("a", None).await.unwrap();
+    bench.put("a", "3").await;
+    while watch.message().await.unwrap().unwrap().events().is_empty() {}
+    let metrics = page(&bench, "/metrics").await;
+    let labels = |service: &str, method: &str, kind: &str| {
+        format!("grpc_method=\"{method}\",grpc_service=\"etcdserverpb.{service}\",grpc_type=\"{kind}\"}}")
+    };
+    let put = labels("KV", "Put", "unary");
+    let revoke = labels("Lease", "LeaseRevoke", "unary");
+    let watches = labels("Watch", "Watch", "bidi_stream");
+    for line in [
+        format!("grpc_server_started_total{{{put} 3"),
+        format!("grpc_server_handled_total{{grpc_code=\"OK\",{put} 3"),
+        format!("grpc_server_msg_received_total{{{put} 3"),
+        format!("grpc_server_msg_sent_total{{{put} 3"),
+        format!("grpc_server_handled_total{{grpc_code=\"NotFound\",{revoke} 1"),
+        format!("grpc_server_started_total{{{watches} 1"),
+        "etcd_debugging_mvcc_watch_stream_total 1".to_owned(),
+        "etcd_server_is_learner 0".to_owned(),
+        "etcd_server_proposals_applied_total 4".to_owned(),
+        "etcd_cluster_version{cluster_version=\"3.6\"} 1".to_owned(),
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.contains("\nprocess_resident_memory_bytes ") && metrics.contains("\netcd_disk_wal_fsync_duration_seconds_count "));
+    bench.end().await;
+}
