@@ -13,6 +13,7 @@ mod datastore;
 mod encryption;
 mod etcd;
 mod image;
+mod import;
 mod joining;
 pub mod layout;
 mod masterleases;

@@ -12,6 +12,7 @@ use storage::{Revision, Store};
 
 use crate::control::{self, Request};
 use crate::datastore::{self, in_memory};
+use crate::import::{self, Imported};
 use crate::layout::Layout;
 use crate::members;
 use crate::node_address;
@@ -73,6 +74,12 @@ pub async fn snapshot(options: SnapshotOptions) -> anyhow::Result<()> {
 
 async fn restore(options: &DatastoreOptions, layout: &Layout, path: &Path) -> anyhow::Result<()> {
     let _lock = layout.lock().context("stop the server first")?;
+    // Lives as long as the restore: its file goes with it.
+    let imported = match SnapshotReader::open(path)?.header().engine.as_str() {
+        "etcd" => Some(convert(layout, path).await?),
+        _ => None,
+    };
+    let path = imported.as_ref().map_or(path, |imported| imported.path.as_path());
     if !options.datastore_endpoint.is_empty() {
         return restore_cluster(options, path).await;
     }
@@ -86,6 +93,21 @@ async fn restore(options: &DatastoreOptions, layout: &Layout, path: &Path) -> an
         println!("what was there before is in {}", replaced.display());
     }
     Ok(())
+}
+
+/// A snapshot of an etcd, which may hold what a stock API server wrote, in the form that ours reads.
+async fn convert(layout: &Layout, path: &Path) -> anyhow::Result<Imported> {
+    let target = layout.snapshots().join(format!("imported-{}", SystemClock.now().as_second()));
+    let source = path.to_owned();
+    let work = tokio::task::spawn_blocking(move || import::convert(&source, &target));
+    let imported = work.await.context("the conversion died")??;
+    if imported.summary.converted > 0 {
+        println!("converted {} objects from protobuf to JSON", imported.summary.converted);
+    }
+    for (kind, count) in &imported.summary.left {
+        println!("left as they are, because this version does not serve the kind: {count} of {kind}");
+    }
+    Ok(imported)
 }
 
 async fn restore_cluster(options: &DatastoreOptions, path: &Path) -> anyhow::Result<()> {

@@ -134,7 +134,7 @@ pub enum SnapshotCommand {
     List,
     /// Puts a snapshot back; no server may be running. What was there before is kept.
     Restore {
-        /// Name of the snapshot as `list` shows it, or the path of its file.
+        /// Name of the snapshot as `list` shows it, or the path of its file. It may be one that etcdctl saved.
         snapshot: String,
     },
     /// Removes all but the newest snapshots of one name.
