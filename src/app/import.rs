@@ -9,15 +9,20 @@ use api::codec::protobuf;
 use api::kind::KindDef;
 use api::{Gvk, Object};
 use bytes::Bytes;
+use serde_json::{Map, Value, json};
 use storage::snapshot::{Record, SnapshotReader, SnapshotWriter};
 
 /// What an encrypted value begins with.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
 
+/// Where custom kinds are defined, and the version in which a stock API server keeps that as JSON.
+const DEFINITIONS: &[u8] = b"/registry/apiextensions.k8s.io/customresourcedefinitions/";
+const OLD_DEFINITION: &str = "apiextensions.k8s.io/v1beta1";
+
 /// What was done with the objects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Objects that were protobuf and are JSON now.
+    /// Objects that were protobuf and are JSON now, and definitions that were in their old version.
     pub converted: u64,
     /// Values of kinds that this version does not serve, by kind; they stay as they are.
     pub left: BTreeMap<String, u64>,
@@ -58,7 +63,7 @@ pub fn convert(source: &Path, target: &Path) -> anyhow::Result<Imported> {
                         key()
                     );
                 }
-                match kinds.to_json(&kv.value).with_context(|| format!("cannot convert {}", key()))? {
+                match kinds.to_json(&kv.key, &kv.value).with_context(|| format!("cannot convert {}", key()))? {
                     Form::Json => {}
                     Form::Converted(value) => {
                         summary.converted += 1;
@@ -98,7 +103,15 @@ impl Kinds {
         Self(kinds::all(&config).into_iter().map(|def| (def.gvk.clone(), def)).collect())
     }
 
-    fn to_json(&self, value: &[u8]) -> anyhow::Result<Form> {
+    fn to_json(&self, key: &[u8], value: &[u8]) -> anyhow::Result<Form> {
+        if key.starts_with(DEFINITIONS) && !value.starts_with(protobuf::MAGIC) {
+            let mut definition: Value = serde_json::from_slice(value)?;
+            if definition["apiVersion"] != OLD_DEFINITION {
+                return Ok(Form::Json);
+            }
+            definition_to_v1(&mut definition);
+            return Ok(Form::Converted(serde_json::to_vec(&definition)?.into()));
+        }
         if !value.starts_with(protobuf::MAGIC) {
             return Ok(Form::Json);
         }
@@ -117,9 +130,54 @@ impl Kinds {
     }
 }
 
+/// A definition as `apiextensions.k8s.io/v1` has it: what the old version says once for all versions, each version says
+/// (apiextensions-apiserver `pkg/apis/apiextensions/v1beta1/conversion.go` and `v1/conversion.go`).
+fn definition_to_v1(definition: &mut Value) {
+    definition["apiVersion"] = json!("apiextensions.k8s.io/v1");
+    let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let version = spec.remove("version").unwrap_or_default();
+    let versions = spec.entry("versions").or_insert_with(|| json!([]));
+    if versions.as_array().is_some_and(Vec::is_empty) && version.as_str().is_some_and(|name| !name.is_empty()) {
+        *versions = json!([{"name": version, "served": true, "storage": true}]);
+    }
+    let shared = [
+        ("schema", spec.remove("validation")),
+        ("subresources", spec.remove("subresources")),
+        ("additionalPrinterColumns", spec.remove("additionalPrinterColumns")),
+        ("selectableFields", spec.remove("selectableFields")),
+    ];
+    for version in spec.get_mut("versions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(version) = version.as_object_mut() else { continue };
+        for (field, value) in &shared {
+            if let Some(value) = value {
+                version.entry(*field).or_insert_with(|| value.clone());
+            }
+        }
+        let columns = version.get_mut("additionalPrinterColumns").and_then(Value::as_array_mut);
+        for column in columns.into_iter().flatten().filter_map(Value::as_object_mut) {
+            if let Some(path) = column.remove("JSONPath") {
+                column.insert("jsonPath".to_owned(), path);
+            }
+        }
+    }
+    if spec.get("preserveUnknownFields") == Some(&Value::Bool(false)) {
+        spec.remove("preserveUnknownFields");
+    }
+    if let Some(conversion) = spec.get_mut("conversion").and_then(Value::as_object_mut) {
+        let mut webhook = Map::new();
+        for (old, new) in [("webhookClientConfig", "clientConfig"), ("conversionReviewVersions", "conversionReviewVersions")] {
+            if let Some(value) = conversion.remove(old) {
+                webhook.insert(new.to_owned(), value);
+            }
+        }
+        if conversion.get("strategy").is_some_and(|strategy| strategy == "Webhook") {
+            conversion.insert("webhook".to_owned(), Value::Object(webhook));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
     use storage::snapshot::SnapshotHeader;
     use storage::{KeyValue, LeaseId, Revision};
 
@@ -171,6 +229,50 @@ mod tests {
         assert_eq!(reader.next_record().unwrap(), Some(kv("/registry/ranges/serviceips", RANGE)));
         drop((reader, imported));
         assert!(!target.exists());
+    }
+
+    #[test]
+    fn definitions_say_in_each_version_what_they_said_once() {
+        let mut definition = json!({
+            "apiVersion": OLD_DEFINITION,
+            "spec": {
+                "group": "x.io",
+                "version": "v1",
+                "versions": [{"name": "v1", "served": true, "storage": true}, {"name": "v2", "schema": {"own": 1}}],
+                "validation": {"openAPIV3Schema": {"type": "object"}},
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [{"name": "Size", "type": "integer", "JSONPath": ".spec.size"}],
+                "preserveUnknownFields": false,
+                "conversion": {
+                    "strategy": "Webhook", "webhookClientConfig": {"url": "https://x"}, "conversionReviewVersions": ["v1"],
+                },
+            },
+        });
+        definition_to_v1(&mut definition);
+        let columns = json!([{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]);
+        let status = json!({"status": {}});
+        let schema = json!({"openAPIV3Schema": {"type": "object"}});
+        assert_eq!(
+            definition,
+            json!({
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "spec": {
+                    "group": "x.io",
+                    "versions": [
+                        {"name": "v1", "served": true, "storage": true, "schema": schema, "subresources": status,
+                         "additionalPrinterColumns": columns},
+                        {"name": "v2", "schema": {"own": 1}, "subresources": status, "additionalPrinterColumns": columns},
+                    ],
+                    "conversion": {
+                        "strategy": "Webhook",
+                        "webhook": {"clientConfig": {"url": "https://x"}, "conversionReviewVersions": ["v1"]},
+                    },
+                },
+            })
+        );
+        let mut short = json!({"apiVersion": OLD_DEFINITION, "spec": {"version": "v1"}});
+        definition_to_v1(&mut short);
+        assert_eq!(short["spec"], json!({"versions": [{"name": "v1", "served": true, "storage": true}]}));
     }
 
     #[test]
