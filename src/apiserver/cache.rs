@@ -433,12 +433,7 @@ impl State {
         }
     }
 
-    fn install(
-        &mut self,
-        entries: BTreeMap<Box<str>, Arc<Entry>>,
-        unreadable: UnreadableKeys,
-        revision: Revision,
-    ) {
+    fn install(&mut self, entries: BTreeMap<Box<str>, Arc<Entry>>, unreadable: UnreadableKeys, revision: Revision) {
         let revisions = entries.values().map(|e| e.revision).chain(unreadable.values().map(|u| u.revision));
         self.changed = revisions.max().unwrap_or_default();
         self.unreadable = unreadable;

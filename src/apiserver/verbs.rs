@@ -37,8 +37,8 @@ use crate::table::{IncludeObject, Table};
 use crate::websocket;
 use delete::{Delete, Deleted};
 use options::{DeleteOptions, WriteOptions};
-use unsafe_delete::UnsafeDelete;
 use read::ListOptions;
+use unsafe_delete::UnsafeDelete;
 use write::{Replace, Write};
 
 /// Objects that one deletecollection deletes at the same time.

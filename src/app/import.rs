@@ -165,7 +165,9 @@ fn definition_to_v1(definition: &mut Value) {
     }
     if let Some(conversion) = spec.get_mut("conversion").and_then(Value::as_object_mut) {
         let mut webhook = Map::new();
-        for (old, new) in [("webhookClientConfig", "clientConfig"), ("conversionReviewVersions", "conversionReviewVersions")] {
+        for (old, new) in
+            [("webhookClientConfig", "clientConfig"), ("conversionReviewVersions", "conversionReviewVersions")]
+        {
             if let Some(value) = conversion.remove(old) {
                 webhook.insert(new.to_owned(), value);
             }
@@ -211,7 +213,10 @@ mod tests {
         let (source, target) = (dir.path().join("etcd"), dir.path().join("imported"));
         let stored = br#"{"apiVersion":"x.io/v1","kind":"X","metadata":{"name":"x"}}"#;
         let lease = Record::Lease(LeaseId(7), 60);
-        write(&source, &[lease.clone(), kv("/a", CONFIG_MAP), kv("/x", stored), kv("/registry/ranges/serviceips", RANGE)]);
+        write(
+            &source,
+            &[lease.clone(), kv("/a", CONFIG_MAP), kv("/x", stored), kv("/registry/ranges/serviceips", RANGE)],
+        );
         let imported = convert(&source, &target).unwrap();
         assert_eq!(imported.summary.converted, 1);
         assert_eq!(imported.summary.left.values().sum::<u64>(), 1);

@@ -93,13 +93,8 @@ impl EtcdServer {
         for place in listen {
             listeners.push(Listener::bind(place).await?);
         }
-        let service = Service {
-            store,
-            member: Arc::new(member),
-            alarms: Arc::default(),
-            calls: Arc::default(),
-            shutdown,
-        };
+        let service =
+            Service { store, member: Arc::new(member), alarms: Arc::default(), calls: Arc::default(), shutdown };
         Ok(Self { service, listeners })
     }
 

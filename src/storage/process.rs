@@ -28,7 +28,11 @@ pub fn figures() -> Vec<Figure> {
         gauge("process_open_fds", "Number of open file descriptors.", open),
         gauge("process_resident_memory_bytes", "Resident memory size in bytes.", number(21).map(|n| n * PAGE_BYTES)),
         gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", number(20)),
-        gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", started(number(19))),
+        gauge(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            started(number(19)),
+        ),
     ]
     .into_iter()
     .flatten()
@@ -60,6 +64,9 @@ mod tests {
     fn every_figure_is_told_on_linux() {
         let found = figures();
         assert_eq!(found.len(), 6, "{found:?}");
-        assert!(found.iter().all(|figure| figure.value > 0.0 || figure.name == "process_cpu_seconds_total"), "{found:?}");
+        assert!(
+            found.iter().all(|figure| figure.value > 0.0 || figure.name == "process_cpu_seconds_total"),
+            "{found:?}"
+        );
     }
 }

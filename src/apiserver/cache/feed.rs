@@ -95,8 +95,7 @@ impl Cache {
                 range.start = next.into();
             }
             for kv in page.kvs {
-                let Some(key) =
-                    kv.key.strip_prefix(self.prefix.as_bytes()).and_then(|k| std::str::from_utf8(k).ok())
+                let Some(key) = kv.key.strip_prefix(self.prefix.as_bytes()).and_then(|k| std::str::from_utf8(k).ok())
                 else {
                     tracing::error!(key = %String::from_utf8_lossy(&kv.key), "a key is no text; it is left out");
                     continue;
@@ -104,8 +103,9 @@ impl Cache {
                 let revision = kv.mod_revision.0;
                 let found = match failed.get(&kv.key) {
                     Some(why) => Err(Unreadable::untransformable(revision, why)),
-                    None => Entry::new(key, &kv.value, revision)
-                        .ok_or_else(|| Unreadable::undecodable(revision, &kv.value)),
+                    None => {
+                        Entry::new(key, &kv.value, revision).ok_or_else(|| Unreadable::undecodable(revision, &kv.value))
+                    }
                 };
                 match found {
                     Ok(entry) => drop(entries.insert(entry.key.clone(), Arc::new(entry))),

@@ -45,7 +45,8 @@ async fn an_unreadable_object_fails_its_readers_and_no_others() {
     assert_eq!(answer["reason"], "InternalError");
     harness.get(&widgets("good")).await.expect_code(200);
     let list = harness.get(WIDGETS).await.expect(500);
-    let wanted = format!("failed to read one or more widgets.test.io from the storage: {}", corrupt("/registry", "bad"));
+    let wanted =
+        format!("failed to read one or more widgets.test.io from the storage: {}", corrupt("/registry", "bad"));
     assert_eq!((&list["message"], &list["reason"]), (&json!(wanted), &json!("StorageReadError")));
     let key = format!("{ROOT}bad");
     let cause = json!({"reason": "UnexpectedServerResponse", "message": corrupt("/registry", "bad"), "field": key});

@@ -45,8 +45,8 @@ impl UnsafeDelete<'_> {
                     None => self.served.not_found(self.name),
                 });
             };
-            let deleted = self.dry_run
-                || self.server.objects.delete(self.stored, &key, unreadable.revision).await?.is_some();
+            let deleted =
+                self.dry_run || self.server.objects.delete(self.stored, &key, unreadable.revision).await?.is_some();
             if deleted {
                 tracing::warn!(prefix = cache.prefix, key, "deleted an object that could not be read");
                 let details = json!({"name": self.name, "kind": self.served.def.gvk.kind});

@@ -322,7 +322,11 @@ mod tests {
         drop(End { calls: calls.clone(), method: put, told: false });
         let mut text = String::new();
         calls.write(&mut Page(&mut text));
-        let line = |code: &str| format!("grpc_code=\"{code}\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}} 1\n");
+        let line = |code: &str| {
+            format!(
+                "grpc_code=\"{code}\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}} 1\n"
+            )
+        };
         assert!(text.contains(&line("OK")) && text.contains(&line("Canceled")), "{text}");
     }
 }

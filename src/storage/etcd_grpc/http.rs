@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::calls::count;
-use super::status::QUOTA_BYTES;
 use super::maintenance::CLUSTER_VERSION;
+use super::status::QUOTA_BYTES;
 use super::{Service, VERSION};
 use crate::process;
 use crate::sqlite::Page;

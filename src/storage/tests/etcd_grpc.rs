@@ -447,6 +447,9 @@ async fn calls_are_counted_under_etcds_names() {
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in\n{metrics}");
     }
-    assert!(metrics.contains("\nprocess_resident_memory_bytes ") && metrics.contains("\netcd_disk_wal_fsync_duration_seconds_count "));
+    assert!(
+        metrics.contains("\nprocess_resident_memory_bytes ")
+            && metrics.contains("\netcd_disk_wal_fsync_duration_seconds_count ")
+    );
     bench.end().await;
 }
