@@ -279,11 +279,13 @@ impl<'a> Paths<'a> {
         definitions: &mut Definitions<'_>,
     ) {
         let scope = if resource.namespaced { "Namespaced" } else { "" };
+        let custom = matches!(resource.definition, super::Definition::Custom(_));
         let noun = format!("{scope}{}{}", resource.gvk.kind, pascal(&sub.name));
         let place = |path: String, noun: String, schema: String| Place {
             path,
             noun,
-            kind: &sub.gvk,
+            // The builder for definitions says the parent's kind of scales too.
+            kind: if custom { &resource.gvk } else { &sub.gvk },
             schema,
             parent: &resource.gvk.kind,
             subresource: &sub.name,
@@ -305,7 +307,6 @@ impl<'a> Paths<'a> {
             self.log(&place);
             return;
         }
-        let custom = matches!(resource.definition, super::Definition::Custom(_));
         for verb in &sub.verbs {
             let verb = if custom && verb == "get" { "read" } else { verb.as_str() };
             self.write(verb, &place, definitions);
@@ -501,7 +502,9 @@ impl<'a> Paths<'a> {
     /// The members of an options type as query parameters.
     fn options<'n>(&'n self, type_name: &'n str) -> impl Iterator<Item = Value> + 'n {
         let fields = self.types.id(type_name).map(|id| &self.types.def(id).fields);
-        let fields = fields.into_iter().flatten().filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind"));
+        // Times are no parameters (apiserver's installer `addObjectParams`).
+        let fields = fields.into_iter().flatten().filter(|f| !matches!(f.ty, Type::Time));
+        let fields = fields.filter(|f| !matches!(f.name.as_ref(), "apiVersion" | "kind"));
         fields.map(|field| {
             let ty = match &field.ty {
                 Type::List(inner) => inner.as_ref(),

@@ -62,6 +62,7 @@ pub(super) fn paths(place: &Plain, definitions: &mut Definitions<'_>) -> Map<Str
             ("get available API versions", "getCoreAPIVersions".to_owned(), "core".to_owned(), DISCOVERY, schema)
         }
         Plain::Groups => {
+            definitions.meta("APIGroup");
             let schema = of_type(definitions.meta("APIGroupList"));
             ("get available API versions", "getAPIVersions".to_owned(), "apis".to_owned(), DISCOVERY, schema)
         }
