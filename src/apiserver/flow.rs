@@ -13,6 +13,7 @@ mod level;
 mod metrics;
 mod rules;
 mod share;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use level::{Asked, Level, Refusal, Running};
 use metrics::{Counters, LevelFigures};
 use rules::Schema;
 use share::Demand;
+use timing::Kinds;
 
 pub use config::run;
 pub(crate) use level::Ticket;
@@ -50,6 +52,7 @@ pub(crate) struct Flow {
     /// By schema and level, kept over changes of the objects.
     counters: Mutex<BTreeMap<(String, String), Arc<Counters>>>,
     borrowing: Mutex<Borrowing>,
+    kinds: Arc<Kinds>,
 }
 
 /// What the last adjustment of limits found.
@@ -89,6 +92,7 @@ impl Flow {
             seats,
             counters: Mutex::default(),
             borrowing: Mutex::default(),
+            kinds: Arc::default(),
         };
         flow.digest(&[], &[]);
         flow
@@ -96,7 +100,8 @@ impl Flow {
 
     fn counters(&self, schema: &str, level: &str) -> Arc<Counters> {
         let mut counters = self.counters.lock();
-        Arc::clone(counters.entry((schema.to_owned(), level.to_owned())).or_default())
+        let new = || Arc::new(Counters::new(Arc::clone(&self.kinds)));
+        Arc::clone(counters.entry((schema.to_owned(), level.to_owned())).or_insert_with(new))
     }
 
     fn classify(&self, info: &RequestInfo, user: &UserInfo) -> Option<Arc<Schema>> {
@@ -126,6 +131,7 @@ impl Flow {
                     ("target_seats", target),
                     ("current_r", held.level.virtual_now()),
                 ],
+                times: held.level.times(),
             }
         };
         let levels: Vec<LevelFigures> = config.levels.iter().map(figures).collect();
@@ -133,7 +139,8 @@ impl Flow {
         let all: Vec<(String, String, Arc<Counters>)> =
             counters.iter().map(|((s, l), c)| (s.clone(), l.clone(), Arc::clone(c))).collect();
         drop(counters);
-        metrics::write(out, &levels, borrowing.fair, &all)
+        metrics::write(out, &levels, borrowing.fair, &all)?;
+        self.kinds.write(out)
     }
 
     /// A debug page by its name.

@@ -128,6 +128,8 @@ impl Flow {
             nominal += limits.nominal;
             held.level.set_limits(limits);
         }
+        let waiting = held.values().map(|held| held.level.kind().waiting_max()).sum();
+        self.kinds.set_most(waiting, nominal);
         let mut all: BTreeMap<String, Arc<Schema>> = BTreeMap::new();
         for object in [&exempt_schema, &catch_all_schema].into_iter().chain(schemas) {
             let name = object.str(&["spec", "priorityLevelConfiguration", "name"]).unwrap_or_default();

@@ -6,10 +6,11 @@
 //! sections under one lock, which is never held across an await. A [`Ticket`] that is dropped gives its seats or its
 //! place back, however its request ended.
 
+mod ticket;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -20,7 +21,10 @@ use super::dropped::Dropped;
 use super::estimate::Work;
 use super::rules::Schema;
 use super::share::{Demand, Seen};
+use super::timing::LevelTimes;
 use crate::request::RequestInfo;
+
+pub(crate) use ticket::Ticket;
 
 /// `estimatedServiceDuration`, in seconds.
 const SERVICE_SECONDS: f64 = 0.003;
@@ -38,6 +42,16 @@ pub(crate) enum Kind {
         hand: usize,
         length_max: usize,
     },
+}
+
+impl Kind {
+    /// Requests that may wait.
+    pub fn waiting_max(self) -> usize {
+        match self {
+            Self::Queue { queues, length_max, .. } => queues.saturating_mul(length_max),
+            Self::Exempt | Self::Reject => 0,
+        }
+    }
 }
 
 /// How many seats a level has.
@@ -80,6 +94,7 @@ struct State {
     running: BTreeMap<u64, Running>,
     next_id: u64,
     demand: Seen,
+    times: LevelTimes,
     totals: Totals,
     dropped: Dropped,
 }
@@ -158,18 +173,6 @@ pub(crate) enum Asked {
     Refused(Refusal),
 }
 
-/// A place in a queue, or seats.
-pub(crate) struct Ticket {
-    schema: Arc<Schema>,
-    id: u64,
-    work: Work,
-    began: Instant,
-    is_watch: bool,
-    /// It is counted among the running.
-    running: bool,
-    timed_out: bool,
-}
-
 impl Level {
     pub fn new(name: &str, kind: Kind) -> Arc<Self> {
         let mut state = State {
@@ -188,6 +191,7 @@ impl Level {
             running: BTreeMap::new(),
             next_id: 0,
             demand: Seen::default(),
+            times: LevelTimes::default(),
             totals: Totals::default(),
             dropped: Dropped::default(),
         };
@@ -242,6 +246,13 @@ impl Level {
         into.update(&state.demand.take());
     }
 
+    /// Its use over time, until now.
+    pub fn times(&self) -> LevelTimes {
+        let mut state = self.state.lock();
+        state.advance(Instant::now());
+        state.times.clone()
+    }
+
     pub fn virtual_now(&self) -> f64 {
         self.state.lock().virtual_now
     }
@@ -255,8 +266,18 @@ impl Level {
     pub fn ask(schema: &Arc<Schema>, about: Running, hash: u64, is_watch: bool) -> Asked {
         let now = Instant::now();
         let work = about.work;
-        let mut ticket =
-            Ticket { schema: Arc::clone(schema), id: 0, work, began: now, is_watch, running: false, timed_out: false };
+        // `nonMutatingRequestVerbs`.
+        let writes = !matches!(about.info.verb.as_str(), "get" | "list" | "watch");
+        let mut ticket = Ticket {
+            schema: Arc::clone(schema),
+            id: 0,
+            work,
+            began: now,
+            is_watch,
+            writes,
+            running: false,
+            timed_out: false,
+        };
         let mut state = schema.level.state.lock();
         state.advance(now);
         ticket.id = state.next_id;
@@ -304,7 +325,7 @@ impl Level {
         queue.waiting.push_back(Waiting { id: ticket.id, arrived: virtual_now, about, go });
         bound(queue);
         state.note_demand();
-        schema.counters.waits(&work);
+        schema.counters.waits(&work, writes);
         state.dispatch();
         Asked::Waiting(ticket, gone)
     }
@@ -379,6 +400,12 @@ impl State {
             self.virtual_now += wanted as f64 / self.busy_queues as f64 * seconds;
         }
         self.demand.set(seconds, (self.seats + self.seats_waiting) as f64);
+        // Denominators as in `queueset.go` `setConfiguration`.
+        let nominal = self.limits.nominal.max(1) as f64;
+        self.times.seats.hold(self.seats as f64 / nominal, seconds);
+        self.times.executing.hold(self.running.len() as f64 / nominal, seconds);
+        self.times.waiting.hold(self.waiting as f64 / self.kind.waiting_max().max(1) as f64, seconds);
+        self.times.demand.hold((self.seats + self.seats_waiting) as f64 / nominal, seconds);
     }
 
     fn note_demand(&mut self) {
@@ -529,81 +556,5 @@ impl Work {
     /// In seat-seconds.
     fn total(&self) -> f64 {
         self.initial as f64 * SERVICE_SECONDS + self.last as f64 * self.additional.as_secs_f64()
-    }
-}
-
-impl Ticket {
-    /// The request waited long enough.
-    pub fn time_out(mut self) {
-        self.timed_out = true;
-    }
-
-    /// The request is on: it waited in its queue since it was asked for.
-    pub fn go_on(&mut self) {
-        self.count_running(Some(self.began.elapsed()));
-    }
-
-    fn count_running(&mut self, waited: Option<Duration>) {
-        self.running = true;
-        self.schema.counters.runs(&self.work, waited);
-    }
-
-    pub fn schema(&self) -> &Arc<Schema> {
-        &self.schema
-    }
-
-    fn forget(&mut self) {
-        self.id = u64::MAX;
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.id == u64::MAX {
-            return;
-        }
-        let level = Arc::clone(&self.schema.level);
-        let now = Instant::now();
-        let mut state = level.state.lock();
-        state.advance(now);
-        let Some(about) = state.finish(self.id, now) else {
-            // It still waited: the client went away, or its time was over.
-            state.withdraw(self.id);
-            state.totals.rejected += 1;
-            let refusal = if self.timed_out { Refusal::TimeOut } else { Refusal::Cancelled };
-            if self.timed_out {
-                state.totals.timed_out += 1;
-            } else {
-                state.totals.cancelled += 1;
-            }
-            state.dispatch();
-            drop(state);
-            self.schema.counters.gave_up(refusal, &self.work, now - self.began);
-            return;
-        };
-        let took = about.started.map_or(Duration::ZERO, |started| now - started);
-        // Only within a runtime can the rest be waited for; without one the server is ending.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if !about.work.additional.is_zero() => {
-                drop(state);
-                let later = Arc::clone(&level);
-                let additional = about.work.additional;
-                runtime.spawn(async move {
-                    tokio::time::sleep(additional).await;
-                    let mut state = later.state.lock();
-                    state.advance(Instant::now());
-                    state.release(&about);
-                });
-            }
-            _ => {
-                state.release(&about);
-                drop(state);
-            }
-        }
-        if !self.running {
-            // It was let run when its client had just gone.
-            self.count_running(Some(now - self.began));
-        }
-        self.schema.counters.finished(&self.work, took, self.is_watch);
     }
 }

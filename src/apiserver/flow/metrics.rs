@@ -1,20 +1,24 @@
 //! `apiserver_flowcontrol_*` (apiserver `util/flowcontrol/metrics`).
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::estimate::Work;
 use super::level::Refusal;
+use super::timing::{Kinds, LevelTimes, Phase, Timing};
 
 const SECONDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 const SEATS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0];
 const WATCHERS: [f64; 6] = [0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
 
 /// What is counted of one schema and level.
-#[derive(Default)]
-pub(crate) struct Counters(Mutex<Counts>);
+pub(crate) struct Counters {
+    counts: Mutex<Counts>,
+    kinds: Arc<Kinds>,
+}
 
 #[derive(Default, Clone)]
 struct Counts {
@@ -75,24 +79,34 @@ fn seats(work: &Work) -> i64 {
 }
 
 impl Counters {
+    /// `kinds` are the whole server's.
+    pub(crate) fn new(kinds: Arc<Kinds>) -> Self {
+        Self { counts: Mutex::default(), kinds }
+    }
+
     /// A request was classified and estimated.
     pub(crate) fn estimated(&self, work: &Work, watchers: Option<usize>) {
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         counts.seats.note(&SEATS, seats(work) as f64);
         if let Some(watchers) = watchers {
             counts.watchers.note(&WATCHERS, watchers as f64);
         }
     }
 
-    pub(crate) fn waits(&self, work: &Work) {
-        let mut counts = self.0.lock();
+    pub(crate) fn waits(&self, work: &Work, writes: bool) {
+        self.kinds.change(Phase::Waiting, writes, 1);
+        let mut counts = self.counts.lock();
         counts.waiting += 1;
         counts.waiting_seats += seats(work);
     }
 
     /// A request runs now, after it waited in a queue for that long.
-    pub(crate) fn runs(&self, work: &Work, waited: Option<Duration>) {
-        let mut counts = self.0.lock();
+    pub(crate) fn runs(&self, work: &Work, waited: Option<Duration>, writes: bool) {
+        if waited.is_some() {
+            self.kinds.change(Phase::Waiting, writes, -1);
+        }
+        self.kinds.change(Phase::Executing, writes, 1);
+        let mut counts = self.counts.lock();
         if let Some(waited) = waited {
             counts.waiting -= 1;
             counts.waiting_seats -= seats(work);
@@ -105,8 +119,9 @@ impl Counters {
         counts.running_seats += seats(work);
     }
 
-    pub(crate) fn finished(&self, work: &Work, took: Duration, is_watch: bool) {
-        let mut counts = self.0.lock();
+    pub(crate) fn finished(&self, work: &Work, took: Duration, is_watch: bool, writes: bool) {
+        self.kinds.change(Phase::Executing, writes, -1);
+        let mut counts = self.counts.lock();
         counts.running -= 1;
         counts.running_seats -= seats(work);
         let histogram = if is_watch { &mut counts.executed_watches } else { &mut counts.executed };
@@ -115,13 +130,14 @@ impl Counters {
 
     /// A request was not even queued.
     pub(crate) fn refused(&self, refusal: Refusal) {
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         counts.rejected[index(refusal)] += 1;
     }
 
     /// A request left its queue without being served.
-    pub(crate) fn gave_up(&self, refusal: Refusal, work: &Work, waited: Duration) {
-        let mut counts = self.0.lock();
+    pub(crate) fn gave_up(&self, refusal: Refusal, work: &Work, waited: Duration, writes: bool) {
+        self.kinds.change(Phase::Waiting, writes, -1);
+        let mut counts = self.counts.lock();
         counts.rejected[index(refusal)] += 1;
         counts.waiting -= 1;
         counts.waiting_seats -= seats(work);
@@ -137,6 +153,7 @@ fn index(refusal: Refusal) -> usize {
 pub(crate) struct LevelFigures {
     pub name: String,
     pub figures: Vec<(&'static str, f64)>,
+    pub times: LevelTimes,
 }
 
 /// Names and meanings of [`LevelFigures`], in their order.
@@ -178,13 +195,14 @@ pub(crate) fn write(
             }
         }
     }
+    times(out, levels)?;
     let help = "[ALPHA] Fair fraction of server's concurrency to allocate to each priority level that can use it";
     head(out, "seat_fair_frac", "gauge", help)?;
     writeln!(out, "apiserver_flowcontrol_seat_fair_frac {fair}")?;
     let all: Vec<(String, Counts)> = all
         .iter()
         .map(|(schema, level, counters)| {
-            (format!("flow_schema=\"{schema}\",priority_level=\"{level}\""), counters.0.lock().clone())
+            (format!("flow_schema=\"{schema}\",priority_level=\"{level}\""), counters.counts.lock().clone())
         })
         .collect();
     let name = "rejected_requests_total";
@@ -229,6 +247,42 @@ pub(crate) fn write(
         }
     }
     histograms(out, &all)
+}
+
+/// What is observed at every nanosecond.
+fn times(out: &mut String, levels: &[LevelFigures]) -> std::fmt::Result {
+    type Series = (&'static str, fn(&LevelTimes) -> &Timing);
+    const HELP: &str = "EXPERIMENTAL: [ALPHA] Observations, at the end of every nanosecond, of";
+    let all: [(&str, &str, &[Series]); 3] = [
+        (
+            "demand_seats",
+            "(the number of seats each priority level could use) / (nominal number of seats for that level)",
+            &[("", |times| &times.demand)],
+        ),
+        (
+            "priority_level_request_utilization",
+            "number of requests (as a fraction of the relevant limit) waiting or in any stage of execution (but only initial stage for WATCHes)",
+            &[
+                ("phase=\"executing\",", |times| &times.executing),
+                ("phase=\"waiting\",", |times| &times.waiting),
+            ],
+        ),
+        (
+            "priority_level_seat_utilization",
+            "utilization of seats for any stage of execution (but only initial stage for WATCHes)",
+            &[("phase=\"executing\",", |times| &times.seats)],
+        ),
+    ];
+    for (name, help, series) in all {
+        head(out, name, "histogram", &format!("{HELP} {help}"))?;
+        let name = format!("apiserver_flowcontrol_{name}");
+        for (labels, of) in series {
+            for level in levels {
+                of(&level.times).write(out, &name, &format!("{labels}priority_level=\"{}\"", level.name))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn histograms(out: &mut String, all: &[(String, Counts)]) -> std::fmt::Result {
