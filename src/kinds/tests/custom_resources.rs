@@ -137,7 +137,7 @@ async fn a_definition_is_served_as_soon_as_it_says_so() {
     let resources = Harness::expect(server.get("/apis/example.com/v1").await, 200);
     let names: Vec<&str> =
         resources["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["widgets", "widgets/scale", "widgets/status"]);
+    assert_eq!(names, ["widgets", "widgets/status", "widgets/scale"]);
     let crd = Harness::expect(server.get(&format!("{CRDS}/widgets.example.com")).await, 200);
     assert_eq!(crd["status"]["acceptedNames"]["listKind"], "WidgetList");
     assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
