@@ -262,10 +262,7 @@ fn times(out: &mut String, levels: &[LevelFigures]) -> std::fmt::Result {
         (
             "priority_level_request_utilization",
             "number of requests (as a fraction of the relevant limit) waiting or in any stage of execution (but only initial stage for WATCHes)",
-            &[
-                ("phase=\"executing\",", |times| &times.executing),
-                ("phase=\"waiting\",", |times| &times.waiting),
-            ],
+            &[("phase=\"executing\",", |times| &times.executing), ("phase=\"waiting\",", |times| &times.waiting)],
         ),
         (
             "priority_level_seat_utilization",

@@ -30,7 +30,8 @@ const ROUNDS: usize = 3;
 /// How many times the size of the database the log may have before it is folded.
 const TIMES_DATABASE: u64 = 3;
 /// How many times [`SqliteOptions::wal_bytes`](super::SqliteOptions) it may have, whatever the size of the database.
-const MOST_TIMES: u64 = 8;
+/// The start reads the whole log: with 8 a database of 1 GB and its log of 209 MB opened in 1.3 s on a busy machine.
+const MOST_TIMES: u64 = 4;
 /// Bytes of a rest that the writer folds quickly itself.
 const REST_BYTES: u64 = 512 * 1024;
 const STEP: &str = "fold the log into the database";
