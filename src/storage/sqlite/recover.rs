@@ -62,7 +62,8 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     let leases = pairs(conn, "SELECT id, ttl FROM lease", |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut keys = pairs(
         conn,
-        "SELECT r.lease, r.key FROM rev r JOIN live l ON l.key = r.key AND l.id = r.id WHERE r.lease <> 0",
+        "SELECT r.lease, r.key FROM rev r INDEXED BY rev_lease CROSS JOIN live l ON l.key = r.key AND l.id = r.id
+         WHERE r.lease <> 0",
         |row| Ok((row.get(0)?, blob(row, 1)?)),
     )?;
     let floor = if clean.is_some() { revision } else { 0 };
@@ -108,15 +109,16 @@ fn kept_rows(conn: &Connection) -> Result<Vec<Row>, StoreError> {
 /// Keys on disk that are to be in memory from now on: the settings have changed. Deleted ones with history too.
 fn rows_below(conn: &Connection, prefixes: &[Bytes]) -> Result<Vec<Row>, StoreError> {
     let mut found = Vec::new();
-    let mut statement = conn
-        .prepare(
-            "SELECT r.id, r.key, r.create_rev, r.version, r.lease, r.prev, r.value
-             FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key >= ?1 AND (l.key < ?2 OR ?2 = x'')",
-        )
-        .map_err(sql(READ))?;
+    // Two statements: of an end that may be missing, SQLite makes no bound, and reads every key after the prefix.
+    let select = "SELECT r.id, r.key, r.create_rev, r.version, r.lease, r.prev, r.value
+         FROM live l CROSS JOIN rev r ON r.id = l.id WHERE l.key >= ?1";
     for prefix in prefixes {
         let KeyRange { start, end } = KeyRange::prefix(prefix.clone());
-        let mut rows = statement.query((&start[..], &end.unwrap_or_default()[..])).map_err(sql(READ))?;
+        let bound = if end.is_some() { " AND l.key < ?2" } else { "" };
+        let mut statement = conn.prepare(&format!("{select}{bound}")).map_err(sql(READ))?;
+        let bounds = [Some(start), end];
+        let bounds = bounds.iter().flatten().map(|key| &key[..]);
+        let mut rows = statement.query(rusqlite::params_from_iter(bounds)).map_err(sql(READ))?;
         while let Some(row) = rows.next().map_err(sql(READ))? {
             found.push(decode(row)?);
         }
