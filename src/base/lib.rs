@@ -1,10 +1,11 @@
-//! What every room may use: time, shutdown, back-off, error chains, stable hashes, percent-encoding and histograms.
+//! What every room may use: time, shutdown, back-off, error chains, stable hashes, percent-encoding, gRPC codes and histograms.
 //!
 //! Nothing here knows Kubernetes, storage or the network.
 
 pub mod backoff;
 pub mod clock;
 pub mod error;
+pub mod grpc;
 pub mod hash;
 pub mod histogram;
 pub mod percent;

@@ -35,26 +35,7 @@ impl GrpcError {
 
 /// As Go's `codes.Code` prints.
 fn code_name(code: u32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
-    usize::try_from(code).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("Unknown")
+    usize::try_from(code).ok().and_then(|i| base::grpc::CODES.get(i)).copied().unwrap_or("Unknown")
 }
 
 /// Calls `path` (`/package.Service/Method`) on a connection of its own. `authority` names the server to itself.

@@ -49,13 +49,9 @@ impl ServingCertificate {
         } else {
             builder.with_client_cert_verifier(Arc::new(ProofOfPossession::new(client_roots, provider)?))
         };
-        let mut config = builder.with_cert_resolver(self.clone());
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        Ok(config)
+        Ok(self.serving(builder, alpn))
     }
-}
 
-impl ServingCertificate {
     /// A server configuration that takes only connections with a certificate signed by one of `client_roots`.
     pub fn mutual_config(
         self: &Arc<Self>,
@@ -63,21 +59,34 @@ impl ServingCertificate {
         alpn: &[&[u8]],
     ) -> Result<ServerConfig, PkiError> {
         let provider = Arc::new(default_provider());
-        let mut roots = RootCertStore::empty();
-        for root in client_roots {
-            roots.add(root.clone()).map_err(PkiError::Tls)?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        let roots = Arc::new(trusted(client_roots)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
             .build()
             .map_err(|e| PkiError::Tls(rustls::Error::General(e.to_string())))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(PkiError::Tls)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(self.clone());
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-        Ok(config)
+            .with_client_cert_verifier(verifier);
+        Ok(self.serving(builder, alpn))
     }
+
+    fn serving(
+        self: &Arc<Self>,
+        builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+        alpn: &[&[u8]],
+    ) -> ServerConfig {
+        let mut config = builder.with_cert_resolver(self.clone());
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        config
+    }
+}
+
+fn trusted(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, PkiError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(PkiError::Tls)?;
+    }
+    Ok(store)
 }
 
 /// What every verifier here has in common: the peer proves that it holds the key of its certificate.
@@ -118,11 +127,7 @@ struct ProofOfPossession {
 
 impl ProofOfPossession {
     fn new(roots: &[CertificateDer<'static>], provider: Arc<CryptoProvider>) -> Result<Self, PkiError> {
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone()).map_err(PkiError::Tls)?;
-        }
-        Ok(Self { subjects: store.subjects(), provider })
+        Ok(Self { subjects: trusted(roots)?.subjects(), provider })
     }
 }
 
@@ -155,21 +160,11 @@ impl ResolvesServerCert for ServingCertificate {
 
 /// A client configuration that trusts `roots` and shows `leaf`, if given.
 pub fn client_config(roots: &[CertificateDer<'static>], leaf: Option<&Leaf>) -> Result<rustls::ClientConfig, PkiError> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(root.clone()).map_err(PkiError::Tls)?;
-    }
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(PkiError::Tls)?
-        .with_root_certificates(store);
-    match leaf {
-        None => Ok(builder.with_no_client_auth()),
-        Some(leaf) => {
-            let (chain, key) = parse(leaf)?;
-            builder.with_client_auth_cert(chain, key).map_err(PkiError::Tls)
-        }
-    }
+        .with_root_certificates(trusted(roots)?);
+    showing(builder, leaf)
 }
 
 /// [`bundle_client_config_as`] without a certificate of one's own.
@@ -250,6 +245,14 @@ fn verified_by(
         .map_err(PkiError::Tls)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
+    showing(builder, leaf)
+}
+
+/// Shows `leaf` to servers that ask, if given.
+fn showing(
+    builder: rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>,
+    leaf: Option<&Leaf>,
+) -> Result<rustls::ClientConfig, PkiError> {
     match leaf {
         None => Ok(builder.with_no_client_auth()),
         Some(leaf) => {

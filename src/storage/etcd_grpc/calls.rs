@@ -11,31 +11,12 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
+use base::grpc::CODES;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::sqlite::Page;
 
-/// gRPC's codes, by number.
-const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
 const CANCELED: usize = 1;
 const UNKNOWN: usize = 2;
 /// A message is preceded by a byte of flags and its length in four.

@@ -116,8 +116,7 @@ fn rows_below(conn: &Connection, prefixes: &[Bytes]) -> Result<Vec<Row>, StoreEr
         let KeyRange { start, end } = KeyRange::prefix(prefix.clone());
         let bound = if end.is_some() { " AND l.key < ?2" } else { "" };
         let mut statement = conn.prepare(&format!("{select}{bound}")).map_err(sql(READ))?;
-        let bounds = [Some(start), end];
-        let bounds = bounds.iter().flatten().map(|key| &key[..]);
+        let bounds = std::iter::once(&start[..]).chain(end.as_deref());
         let mut rows = statement.query(rusqlite::params_from_iter(bounds)).map_err(sql(READ))?;
         while let Some(row) = rows.next().map_err(sql(READ))? {
             found.push(decode(row)?);
