@@ -11,6 +11,10 @@ K="$KB/kubectl --kubeconfig $DIR/data/admin.kubeconfig"
 # runs PID: a process that has ended may stay listed until its parent asks for it; it holds its files until its last thread is gone
 runs() { [ -e "/proc/$1" ] && ! { grep -q '^State:.Z' "/proc/$1/status" && [ "$(ls "/proc/$1/task" | wc -l)" -le 1 ]; } 2>/dev/null; }
 launch() {
+  # Another instance's pods, or its cluster DNS: its rules would refuse ours.
+  if other=$(ip -4 -o addr | grep -v " $NAME"0' ' | grep -m1 -E " 10\.($NET|$((NET + 1)))\."); then
+    [ -e "$DIR/pid" ] || { echo "10.$NET.0.0/16 or 10.$((NET + 1)).0.0/16 is in use, take another NET: $other" >&2; exit 1; }
+  fi
   mkdir -p "$DIR"
   [ -z "${REGISTRY:-}" ] || printf 'mirrors:\n  registry.k8s.io:\n    endpoint: ["%s"]\n' "$REGISTRY" > "$DIR/registries.yaml"
   if [ -e "$DIR/pid" ]; then # a killed server may still be on its way out, holding the lock of its data
