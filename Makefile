@@ -41,7 +41,7 @@ unit: setup
 
 e2e: setup-test build
 	e2e/kit/build-tools.sh stock
-	cargo test -p e2e -- --nocapture --test-threads=1
+	RUST_BACKTRACE=0 cargo test -p e2e -- --test-threads=1
 
 sample: setup-test build ## Conformance tests of every area, listed in e2e/conformance-sample.txt.
 	e2e/conformance.sh sample

@@ -87,7 +87,36 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let result = command.output().with_context(|| format!("cannot run {command:?}"))?;
     let text = String::from_utf8_lossy(&result.stdout).into_owned();
     if !result.status.success() {
-        bail!("{command:?} failed: {text}{}", String::from_utf8_lossy(&result.stderr));
+        bail!("{command:?} failed:\n{}{}", what_failed(&text), end_of(&String::from_utf8_lossy(&result.stderr)));
     }
     Ok(text)
+}
+
+/// What the scripts here print where something is not as it should be, with the indented lines below it, and how they end.
+fn what_failed(text: &str) -> String {
+    let mut inside = false;
+    let failures = text.lines().filter(|line| {
+        inside = ["FAIL", "DIFFERENT", "NO LONGER"].iter().any(|word| line.starts_with(word))
+            || (inside && line.starts_with(' '));
+        inside
+    });
+    failures.map(|line| format!("{line}\n")).collect::<String>() + &end_of(text)
+}
+
+fn end_of(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_before_the_end() {
+        let passes = "ok   more\n".repeat(20);
+        let told = what_failed(&format!("ok   one\nFAIL two\n     because\nok   three\n{passes}22 passed, 1 failed\n"));
+        assert!(told.starts_with("FAIL two\n     because\nok   more\n"), "{told}");
+        assert!(told.ends_with("22 passed, 1 failed\n") && told.lines().count() == 17, "{told}");
+    }
 }

@@ -25,7 +25,7 @@ use http::Method;
 use pki::{CertificateAuthority, LeafSpec, Usage};
 use serde_json::{Value, json};
 use storage::etcd::{EtcdCluster, EtcdMemberInfo};
-use storage::{EtcdStore, KeyRange, RangeOptions, Store, snapshot};
+use storage::{EtcdStore, KeyRange, RangeOptions, Store, StoreError, snapshot};
 use tokio::task::JoinSet;
 
 use crate::datastore;
@@ -203,7 +203,7 @@ async fn join(others: &[String], dir: &Path, peer_url: &str, name: &str) -> anyh
     let tls = datastore::client_tls(&options)?;
     let cluster = EtcdCluster::new(others, tls.as_ref())?;
     let listed = cluster.list().await.context("cannot reach the cluster's etcd members")?;
-    let members = match listed.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
+    let members = match is_among(&listed, peer_url) {
         true => listed,
         false => add(&cluster, peer_url).await?,
     };
@@ -215,7 +215,11 @@ async fn join(others: &[String], dir: &Path, peer_url: &str, name: &str) -> anyh
     Ok(Cluster { state: "existing", members: members.iter().filter_map(entry).collect::<Vec<_>>().join(",") })
 }
 
-/// Adds the member. While another one is joining, etcd takes none: that is waited for.
+fn is_among(members: &[EtcdMemberInfo], peer_url: &str) -> bool {
+    members.iter().any(|member| member.peer_urls.iter().any(|url| url == peer_url))
+}
+
+/// Adds the member. While another one is joining, etcd takes none or has no leader for a moment: that is waited for.
 async fn add(cluster: &EtcdCluster, peer_url: &str) -> anyhow::Result<Vec<EtcdMemberInfo>> {
     let deadline = tokio::time::Instant::now() + JOIN_WITHIN;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5)).with_jitter(0.2);
@@ -224,8 +228,16 @@ async fn add(cluster: &EtcdCluster, peer_url: &str) -> anyhow::Result<Vec<EtcdMe
             Ok((_, members)) => return Ok(members),
             Err(error) => error,
         };
+        let unknown = matches!(error, StoreError::Timeout);
+        if unknown
+            && let Ok(listed) = cluster.list().await
+            && is_among(&listed, peer_url)
+        {
+            return Ok(listed);
+        }
         let text = base::chain(&error).to_string();
-        if !BUSY.iter().any(|busy| text.contains(busy)) || tokio::time::Instant::now() >= deadline {
+        let busy = unknown || BUSY.iter().any(|busy| text.contains(busy));
+        if !busy || tokio::time::Instant::now() >= deadline {
             return Err(error).context("the cluster does not take this member");
         }
         tracing::info!(why = text, "waiting until the cluster takes this member");

@@ -280,6 +280,8 @@ fn fate(status: &Status) -> Fate {
             Fate::NotArrived
         }
         Code::ResourceExhausted if status.message() == "etcdserver: too many requests" => Fate::NotArrived,
+        // A change of members that would cost the cluster its quorum; it stays so until a member is well.
+        Code::Unavailable if status.message() == "etcdserver: unhealthy cluster" => Fate::Answered,
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Fate::Unknown,
         // A learner does not serve; another member does.
         Code::FailedPrecondition if status.message().contains("rpc not supported for learner") => Fate::NotArrived,
@@ -393,26 +395,57 @@ fn is_about_certificates(alert: &rustls::AlertDescription) -> bool {
 /// With or without TLS.
 enum Connection {
     Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>, Refusal),
+    Tls(Box<TlsConnection>, Refusal),
 }
 
 /// Where a connection leaves the alert that ended it.
 type Refusal = Arc<Mutex<Option<rustls::AlertDescription>>>;
 
+type TlsConnection = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// Reads from a TLS connection; an alert about certificates is kept.
+fn read_noting(
+    stream: &mut TlsConnection,
+    refusal: &Refusal,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let read = Pin::new(stream).poll_read(cx, buf);
+    if let Poll::Ready(Err(error)) = &read
+        && let Some(rustls::Error::AlertReceived(alert)) =
+            error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        *refusal.lock() = Some(*alert).filter(is_about_certificates);
+    }
+    read
+}
+
+/// Looks for the alert behind a write that failed: the member may have closed the connection, and have said why before
+/// that, before anybody read. Nothing of it will be read otherwise.
+fn note_behind<T>(
+    stream: &mut TlsConnection,
+    refusal: &Refusal,
+    cx: &mut Context<'_>,
+    written: Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if matches!(written, Poll::Ready(Err(_))) {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match read_noting(stream, refusal, cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) | Poll::Pending => break,
+            }
+        }
+    }
+    written
+}
+
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream, refusal) => {
-                let read = Pin::new(stream).poll_read(cx, buf);
-                if let Poll::Ready(Err(error)) = &read
-                    && let Some(rustls::Error::AlertReceived(alert)) =
-                        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                {
-                    *refusal.lock() = Some(*alert).filter(is_about_certificates);
-                }
-                read
-            }
+            Self::Tls(stream, refusal) => read_noting(stream, refusal, cx, buf),
         }
     }
 }
@@ -421,14 +454,20 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, refusal) => {
+                let written = Pin::new(&mut **stream).poll_write(cx, buf);
+                note_behind(stream, refusal, cx, written)
+            }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, refusal) => {
+                let written = Pin::new(&mut **stream).poll_flush(cx);
+                note_behind(stream, refusal, cx, written)
+            }
         }
     }
 
@@ -493,10 +532,51 @@ mod tests {
         check(Status::unavailable("etcdserver: no leader"), Fate::NotArrived);
         check(Status::unavailable("etcdserver: request timed out"), Fate::Unknown);
         check(Status::unavailable("etcdserver: leader changed"), Fate::Unknown);
+        check(Status::unavailable("etcdserver: unhealthy cluster"), Fate::Answered);
         check(Status::unknown("h2 protocol error: error reading a body from connection"), Fate::Unknown);
         check(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"), Fate::Answered);
         let source = io::ErrorKind::ConnectionRefused.into();
         let error = NotConnected { endpoint: "http://a:1".to_owned(), source };
         check(Status::from_error(Box::new(error)), Fate::NotArrived);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_read_even_if_the_connection_is_found_closed_by_a_write() {
+        use rcgen::{CertificateParams, KeyPair};
+        use tokio::io::AsyncWriteExt;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let roots = Arc::new(roots);
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(vec![cert.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let refusing = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(stream).await.map(drop)
+        });
+        let refusal = Refusal::default();
+        let tls = (TlsConnector::from(Arc::new(client)), ServerName::try_from("localhost").unwrap());
+        let mut connection = connect("127.0.0.1", port, Some(tls), refusal.clone()).await.unwrap();
+        assert!(refusing.await.unwrap().is_err(), "the server took a client without a certificate");
+        // Nobody reads. The first writes may still go into the socket.
+        while connection.write_all(b"call").await.is_ok() && connection.flush().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*refusal.lock(), Some(rustls::AlertDescription::CertificateRequired));
     }
 }
