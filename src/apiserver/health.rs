@@ -11,17 +11,51 @@ pub const GIT_VERSION: &str = concat!("v1.37.0+skiff", env!("CARGO_PKG_VERSION")
 
 /// The checks, in the order of upstream's answer.
 const CHECKS: [&str; 3] = ["ping", "log", "etcd"];
+/// More of them that make a server ready.
+const READY_CHECKS: [&str; 2] = ["etcd-readiness", "informer-sync"];
+/// What upstream's server does once it listens, by the names of its hooks. Here it is one sequence, which is done or not; see
+/// [`ApiServer::expect_start`].
+const HOOKS: [&str; 31] = [
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+    "poststarthook/storage-object-count-tracker-hook",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/peer-endpoint-reconciler-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+    "poststarthook/storage-readiness",
+    "poststarthook/start-legacy-token-tracking-controller",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/aggregator-reload-proxy-client-cert",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-discovery-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
+];
 
 /// One endpoint or one check of it: `parts` is the path.
 pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response {
     let endpoint = parts[0];
-    let shutdown_matters = endpoint == "readyz";
+    let names = names(server, endpoint);
     if parts.len() > 1 {
         let name = parts[1..].join("/");
-        let known = CHECKS.contains(&name.as_str())
-            || (shutdown_matters && name == "shutdown")
-            || server.objects.store.checks().contains(&name.as_str());
-        if !known {
+        if !names.contains(&name.as_str()) {
             return respond::page_not_found();
         }
         return match check(server, &name).await {
@@ -31,12 +65,6 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
         };
     }
     let excluded: Vec<&str> = call.query.all("exclude").collect();
-    let mut names: Vec<&str> = CHECKS.to_vec();
-    // What the store needs, such as plugins that hold keys, matters everywhere (upstream's `AddHealthChecks`).
-    names.extend(server.objects.store.checks());
-    if shutdown_matters {
-        names.push("shutdown");
-    }
     let mut report = String::new();
     let mut failed = Vec::new();
     for name in &names {
@@ -66,24 +94,52 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
     respond::text(200, "ok")
 }
 
+/// The checks of an endpoint.
+fn names<'s>(server: &'s ApiServer, endpoint: &str) -> Vec<&'s str> {
+    let ready = endpoint == "readyz";
+    let mut names: Vec<&str> = CHECKS.to_vec();
+    if ready {
+        names.extend(READY_CHECKS);
+    }
+    // What the store needs, such as plugins that hold keys, matters everywhere (upstream's `AddHealthChecks`).
+    names.extend(server.objects.store.checks());
+    if server.started().is_some() {
+        names.extend(HOOKS);
+    }
+    if ready {
+        names.push("shutdown");
+    }
+    names
+}
+
 /// Every check by its endpoint.
 pub fn checks(server: &ApiServer) -> impl Iterator<Item = (&'static str, &str)> {
-    ["healthz", "livez", "readyz"].into_iter().flat_map(|endpoint| {
-        let more = server.objects.store.checks();
-        let shutdown = (endpoint == "readyz").then_some("shutdown");
-        CHECKS.into_iter().chain(more).chain(shutdown).map(move |check| (endpoint, check))
-    })
+    ["healthz", "livez", "readyz"]
+        .into_iter()
+        .flat_map(|endpoint| names(server, endpoint).into_iter().map(move |check| (endpoint, check)))
 }
 
 async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
     match name {
-        "etcd" => server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string()),
+        "etcd" | "etcd-readiness" => store(server).await,
         "shutdown" if server.stopping.is_announced() || server.shutdown.is_cancelled() => {
             Err("process is shutting down".to_owned())
         }
-        name if CHECKS.contains(&name) || name == "shutdown" => Ok(()),
+        name if HOOKS.contains(&name) && server.started() == Some(false) => Err("not finished".to_owned()),
+        name if CHECKS.contains(&name)
+            || READY_CHECKS.contains(&name)
+            || HOOKS.contains(&name)
+            || name == "shutdown" =>
+        {
+            Ok(())
+        }
         name => server.objects.store.check(name).await,
     }
+}
+
+/// Whether the store answers.
+pub async fn store(server: &ApiServer) -> Result<(), String> {
+    server.objects.store.revision().await.map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// `/version` (`version.Info`).

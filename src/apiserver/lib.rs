@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod cache;
 pub mod codec;
+mod component_status;
 pub mod compress;
 pub mod connect;
 pub mod discovery;

@@ -209,8 +209,11 @@ pub fn object(
         _ if object.kind() == "Status" => value(code, accept, &object.into_value()),
         Shape::Table => {
             let mut table = table();
+            // As `printers `TableGenerator``: that of the object, if it has one.
+            let version = object.str(&["metadata", "resourceVersion"]).filter(|version| !version.is_empty());
+            let metadata = version.map_or_else(|| json!({}), |version| json!({"resourceVersion": version}));
             table.push(object);
-            value(code, accept, &table.finish(json!({})))
+            value(code, accept, &table.finish(metadata))
         }
         Shape::PartialMetadata => {
             let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -84,6 +84,9 @@ pub struct ApiServer {
     pub(crate) openapi: Arc<Documents>,
     pub(crate) documents: Vec<(String, Value)>,
     pub(crate) audit: std::sync::OnceLock<Arc<Audit>>,
+    components: std::sync::OnceLock<Vec<&'static str>>,
+    /// Whether the start that is expected is done.
+    started: std::sync::OnceLock<AtomicBool>,
     /// Connections to webhooks; see [`api::webhook::Webhooks`], which the server implements.
     pub(crate) webhooks: Connections,
     /// Groups and versions that other servers serve.
@@ -155,6 +158,8 @@ impl ApiServer {
             metrics,
             documents: config.documents,
             audit: std::sync::OnceLock::new(),
+            components: std::sync::OnceLock::new(),
+            started: std::sync::OnceLock::new(),
             openapi: Arc::new(Documents::new(Arc::clone(&config.types), config.texts)),
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),
@@ -254,6 +259,32 @@ impl ApiServer {
         if self.audit.set(audit).is_err() {
             tracing::error!("auditing was set up twice; the first one stays");
         }
+    }
+
+    /// Which parts of the control plane belong to this process, by the names of their Leases.
+    pub fn set_components(&self, names: Vec<&'static str>) {
+        if self.components.set(names).is_err() {
+            tracing::error!("the parts of the control plane were named twice; the first ones stay");
+        }
+    }
+
+    /// The server is not well before [`ApiServer::set_started`].
+    pub fn expect_start(&self) {
+        self.started.get_or_init(AtomicBool::default);
+    }
+
+    /// Everything is there that a cluster has from its first moment.
+    pub fn set_started(&self) {
+        self.started.get_or_init(AtomicBool::default).store(true, Ordering::Release);
+    }
+
+    /// `None` if no start is expected, as in a server that serves nothing but its API.
+    pub(crate) fn started(&self) -> Option<bool> {
+        self.started.get().map(|done| done.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn runs(&self, component: &str) -> bool {
+        self.components.get().is_some_and(|names| names.contains(&component))
     }
 
     /// The handles that long-lived code gets.

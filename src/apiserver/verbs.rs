@@ -27,6 +27,7 @@ use serde_json::Value;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cache::entry::Entry;
+use crate::component_status;
 use crate::filters::{Call, audited};
 use crate::negotiate::{self, Accept, Format, Shape};
 use crate::respond::{self, ListMeta, Response};
@@ -259,7 +260,12 @@ impl Verb {
             return Err(Status::bad_request(why));
         }
         let version = self.call.query.text("resourceVersion");
-        let entry = read::get(&self.served, self.stored()?, self.namespace(), &self.call.info.name, version).await?;
+        let name = &self.call.info.name;
+        let entry = if component_status::serves(&self.served) {
+            component_status::get(&self.server, &self.served, name).await?
+        } else {
+            read::get(&self.served, self.stored()?, self.namespace(), name, version).await?
+        };
         self.entry(200, &entry).await
     }
 
@@ -267,7 +273,13 @@ impl Verb {
         let stored = self.stored()?;
         let options = ListOptions::read(&self.served, stored, &self.call.info, &self.call.query)?;
         let table = self.table()?;
-        let (meta, entries) = read::list(&self.server, stored, &options).await?;
+        let (meta, entries) = if component_status::serves(&self.served) {
+            let mut entries = component_status::list(&self.server, &self.served).await?;
+            entries.retain(|entry| options.selection.matches(entry));
+            (ListMeta::default(), entries)
+        } else {
+            read::list(&self.server, stored, &options).await?
+        };
         self.note_answer(|| {
             let objects = entries.iter().map(|entry| Ok(Value::Object(stored.view.object(entry)?.0)));
             let objects: Vec<Value> = objects.collect::<Result<_, Status>>()?;

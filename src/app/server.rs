@@ -209,6 +209,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let asked_for = [authority.clone(), front_proxy.authority.clone()];
     let config = credentials.serving.server_config(&asked_for, &[b"h2", b"http/1.1"])?;
     let tls = Tls { config: Arc::new(config), client_authority: authority, front_proxy: Some(front_proxy) };
+    api.expect_start();
     serving.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), serving.shutdown.clone()));
     serving.tasks.spawn(crate::memory::trim_after_bursts(Arc::clone(&api), serving.shutdown.clone()));
     serving.tasks.spawn(credentials.clone().renew(serving.shutdown.clone()));
@@ -274,6 +275,11 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     controlling.tasks.spawn(keeping);
     // Of several servers one schedules, and one runs the controllers.
     let election = Election { needed: datastore.is_shared(), node_name: &identity.node_name, clock: &clock };
+    let disabled = [
+        ("kube-scheduler", options.disable_scheduler),
+        ("kube-controller-manager", options.disable_controller_manager),
+    ];
+    api.set_components(disabled.into_iter().filter_map(|(name, off)| (!off).then_some(name)).collect());
     if !options.disable_scheduler {
         let client = connect.user("system:kube-scheduler");
         let (informers, clock) = (informers.clone(), clock.clone());
@@ -294,6 +300,8 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         controlling.tasks.spawn(checking);
     }
     controlling.tasks.spawn(addons::run(layout.manifests(), loopback.clone(), controlling.shutdown.clone()));
+
+    api.set_started();
 
     // The node.
     let mut running = Stage::new("node");

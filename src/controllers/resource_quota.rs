@@ -36,7 +36,14 @@ pub(crate) fn start(context: Context) {
     let services = context.informers.informer::<Service>();
     let claims = context.informers.informer::<PersistentVolumeClaim>();
     let queue = WorkQueue::new();
-    let add_all = context.feed_own(&quotas, &queue);
+    // What admission charges is only seen here once it is there: counting after every charge would take it back.
+    let add_all = Context::add_all(&quotas, &queue);
+    let asked = queue.clone();
+    context.feed(&quotas, &add_all, move |event| match event {
+        Event::Added(quota) => asked.add(key_of(&**quota)),
+        Event::Updated { old, new } if old.spec != new.spec => asked.add(key_of(&**new)),
+        _ => {}
+    });
     context.feed(
         &pods,
         &add_all,

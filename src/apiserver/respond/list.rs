@@ -23,6 +23,7 @@ const CHUNK: usize = 64 << 10;
 const TURN: usize = 64 << 10;
 
 /// `metadata` of a list.
+#[derive(Default)]
 pub struct ListMeta {
     pub revision: i64,
     pub continue_token: String,
@@ -40,7 +41,11 @@ impl ListMeta {
     }
 
     pub fn to_value(&self) -> Value {
-        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        // What is not stored has no version.
+        let mut meta = match self.revision {
+            0 => json!({}),
+            revision => json!({"resourceVersion": revision.to_string()}),
+        };
         if !self.continue_token.is_empty() {
             meta["continue"] = self.continue_token.as_str().into();
         }
