@@ -11,6 +11,8 @@ check 'create namespace' created $K create ns $NS
 check 'get nodes: Ready' ' Ready ' $K get nodes
 check 'version' 'Server Version: v1.37' $K version
 check 'api-resources' 'deployments +deploy +apps/v1 +true +Deployment' $K api-resources
+check 'componentstatuses' '^3$' sh -c "$K get cs | grep -cE '^(controller-manager|scheduler|etcd-0) +Healthy +ok'"
+check 'health by name' 'poststarthook/bootstrap-controller ok' $K get --raw '/readyz?verbose'
 check 'explain' 'strategy' $K explain deployment.spec
 check 'explain --recursive' 'terminationMessagePath' $K explain pod --recursive
 check 'auth can-i' yes $K auth can-i create pods
