@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use crate::store::{Event, KeyRange, Revision, WatchMessage};
 /// The live watchers of one store.
 pub struct Hub {
     state: Mutex<State>,
+    /// Events handed to watchers so far, each as often as there were watchers for it.
+    events: AtomicU64,
 }
 
 struct State {
@@ -62,6 +65,7 @@ impl Hub {
                 attached: 0,
                 swept: 0,
             }),
+            events: AtomicU64::new(0),
         }
     }
 
@@ -101,12 +105,13 @@ impl Hub {
         let mut state = self.state.lock();
         state.revision = revision.0;
         let batch = Batch::new(revision, events);
+        let mut told = 0;
         if !state.keys.is_empty() {
             for (at, event) in batch.events[1].iter().enumerate() {
                 let Some(groups) = state.keys.get_mut(&event.kv.key) else { continue };
                 groups.iter_mut().enumerate().for_each(|(with_prev, group)| {
                     let mut message = None;
-                    tell(group, revision.0, || batch.one(with_prev, at, &mut message));
+                    told += tell(group, revision.0, || batch.one(with_prev, at, &mut message));
                 });
                 if groups.iter().all(Vec::is_empty) {
                     state.keys.remove(&event.kv.key);
@@ -118,11 +123,29 @@ impl Hub {
             if matches > 0 {
                 for (with_prev, group) in groups.iter_mut().enumerate() {
                     let mut message = None;
-                    tell(group, revision.0, || batch.some(with_prev, range, matches, &mut message));
+                    told += matches * tell(group, revision.0, || batch.some(with_prev, range, matches, &mut message));
                 }
             }
             groups.iter().any(|group| !group.is_empty())
         });
+        self.handed_over(told);
+    }
+
+    /// Counts events that a watcher was given.
+    pub fn handed_over(&self, events: usize) {
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    /// Events given to watchers so far, each as often as there were watchers for it.
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Messages that wait to be taken by live watchers, each with the events of a revision.
+    pub fn waiting(&self) -> usize {
+        let state = self.state.lock();
+        let watchers = state.keys.values().chain(state.ranges.values()).flatten().flatten();
+        watchers.map(|Watcher { sender, .. }| sender.max_capacity() - sender.capacity()).sum()
     }
 
     /// Tells every live watcher that it is up to date, unless its last message said so.
@@ -191,8 +214,18 @@ impl Watcher {
     }
 }
 
-fn tell(group: &mut Group, revision: i64, mut message: impl FnMut() -> WatchMessage) {
-    group.retain_mut(|watcher| watcher.from > revision || watcher.send(revision, message()));
+/// Answers with how many were told.
+fn tell(group: &mut Group, revision: i64, mut message: impl FnMut() -> WatchMessage) -> usize {
+    let mut told = 0;
+    group.retain_mut(|watcher| {
+        if watcher.from > revision {
+            return true;
+        }
+        let sent = watcher.send(revision, message());
+        told += usize::from(sent);
+        sent
+    });
+    told
 }
 
 /// The events of one revision, without and with `prev`, copied no more often than needed.
@@ -281,6 +314,7 @@ mod tests {
         let mut some = watch(&hub, KeyRange::prefix("/a/"), false, 8);
         let mut single = watch(&hub, KeyRange::key("/b"), false, 8);
         hub.publish(Revision(2), vec![event("/a/1", 2), event("/b", 2)]);
+        assert_eq!((hub.events(), hub.waiting()), (6, 4));
         let (first, second) = (all.try_recv().unwrap(), again.try_recv().unwrap());
         match (&first, &second) {
             (WatchMessage::Events { events: a, .. }, WatchMessage::Events { events: b, .. }) => {

@@ -16,6 +16,7 @@ mod check;
 mod checkpoint;
 mod compact;
 mod counts;
+mod desk;
 mod ephemeral;
 mod etcd_file;
 mod etcd_form;
@@ -57,7 +58,8 @@ use crate::store::{
     KeyRange, LeaseId, LeaseStatus, RangeOptions, RangeResult, Revision, Store, StoreError, Txn, TxnResult, Watch,
     WatchMessage, WatchOptions,
 };
-use points::Point;
+use desk::Desk;
+use points::Points;
 use pool::Readers;
 use rows::{View, last_id};
 use state::Shared;
@@ -70,8 +72,8 @@ const ROOM_UNIT: usize = 1024;
 pub struct SqliteStore {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
-    commands: mpsc::Sender<Command>,
-    points: mpsc::Sender<Point>,
+    desk: Arc<Desk>,
+    points: Arc<Points>,
     room: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: Shutdown,
@@ -93,28 +95,26 @@ impl SqliteStore {
             .await
             .map_err(|error| StoreError::Engine { step: "open the database", source: Box::new(error) })??;
         let shared = writer.shared.clone();
-        let (commands, queue) = mpsc::channel(queue_len.max(1));
+        let desk = Desk::new(writer, queue_len);
         let tasks = TaskTracker::new();
-        tasks.spawn(expiry::expire(shared.clone(), commands.downgrade(), shutdown.clone()));
+        tasks.spawn(expiry::expire(shared.clone(), Arc::downgrade(&desk), shutdown.clone()));
         if history.is_some() || revisions.is_some() {
             let keep = compact::Keep { history, revisions };
-            tasks.spawn(compact::keep_history(shared.clone(), commands.downgrade(), keep, shutdown.clone()));
+            tasks.spawn(compact::keep_history(shared.clone(), Arc::downgrade(&desk), keep, shutdown.clone()));
         }
         if unchecked {
             tasks.spawn(check_in_use(shared.clone(), readers.clone(), path.to_owned()));
         }
-        let (points, asked) = mpsc::channel(points::QUEUE_LEN);
-        tasks.spawn(points::serve(shared.clone(), readers.clone(), asked, shutdown.clone()));
-        let run = writer::run(writer, queue, shutdown.clone());
+        let points = Points::new(shared.clone(), readers.clone());
         let (closing, stopping) = (readers.clone(), shutdown.clone());
         tasks.spawn(async move {
             stopping.cancelled().await;
             closing.close();
         });
-        tasks.spawn(run);
+        tasks.spawn(desk::close_at_end(desk.clone(), shutdown.clone()));
         tasks.close();
         let room = Arc::new(Semaphore::new((queue_bytes / ROOM_UNIT).max(1)));
-        Ok(Arc::new(Self { shared, readers, commands, points, room, tasks, shutdown, path: path.to_owned() }))
+        Ok(Arc::new(Self { shared, readers, desk, points, room, tasks, shutdown, path: path.to_owned() }))
     }
 
     /// Returns when the store has stopped and its files are closed.
@@ -160,9 +160,14 @@ impl SqliteStore {
         self.shared.hub.watchers()
     }
 
+    /// Writes that the disk did not take, or that came when the store took none any more.
+    pub fn failed_writes(&self) -> u64 {
+        self.shared.metrics.failures()
+    }
+
     /// Commands that wait for the writer.
     pub fn waiting_writes(&self) -> usize {
-        self.commands.max_capacity() - self.commands.capacity()
+        self.desk.waiting()
     }
 
     /// As [`Store::compact`], and returns when the rows are gone from the database.
@@ -180,7 +185,7 @@ impl SqliteStore {
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| StoreError::Stopped)?;
+        self.desk.leave(command(reply)).await?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 
@@ -223,9 +228,7 @@ impl SqliteStore {
     /// One key as it is now; `None`: ask otherwise.
     async fn point(&self, range: &KeyRange, options: &RangeOptions) -> Option<Result<RangeResult, StoreError>> {
         let key_only = options.keys_only || options.count_only;
-        let (reply, answer) = oneshot::channel();
-        self.points.send(Point { key: range.start.clone(), key_only, reply }).await.ok()?;
-        let (kv, revision) = match answer.await.ok()? {
+        let (kv, revision) = match self.points.read(range.start.clone(), key_only).await? {
             Ok(found) => found,
             Err(error) => return Some(Err(error)),
         };
@@ -236,6 +239,12 @@ impl SqliteStore {
         let count = kv.is_some() as u64;
         let kvs = if options.count_only { Vec::new() } else { kv.into_iter().collect() };
         Some(Ok(RangeResult { kvs, count, more: false, revision }))
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.desk.abandon();
     }
 }
 

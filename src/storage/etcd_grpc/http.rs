@@ -79,6 +79,8 @@ async fn metrics(State(service): State<Service>) -> Response {
     page.gauge("etcd_server_proposals_applied_total", "The newest revision that reads see.", revision);
     let waiting = service.store.waiting_writes();
     page.gauge("etcd_server_proposals_pending", "Writes that wait for the writer.", waiting);
+    let failed = service.store.failed_writes();
+    page.counter("etcd_server_proposals_failed_total", "Writes that the store could not take.", failed);
     let quota = service.store.options().bytes_max.unwrap_or(QUOTA_BYTES);
     page.gauge("etcd_server_quota_backend_bytes", "Bytes that the database may have.", quota);
     service.calls.write(&mut page);

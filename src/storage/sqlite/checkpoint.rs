@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::task::JoinHandle;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::schema::sql;
 use crate::store::StoreError;
@@ -40,8 +41,10 @@ const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
 /// Bytes that there is room for before a commit; a larger one makes the file longer itself.
 const ROOM_BYTES: u64 = 256 * 1024;
-/// By how much the log is made longer at a time.
-const MOST_ROOM: u64 = 1024 * 1024;
+/// By how much the log is made longer at a time: by half its length, between these. Each time the next sync takes longer,
+/// so a log that grows is soon long enough, and one that is hardly used stays short.
+const LEAST_STEP: u64 = 1024 * 1024;
+const MOST_STEP: u64 = 8 * 1024 * 1024;
 static ZEROS: [u8; CACHE_PAGE as usize] = [0; CACHE_PAGE as usize];
 
 /// When to fold, and the work beside the writer if it is under way.
@@ -55,14 +58,15 @@ pub(super) struct Folding {
     limit: usize,
     /// Frames in the log when it was folded last.
     folded: usize,
-    beside: Option<JoinHandle<Result<(), StoreError>>>,
+    beside: Option<oneshot::Receiver<Result<(), StoreError>>>,
     room: Room,
 }
 
 /// The log's file, for making it longer. Closing it costs SQLite no lock: the locks of a log are in its index.
 struct Room {
     path: PathBuf,
-    step: u64,
+    /// The most by which the log is made longer at a time.
+    most_step: u64,
     log: Option<File>,
     /// Length of the log that there is no need to ask for again.
     known: u64,
@@ -90,7 +94,7 @@ impl Room {
             return Ok(());
         }
         // In whole steps, so that the file grows as seldom as it can.
-        let longer = needed.max(length + self.step);
+        let longer = needed.max(length + (length / 2).clamp(LEAST_STEP, MOST_STEP).min(self.most_step));
         // A page at a time: Linux keeps what is written at once in one piece of its cache, and counts the whole piece as
         // written whenever a commit changes a part of it.
         let mut at = length;
@@ -124,8 +128,7 @@ impl Folding {
         let limit = set_limit(conn, page_bytes, wal_bytes)?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        let step = (wal_bytes / 16).clamp(ROOM_BYTES, MOST_ROOM);
-        let room = Room { path: log.into(), step, log: None, known: 0 };
+        let room = Room { path: log.into(), most_step: (wal_bytes / 2).max(ROOM_BYTES), log: None, known: 0 };
         Ok(Self { path: path.to_owned(), page_bytes, wal_bytes, frames, limit, folded: 0, beside: None, room })
     }
 
@@ -142,41 +145,47 @@ impl Folding {
         self.room.known = 0;
     }
 
-    /// Starts the work beside the writer if the log has grown enough.
-    pub(super) fn start(&mut self) {
+    /// Starts the work beside the writer if the log has grown enough; `ended` is called when it has ended.
+    pub(super) fn start(&mut self, runtime: &Handle, ended: impl FnOnce() + Send + 'static) {
         let frames = self.frames.load(Ordering::Relaxed);
         if frames < self.folded {
             self.folded = 0;
         }
         if self.beside.is_none() && frames - self.folded >= self.limit {
             let (path, rest) = (self.path.clone(), REST_BYTES / self.page_bytes);
-            self.beside = Some(tokio::task::spawn_blocking(move || fold_beside(&path, rest)));
+            let (sender, beside) = oneshot::channel();
+            self.beside = Some(beside);
+            drop(runtime.spawn_blocking(move || {
+                // A writer that has gone does not want to know.
+                drop(sender.send(fold_beside(&path, rest)));
+                ended();
+            }));
         }
-    }
-
-    /// Returns when the work beside the writer has ended; never if there is none.
-    pub(super) async fn ended(&mut self) {
-        let Some(beside) = &mut self.beside else { return std::future::pending().await };
-        let result = beside.await;
-        self.beside = None;
-        let error = match result {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(error) => StoreError::Engine { step: STEP, source: Box::new(error) },
-        };
-        // The log stays as it is and the next commits try again.
-        tracing::warn!(error = %base::chain(&error), "could not fold the log into the database");
     }
 
     /// Whether the work beside the writer is done and only waits to be noticed.
     pub(super) fn finished(&self) -> bool {
-        self.beside.as_ref().is_some_and(JoinHandle::is_finished)
+        self.beside.as_ref().is_some_and(|beside| !beside.is_empty())
+    }
+
+    /// Notices the end of the work beside the writer; says whether there was one.
+    pub(super) fn take_finished(&mut self) -> bool {
+        let Some(beside) = &mut self.beside else { return false };
+        match beside.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => return false,
+            Err(oneshot::error::TryRecvError::Closed) => tracing::error!("the work beside the writer died"),
+            Ok(result) => told(result),
+        }
+        self.beside = None;
+        true
     }
 
     /// Waits for the work beside the writer, if there is any.
     pub(super) async fn join(&mut self) {
-        if self.beside.is_some() {
-            self.ended().await;
+        if let Some(beside) = self.beside.take()
+            && let Ok(result) = beside.await
+        {
+            told(result);
         }
     }
 
@@ -189,6 +198,13 @@ impl Folding {
             }
         }
         self.folded = self.frames.load(Ordering::Relaxed);
+    }
+}
+
+/// After an error the log stays as it is and the next commits try again.
+fn told(result: Result<(), StoreError>) {
+    if let Err(error) = result {
+        tracing::warn!(error = %base::chain(&error), "could not fold the log into the database");
     }
 }
 

@@ -5,16 +5,17 @@
 //! and watches below C are refused from the moment that C is announced, before the first row goes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use base::{Clock, Shutdown, SystemClock};
 
+use super::desk::Desk;
 use super::rows::{blob, last_id, revision_of, row_id};
 use super::schema::{set_meta, sql};
 use super::state::Shared;
@@ -223,12 +224,7 @@ async fn overflow(shared: &Shared, keep: Option<i64>, start: i64) {
 }
 
 /// Compacts as `keep` says; sleeps while nothing is written.
-pub(super) async fn keep_history(
-    shared: Arc<Shared>,
-    commands: mpsc::WeakSender<Command>,
-    keep: Keep,
-    shutdown: Shutdown,
-) {
+pub(super) async fn keep_history(shared: Arc<Shared>, desk: Weak<Desk>, keep: Keep, shutdown: Shutdown) {
     let start = shared.current();
     let history = keep.history.unwrap_or(Duration::MAX);
     let mut revision = shared.revision.subscribe();
@@ -267,11 +263,11 @@ pub(super) async fn keep_history(
         let Some(target) = target.filter(|target| *target > shared.compacted()) else { continue };
         let (reply, answer) = oneshot::channel();
         let command = Command::Compact { revision: Revision(target), wait: false, keep_quiet: true, reply };
-        let Some(commands) = commands.upgrade() else { return };
-        if commands.send(command).await.is_err() {
+        let Some(desk) = desk.upgrade() else { return };
+        if desk.leave(command).await.is_err() {
             return;
         }
-        drop(commands);
+        drop(desk);
         match answer.await {
             Ok(Ok(()) | Err(StoreError::Compacted { .. })) => {
                 tracing::debug!(revision = target, "compacted");

@@ -1,13 +1,14 @@
 //! Ends leases when their time is over.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use base::{Backoff, Shutdown};
 
+use super::desk::Desk;
 use super::state::Shared;
 use super::writer::Command;
 use crate::store::StoreError;
@@ -16,7 +17,7 @@ use crate::store::StoreError;
 const ROUND: usize = 512;
 
 /// Sleeps until the next lease ends, and has the writer delete its keys.
-pub(super) async fn expire(shared: Arc<Shared>, commands: mpsc::WeakSender<Command>, shutdown: Shutdown) {
+pub(super) async fn expire(shared: Arc<Shared>, desk: Weak<Desk>, shutdown: Shutdown) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let next = shared.leases.next_expiry();
@@ -32,7 +33,7 @@ pub(super) async fn expire(shared: Arc<Shared>, commands: mpsc::WeakSender<Comma
             () = shared.leases.changed.notified() => continue,
             () = due => {}
         }
-        match revoke_due(&shared, &commands).await {
+        match revoke_due(&shared, &desk).await {
             Ok(()) => backoff.reset(),
             Err(StoreError::Stopped) => return,
             Err(error) => {
@@ -48,12 +49,12 @@ pub(super) async fn expire(shared: Arc<Shared>, commands: mpsc::WeakSender<Comma
     }
 }
 
-async fn revoke_due(shared: &Shared, commands: &mpsc::WeakSender<Command>) -> Result<(), StoreError> {
+async fn revoke_due(shared: &Shared, desk: &Weak<Desk>) -> Result<(), StoreError> {
     for id in shared.leases.due(ROUND) {
         let (reply, answer) = oneshot::channel();
-        let sender = commands.upgrade().ok_or(StoreError::Stopped)?;
-        sender.send(Command::Revoke { id, due_only: true, reply }).await.map_err(|_| StoreError::Stopped)?;
-        drop(sender);
+        let desk = desk.upgrade().ok_or(StoreError::Stopped)?;
+        desk.leave(Command::Revoke { id, due_only: true, reply }).await?;
+        drop(desk);
         match answer.await.map_err(|_| StoreError::Stopped)? {
             Ok(_) => tracing::debug!(lease = id.0, "lease expired"),
             // Kept alive or revoked in the meantime.

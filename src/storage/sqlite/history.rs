@@ -38,6 +38,7 @@ pub(super) async fn catch_up(
     shutdown: Shutdown,
 ) {
     let mut next = options.start.0;
+    let _behind = shared.metrics.watch_behind();
     loop {
         let current = shared.current();
         let read = {
@@ -66,12 +67,14 @@ pub(super) async fn catch_up(
             }
         };
         if !events.is_empty() {
+            let count = events.len();
             let message = WatchMessage::Events { revision: Revision(next - 1), events };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 sent = sender.send(message) => if sent.is_err() { return },
             }
+            shared.hub.handed_over(count);
         }
         match shared.hub.attach(&range, options.prev_kv, Revision(next), Some(Revision(next - 1)), sender) {
             Attach::Done(_) => return,

@@ -4,6 +4,7 @@
 //! that leases on ephemeral keys cost no disk; after a restart every lease has its whole time again, as with etcd.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,18 +12,33 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::metrics::{Histogram, Page};
 use crate::store::{Event, EventKind, LeaseId, LeaseStatus, StoreError};
 
 /// Seconds; etcd's `MaxLeaseTTL`.
 pub const TTL_MAX: i64 = 9_000_000_000;
 /// Seconds; etcd's `minLeaseTTL` with its default election timeout.
 const TTL_MIN: i64 = 2;
+/// etcd's bounds of `lease_ttl_total` (server/lease/metrics.go): one second and twice as much, 24 times.
+const TTL_SECONDS: [f64; 24] = [
+    1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 1024., 2048., 4096., 8192., 16384., 32768., 65536., 131072.,
+    262144., 524288., 1048576., 2097152., 4194304., 8388608.,
+];
 
 /// The leases of one store.
 pub(super) struct Leases {
     state: Mutex<State>,
     /// The next expiry may have become earlier.
     pub changed: Notify,
+    counted: Counted,
+}
+
+/// What has happened since the start.
+struct Counted {
+    granted: AtomicU64,
+    renewed: AtomicU64,
+    revoked: AtomicU64,
+    ttls: Histogram,
 }
 
 #[derive(Default)]
@@ -50,7 +66,13 @@ impl Leases {
                 lease.keys.insert(key);
             }
         }
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        let counted = Counted {
+            granted: AtomicU64::new(0),
+            renewed: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            ttls: Histogram::new(&TTL_SECONDS),
+        };
+        Self { state: Mutex::new(state), changed: Notify::new(), counted }
     }
 
     pub(super) fn grant(&self, id: LeaseId, ttl: i64) -> Result<LeaseStatus, StoreError> {
@@ -65,6 +87,8 @@ impl Leases {
         }
         let earliest = state.insert(id, ttl, false);
         drop(state);
+        self.counted.granted.fetch_add(1, Ordering::Relaxed);
+        self.counted.ttls.observe(ttl as f64);
         if earliest {
             self.changed.notify_one();
         }
@@ -80,6 +104,7 @@ impl Leases {
         expiries.remove(&(lease.expiry, id.0));
         lease.expiry = expiry(now, lease.ttl);
         expiries.insert((lease.expiry, id.0));
+        self.counted.renewed.fetch_add(1, Ordering::Relaxed);
         Ok(lease.ttl)
     }
 
@@ -133,6 +158,7 @@ impl Leases {
         let mut state = self.state.lock();
         if let Some(lease) = state.leases.remove(&id.0) {
             state.expiries.remove(&(lease.expiry, id.0));
+            self.counted.revoked.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -168,6 +194,17 @@ impl Leases {
         let now = Instant::now();
         let state = self.state.lock();
         state.expiries.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| LeaseId(*id)).collect()
+    }
+
+    /// Appends what is counted to a page.
+    pub(super) fn write(&self, page: &mut Page<'_>) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counted { granted, renewed, revoked, ttls } = &self.counted;
+        page.gauge("etcd_debugging_lease_total", "Leases.", self.state.lock().leases.len());
+        page.counter("etcd_debugging_lease_granted_total", "Leases granted.", count(granted));
+        page.counter("etcd_debugging_lease_renewed_total", "Times that leases were kept alive.", count(renewed));
+        page.counter("etcd_debugging_lease_revoked_total", "Leases that were revoked or ended.", count(revoked));
+        page.histogram("etcd_debugging_lease_ttl_total", "Seconds that leases were granted for.", ttls);
     }
 
     /// Id and TTL of every lease.

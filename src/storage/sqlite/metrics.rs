@@ -2,13 +2,14 @@
 //! server/storage/backend/metrics.go).
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::SqliteStore;
-use crate::store::{Event, EventKind, Revision, Store, StoreError};
+use crate::store::{Event, EventKind, KeyRange, RangeOptions, Revision, Store, StoreError};
 
 /// etcd's bounds of `backend_commit_duration_seconds`.
 const COMMIT_SECONDS: [f64; 14] =
@@ -34,6 +35,29 @@ pub(super) struct Metrics {
     deletes: AtomicU64,
     txns: AtomicU64,
     put_bytes: AtomicU64,
+    failed: AtomicU64,
+    behind: Arc<AtomicI64>,
+    keys: Mutex<Keys>,
+}
+
+/// How many keys there are.
+#[derive(Default)]
+struct Keys {
+    /// Everything up to this revision is in `added`.
+    revision: i64,
+    /// Keys added less keys removed since the start.
+    added: i64,
+    /// Keys at the start, once they have been counted.
+    before: Option<i64>,
+}
+
+/// A watch that is being brought up to date, for as long as this is kept.
+pub(super) struct Behind(Arc<AtomicI64>);
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Metrics {
@@ -51,6 +75,9 @@ impl Default for Metrics {
             deletes: AtomicU64::new(0),
             txns: AtomicU64::new(0),
             put_bytes: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            behind: Arc::default(),
+            keys: Mutex::default(),
         }
     }
 }
@@ -71,8 +98,34 @@ impl Metrics {
         self.ranges.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The published changes of one revision.
-    pub(super) fn changed(&self, events: &[Event]) {
+    /// A write that the disk did not take, or the store did not take any more.
+    pub(super) fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes that failed so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// A watch begins in the past.
+    pub(super) fn watch_behind(&self) -> Behind {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+        Behind(self.behind.clone())
+    }
+
+    /// The changes of one revision, to be called when readers may see them.
+    pub(super) fn changed(&self, revision: i64, events: &[Event]) {
+        let mut keys = self.keys.lock();
+        keys.revision = revision;
+        for event in events {
+            match (event.kind, event.kv.version) {
+                (EventKind::Put, 1) => keys.added += 1,
+                (EventKind::Put, _) => {}
+                (EventKind::Delete, _) => keys.added -= 1,
+            }
+        }
+        drop(keys);
         for event in events {
             match event.kind {
                 EventKind::Put => {
@@ -85,6 +138,12 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// The number of keys, if those at the start have been counted; otherwise the revision to count them at, 0: the newest.
+    fn keys(&self) -> Result<i64, (i64, i64)> {
+        let keys = self.keys.lock();
+        keys.before.map(|before| before + keys.added).ok_or((keys.revision, keys.added))
     }
 
     /// One step of compaction, which writers waited for.
@@ -146,7 +205,7 @@ impl Metrics {
 }
 
 /// Values counted by size.
-struct Histogram {
+pub(super) struct Histogram {
     bounds: &'static [f64],
     state: Mutex<Observed>,
 }
@@ -159,11 +218,11 @@ struct Observed {
 }
 
 impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
+    pub(super) fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, state: Mutex::new(Observed { buckets: vec![0; bounds.len()], ..Observed::default() }) }
     }
 
-    fn observe(&self, value: f64) {
+    pub(super) fn observe(&self, value: f64) {
         let mut state = self.state.lock();
         state.count += 1;
         state.sum += value;
@@ -200,7 +259,7 @@ impl Page<'_> {
         let _ = writeln!(self.0, "{name} {value}");
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+    pub(super) fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.head(name, "histogram", help);
         let Observed { buckets, count, sum } = histogram.state.lock().clone();
         let mut total = 0;
@@ -215,6 +274,7 @@ impl Page<'_> {
 /// Everything about `store`.
 pub(super) async fn write(store: &SqliteStore, text: &mut String) -> Result<(), StoreError> {
     let (size, in_use) = store.size().await?;
+    let keys = count_keys(store).await?;
     let mut page = Page(text);
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the database and its log on disk.", size);
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use.", in_use);
@@ -225,7 +285,38 @@ pub(super) async fn write(store: &SqliteStore, text: &mut String) -> Result<(), 
     let Revision(compacted) = store.compacted();
     page.gauge("etcd_debugging_mvcc_compact_revision", "History before this revision is gone.", compacted);
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watches that are up to date.", store.watchers());
-    page.gauge("etcd_debugging_lease_total", "Leases.", store.shared.leases.list().len());
-    store.shared.metrics.write(&mut page);
+    let metrics = &store.shared.metrics;
+    let (behind, events) = (metrics.behind.load(Ordering::Relaxed), store.shared.hub.events());
+    page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watches that are being brought up to date.", behind);
+    page.counter("etcd_debugging_mvcc_events_total", "Events given to watches.", events);
+    let waiting = store.shared.hub.waiting();
+    page.gauge("etcd_debugging_mvcc_pending_events_total", "Revisions that wait to be taken by watches.", waiting);
+    page.gauge("etcd_debugging_mvcc_keys_total", "Keys.", keys);
+    store.shared.leases.write(&mut page);
+    metrics.write(&mut page);
     Ok(())
+}
+
+/// How many keys there are: counted once, and from then on by what is added and removed.
+async fn count_keys(store: &SqliteStore) -> Result<i64, StoreError> {
+    let metrics = &store.shared.metrics;
+    loop {
+        let (revision, added) = match metrics.keys() {
+            Ok(keys) => return Ok(keys),
+            Err(at) => at,
+        };
+        let options = RangeOptions { revision: Revision(revision), count_only: true, ..RangeOptions::default() };
+        let counted = match store.range_at(&KeyRange::prefix(""), &options, store.shared.current()).await {
+            Ok(found) => found.count as i64,
+            // There are newer revisions to count them at.
+            Err(StoreError::Compacted { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let mut keys = metrics.keys.lock();
+        // What was written between the question and the answer may be in the newest state or not.
+        if revision > 0 || keys.revision == 0 {
+            keys.before = Some(counted - added);
+            return Ok(counted);
+        }
+    }
 }

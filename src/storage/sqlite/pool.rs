@@ -41,6 +41,11 @@ impl Readers {
         self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Stopped)
     }
 
+    /// As [`Self::permit`], if there is no need to wait for it.
+    pub(super) fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
     /// Lends a connection to the holder of a permit. Blocks.
     pub(super) fn lend<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let idle = self.idle.lock().pop();

@@ -56,6 +56,14 @@ pub(super) struct View<'a> {
 
 const READ: &str = "read keys";
 
+/// A row that nothing here has written.
+#[derive(Debug, thiserror::Error)]
+#[error("row {id} says that it superseded row {prev}, which is not older: the database is damaged")]
+struct Disorder {
+    id: i64,
+    prev: i64,
+}
+
 impl View<'_> {
     /// The newest version of a key, deletions included.
     pub(super) fn newest(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
@@ -187,10 +195,12 @@ impl View<'_> {
         while id > self.bound {
             let mut statement = self.prepare("SELECT prev FROM rev WHERE id = ?")?;
             let mut rows = statement.query([id]).map_err(sql(READ))?;
-            match rows.next().map_err(sql(READ))? {
-                Some(row) => id = row.get(0).map_err(sql(READ))?,
-                None => return Ok(None),
+            let Some(row) = rows.next().map_err(sql(READ))? else { return Ok(None) };
+            let prev = row.get(0).map_err(sql(READ))?;
+            if prev >= id {
+                return Err(StoreError::Engine { step: READ, source: Box::new(Disorder { id, prev }) });
             }
+            id = prev;
         }
         self.row(id, keys_only)
     }

@@ -10,10 +10,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
-
-use base::Shutdown;
 
 use super::apply::{Apply, Outcome};
 use super::checkpoint::Folding;
@@ -22,8 +20,6 @@ use super::schema::{set_meta, sql};
 use super::state::Shared;
 use crate::store::{Event, LeaseId, Revision, StoreError, Txn, TxnResult};
 
-/// Transactions in one batch.
-const BATCH_LEN: usize = 512;
 /// Revisions reserved on disk at a time for writes that go to memory only.
 const RESERVE: i64 = 1 << 20;
 
@@ -79,112 +75,37 @@ struct Done {
     published: Vec<(Revision, Vec<Event>)>,
 }
 
-/// Takes commands until `shutdown` or the end of the queue, then answers what waits and closes the database.
-pub(super) async fn run(mut writer: Writer, mut commands: mpsc::Receiver<Command>, shutdown: Shutdown) {
-    let shared = writer.shared.clone();
-    loop {
-        let mut batch = Vec::new();
-        let mut folded = false;
-        if writer.compaction.pending() {
-            if shutdown.is_cancelled() {
-                break;
-            }
-            if writer.folding.finished() {
-                writer.folding.ended().await;
-                folded = true;
-            }
-        } else {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                () = writer.folding.ended() => folded = true,
-                command = commands.recv() => match command {
-                    Some(command) => batch.push(command),
-                    None => break,
-                },
-            }
-        }
-        gather(&mut commands, &mut batch).await;
-        match tokio::task::spawn_blocking(move || step(writer, batch, folded)).await {
-            Ok(back) => {
-                writer = back;
-                writer.folding.start();
-            }
-            Err(error) => {
-                tracing::error!(error = %base::chain(&error), "storage writer died");
-                shared.failed.cancel();
-                shared.hub.close();
-                shared.stopped.cancel();
-                return;
-            }
-        }
-        if shared.failed.is_cancelled() {
-            break;
-        }
-    }
-    commands.close();
-    let mut rest = Vec::new();
-    while let Some(command) = commands.recv().await {
-        rest.push(command);
-    }
-    writer.folding.join().await;
-    let ended = tokio::task::spawn_blocking(move || stop(writer, rest)).await;
-    if let Err(error) = ended {
-        tracing::error!(error = %base::chain(&error), "storage writer died while stopping");
-    }
-    shared.hub.close();
-    shared.stopped.cancel();
-}
-
-/// Takes what waits. Under load it then lets those go first who are about to write too: a commit costs much the same
-/// for few as for many.
-async fn gather(commands: &mut mpsc::Receiver<Command>, batch: &mut Vec<Command>) {
-    take(commands, batch);
-    if batch.len() > 1 {
-        tokio::task::yield_now().await;
-        take(commands, batch);
-    }
-}
-
-fn take(commands: &mut mpsc::Receiver<Command>, batch: &mut Vec<Command>) {
-    while batch.len() < BATCH_LEN {
-        match commands.try_recv() {
-            Ok(command) => batch.push(command),
-            Err(_) => return,
-        }
-    }
-}
-
-/// `folded`: the log has just been folded but for a rest.
-fn step(mut writer: Writer, commands: Vec<Command>, folded: bool) -> Writer {
-    if folded {
-        writer.folding.fold_rest(&writer.conn);
-    }
-    writer.commands(commands);
-    if let Err(error) = super::compact::step(&mut writer)
-        && writer.compaction.postpone()
-    {
-        tracing::warn!(error = %base::chain(&error), "compaction stopped");
-    }
-    writer
-}
-
-fn stop(mut writer: Writer, rest: Vec<Command>) {
-    writer.commands(rest);
-    if writer.shared.failed.is_cancelled() {
-        return;
-    }
-    if let Err(error) = writer.put_to_rest() {
-        tracing::error!(error = %base::chain(&error), "could not write the last state to disk");
-    }
-    let Writer { conn, lock, .. } = writer;
-    if let Err((_, error)) = conn.close() {
-        tracing::error!(%error, "could not close the database");
-    }
-    drop(lock);
-}
-
 impl Writer {
+    /// Does what is asked, and a bounded part of what compaction has left. `folded`: the log has just been folded but
+    /// for a rest.
+    pub(super) fn step(&mut self, commands: Vec<Command>, folded: bool) {
+        if folded {
+            self.folding.fold_rest(&self.conn);
+        }
+        self.commands(commands);
+        if let Err(error) = super::compact::step(self)
+            && self.compaction.postpone()
+        {
+            tracing::warn!(error = %base::chain(&error), "compaction stopped");
+        }
+    }
+
+    /// Does what is still asked and closes the database.
+    pub(super) fn stop(mut self, rest: Vec<Command>) {
+        self.commands(rest);
+        if self.shared.failed.is_cancelled() {
+            return;
+        }
+        if let Err(error) = self.put_to_rest() {
+            tracing::error!(error = %base::chain(&error), "could not write the last state to disk");
+        }
+        let Self { conn, lock, .. } = self;
+        if let Err((_, error)) = conn.close() {
+            tracing::error!(%error, "could not close the database");
+        }
+        drop(lock);
+    }
+
     fn commands(&mut self, commands: Vec<Command>) {
         let mut txns = Vec::new();
         for command in commands {
@@ -230,6 +151,7 @@ impl Writer {
             Err(error) if batch.len() == 1 || self.shared.failed.is_cancelled() => {
                 let mut error = Some(error);
                 for command in batch {
+                    self.shared.metrics.failed();
                     drop(command.reply.send(Err(error.take().unwrap_or(StoreError::Stopped))));
                 }
             }
@@ -356,8 +278,8 @@ impl Writer {
     fn publish(&self, published: Vec<(Revision, Vec<Event>)>) {
         for (revision, events) in published {
             self.shared.leases.apply(&events);
-            self.shared.metrics.changed(&events);
             self.shared.advance(revision, &events);
+            self.shared.metrics.changed(revision.0, &events);
             self.shared.hub.publish(revision, events);
         }
     }
