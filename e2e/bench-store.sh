@@ -45,6 +45,8 @@ for round in $(seq "$rounds"); do
   echo "round $round of $rounds" >&2
   turn "$round"
   "$client" -floor "$work" -secs "$secs" >"$work/disk-$round.json"
+  # What no server outdoes here with this client: one that keeps nothing and answers a put after a sync that all who wait share.
+  measure null "null-$round" "127.0.0.1:$((port + 4))" -calls -- "$client" -serve "127.0.0.1:$((port + 4))" -dir .
 done
 if [ "$bulk" -gt 0 ]; then echo "bytes on disk after $bulk puts" >&2; turn bulk -bulk "$bulk"; fi
 python3 - "$work" "$rounds" <<'PY'
@@ -92,6 +94,15 @@ for title, key, part, more in rows:
             behind.append(f"{title.strip()} ({key}): {ratio:.2f}x of {other}'s")
     print(f"{title:34}" + "".join(f"{cell(v):>12}" for v in values) + "".join(f"{r:>10}" for r in ratios))
 syncs = statistics.median(load("disk", r)["syncs"]["per_second"] for r in range(1, rounds + 1))
+def only(key, part):
+    found = [v[part] for v in (load("null", r).get(key, {}) for r in range(1, rounds + 1)) if part in v]
+    return statistics.median(found) if found else None
+print(f"\n{'a server that keeps nothing':34}{'null':>12}{'skiff is':>12}{'client us':>12}{'null us':>12}{'skiff us':>12}   CPU time of each call")
+for title, key, part, more in rows:
+    if part == "per_second" and only(key, part):
+        mine, its = value("skiff", key, part), only(key, part)
+        times = [value("skiff", key, "client_cpu_us_each"), only(key, "server_cpu_us_each"), value("skiff", key, "server_cpu_us_each")]
+        print(f"{title:34}{cell(its):>12}{'-' if mine is None else f'{100 * mine / its:.0f} %':>12}" + "".join(f"{cell(t):>12}" for t in times))
 print(f"syncs/s of the disk, 8 KiB each, one after the other: {cell(syncs)}; a client that waits for each put has no more of them on any server")
 puts = value("skiff", "bulk", "puts")
 if puts:

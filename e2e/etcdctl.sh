@@ -175,9 +175,9 @@ same snapshot save @DIR@/snap; same snapshot save
 carried() {
   local from=$1 name=$2 restored=127.0.0.1:$((${REAL_PORT:-23790} + 6)) restored_peer=127.0.0.1:$((${REAL_PORT:-23790} + 7)) pid newest oldest bad=0
   "$kit/etcdctl" --endpoints "$from" snapshot save "$work/$name.snapshot" >/dev/null 2>&1 || { echo "no snapshot of $name"; failed=$((failed + 1)); return; }
-  "$kit/etcdutl" snapshot status "$work/$name.snapshot" -w json >"$work/$name.status" 2>&1 || { cat "$work/$name.status"; bad=1; }
+  "$kit/etcdutl" snapshot status "$work/$name.snapshot" -w json >"$work/$name.status" 2>&1 || { echo "etcdutl does not read the snapshot of $name:"; cat "$work/$name.status"; bad=1; }
   "$kit/etcdutl" snapshot restore "$work/$name.snapshot" --data-dir "$work/$name.restored" --name "$name" --initial-cluster "$name=http://$restored_peer" \
-    --initial-advertise-peer-urls "http://$restored_peer" >"$work/$name.restore" 2>&1 || { tail -3 "$work/$name.restore"; bad=1; }
+    --initial-advertise-peer-urls "http://$restored_peer" >"$work/$name.restore" 2>&1 || { echo "etcdutl does not restore the snapshot of $name:"; tail -3 "$work/$name.restore"; bad=1; }
   "$kit/etcd" --name "$name" --data-dir "$work/$name.restored" --listen-client-urls "http://$restored" --advertise-client-urls "http://$restored" \
     --listen-peer-urls "http://$restored_peer" --initial-advertise-peer-urls "http://$restored_peer" --initial-cluster "$name=http://$restored_peer" \
     --log-level error >"$work/$name.log" 2>&1 & pid=$!
@@ -197,12 +197,14 @@ carried() {
   events() { timeout 5 "$kit/etcdctl" --endpoints "$1" watch "" --prefix --rev "$((oldest > newest - 40 ? oldest : newest - 40))" 2>/dev/null | cut -c1-100; }
   [ "$name" = killed ] || diff <(events "$from") <(events "$restored") >"$work/$name.diff" || { echo "DIFFERENT after a restore: events"; head -5 "$work/$name.diff"; bad=1; }
   # It can be written to, and emptied: the pages are as bbolt wants them.
-  for n in $(seq 200); do printf 'put more%s %s\n' "$n" "$n"; done | { echo; head -120; echo; echo; } | "$kit/etcdctl" --endpoints "$restored" txn >/dev/null 2>&1 || bad=1
-  "$kit/etcdctl" --endpoints "$restored" del "" --prefix >/dev/null && "$kit/etcdctl" --endpoints "$restored" compaction --physical "$((newest + 2))" >/dev/null || bad=1
-  "$kit/etcdctl" --endpoints "$restored" defrag >/dev/null || { echo "defrag of the restored member"; bad=1; }
+  after() { local what=$1; shift; "$kit/etcdctl" --endpoints "$restored" "$@" >"$work/$name.after" 2>&1 || { echo "$what of the restored $name failed:"; tail -3 "$work/$name.after"; bad=1; }; }
+  { echo; for n in $(seq 120); do echo "put more$n $n"; done; echo; echo; } >"$work/puts"
+  after "a transaction of 120 puts" txn <"$work/puts"; after "a deletion of everything" del "" --prefix
+  after "a compaction" compaction --physical "$((newest + 2))"; after "a defragmentation" defrag
   kill "$pid"; wait "$pid" 2>/dev/null
-  grep -hE '"level":"(fatal|panic)"|^panic' "$work/$name.log" && bad=1
-  failed=$((failed + bad)); [ $bad = 1 ] || echo "restored: a real etcd goes on from $name at revision $newest"
+  if grep -m 3 -E '"level":"(fatal|panic)"|^panic' "$work/$name.log"; then echo "the etcd on the restored $name died of this"; bad=1; fi
+  if [ $bad = 1 ]; then echo "DIFFERENT: etcd does not go on from the snapshot of $name as the store does"; failed=$((failed + 1)); return; fi
+  echo "restored: a real etcd goes on from $name at revision $newest"
 }
 carried "$ours" history
 
@@ -246,8 +248,8 @@ fi
 # --- metrics: the names that a member's dashboards use ----------------------------------------------------------------------
 # Not told: what Go, raft, peers, the v2 store and bbolt's inside have; and what would be counted for its own sake.
 none='^(go_|promhttp_|os_fd|process_network|process_virtual_memory_max|etcd_network_known_peers|etcd_snap|etcd_debugging_(snap|store|auth|disk|server)|etcd_grpc_proxy|etcd_disk_(wal_write|defrag|backend_(defrag|snapshot))'
-none+='|etcd_server_(apply_dur|client_req|feature|go_version|health|heartbeat|learner_promote|read_indexes|slow_|snapshot_apply|range_dur|proposals_failed)|etcd_mvcc_(hash|db_open)'
-none+='|etcd_debugging_mvcc_(events|index_comp|keys|pending|slow)|etcd_debugging_lease_(granted|renewed|revoked|ttl))'
+none+='|etcd_server_(apply_dur|client_req|feature|go_version|health|heartbeat|learner_promote|read_indexes|slow_|snapshot_apply|range_dur)|etcd_mvcc_(hash|db_open)'
+none+='|etcd_debugging_mvcc_index_comp)'
 for side in real ours; do endpoint=$real; [ $side = ours ] && endpoint=$ours; curl -s "http://$endpoint/metrics" | awk '/^# TYPE/ {print $3}' | grep -vE "$none" | sort >"$work/$side.names"; done
 compared=$((compared + 1)); missing=$(comm -23 "$work/real.names" "$work/ours.names"); [ -z "$missing" ] || { echo "DIFFERENT: /metrics has no" $missing; failed=$((failed + 1)); }
 # Three minutes; what is said in the end counts, not the figures nor the bar of progress.

@@ -28,6 +28,8 @@ var (
 	size     = flag.Int("size", 1024, "bytes of a value")
 	bulk     = flag.Int("bulk", 0, "only puts, this many, with compaction every 10,000, to see what stays on disk")
 	floor    = flag.String("floor", "", "a directory: only tell how many small writes a second its disk syncs, one after the other")
+	serve    = flag.String("serve", "", "host and port: be a server that keeps nothing and only syncs into -dir, for comparison")
+	only     = flag.Bool("calls", false, "only puts, gets and lists")
 	watchers = flag.Int("watchers", 1000, "watches of the fan-out")
 	next     atomic.Int64
 )
@@ -59,7 +61,7 @@ func run(clients int, op func(c *clientv3.Client) error) map[string]any {
 	}
 	var wg sync.WaitGroup
 	times := make([][]time.Duration, clients)
-	before, start := cpu(), time.Now()
+	before, mine, start := cpu(), ownCPU(), time.Now()
 	end := start.Add(time.Duration(*secs * float64(time.Second)))
 	for i := range clients {
 		wg.Add(1)
@@ -84,7 +86,14 @@ func run(clients int, op func(c *clientv3.Client) error) map[string]any {
 		return float64(all[min(int(float64(len(all))*p), len(all)-1)].Microseconds()) / 1000
 	}
 	n := float64(len(all))
-	return map[string]any{"per_second": int(n / took), "p50_ms": at(.5), "p99_ms": at(.99), "server_cpu_us_each": int((cpu() - before) / n * 1e6)}
+	return map[string]any{"per_second": int(n / took), "p50_ms": at(.5), "p99_ms": at(.99), "server_cpu_us_each": int((cpu() - before) / n * 1e6), "client_cpu_us_each": int((ownCPU() - mine) / n * 1e6)}
+}
+
+// ownCPU is this client's CPU time in seconds.
+func ownCPU() float64 {
+	var used syscall.Rusage
+	check(syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+	return float64(used.Utime.Nano()+used.Stime.Nano()) / 1e9
 }
 
 // cpu is the server's CPU time in seconds.
@@ -161,7 +170,7 @@ func fanOut(value string) map[string]any {
 			last.Store(time.Now().UnixNano())
 		}()
 	}
-	before, start := cpu(), time.Now()
+	before, mine, start := cpu(), ownCPU(), time.Now()
 	for n := range changes {
 		_, err := c.Put(ctx, fmt.Sprintf("/fan/%d", n), value)
 		check(err)
@@ -169,7 +178,7 @@ func fanOut(value string) map[string]any {
 	wg.Wait()
 	took := float64(last.Load()-start.UnixNano()) / 1e9
 	n := float64(changes * *watchers)
-	return map[string]any{"events_per_second": int(n / took), "server_cpu_us_each": (cpu() - before) / n * 1e6}
+	return map[string]any{"events_per_second": int(n / took), "server_cpu_us_each": (cpu() - before) / n * 1e6, "client_cpu_us_each": (ownCPU() - mine) / n * 1e6}
 }
 
 func main() {
@@ -185,6 +194,9 @@ func main() {
 		result["syncs"] = syncs(*floor)
 		report(result)
 		return
+	}
+	if *serve != "" {
+		serveNull(*serve, *dir)
 	}
 	if *bulk > 0 {
 		result["bulk"] = bulkPuts(ctx, value)
@@ -204,6 +216,10 @@ func main() {
 		return err
 	}
 	result["list100_8"] = run(8, list)
+	if *only {
+		report(result)
+		return
+	}
 	result["memory_mib"] = pssMiB()
 	result["fan_out"] = fanOut(value)
 	result["memory_watching_mib"] = pssMiB()
