@@ -10,9 +10,11 @@ pub mod policy;
 mod sink;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::services::AuthorizationAttributes;
@@ -79,6 +81,10 @@ pub struct Audit {
     policy: Policy,
     sinks: Vec<Sink>,
     clock: SharedClock,
+    /// Events that were handed to the sinks.
+    told: AtomicU64,
+    /// Requests that failed because a strict sink did.
+    rejected: AtomicU64,
 }
 
 impl Audit {
@@ -109,7 +115,31 @@ impl Audit {
             let backoff = webhook.initial_backoff;
             sinks.push(Sink::webhook(Arc::new(remote), backoff, *batch, *truncate, tasks, shutdown));
         }
-        Ok(Arc::new(Self { policy, sinks, clock }))
+        Ok(Arc::new(Self { policy, sinks, clock, told: AtomicU64::new(0), rejected: AtomicU64::new(0) }))
+    }
+
+    /// Appends what was counted (apiserver `audit/metrics.go`).
+    pub(crate) fn write_metrics(&self, out: &mut String) -> std::fmt::Result {
+        let counters = [
+            ("event_total", "Counter of audit events generated and sent to the audit backend.", &self.told),
+            (
+                "requests_rejected_total",
+                "Counter of apiserver requests rejected due to an error in audit logging backend.",
+                &self.rejected,
+            ),
+        ];
+        for (name, help, count) in counters {
+            let name = format!("apiserver_audit_{name}");
+            let count = count.load(Ordering::Relaxed);
+            writeln!(out, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter\n{name} {count}")?;
+        }
+        let name = "apiserver_audit_error_total";
+        let help = "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.";
+        writeln!(out, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter")?;
+        for sink in &self.sinks {
+            writeln!(out, "{name}{{plugin=\"{}\"}} {}", sink.name(), sink.dropped())?;
+        }
+        Ok(())
     }
 
     /// Begins to record a request; `None` if the policy says not to. `user` is `None` if nobody was authenticated.
@@ -192,6 +222,9 @@ impl Recorder {
         for sink in &audit.sinks {
             kept &= sink.process(&event).await;
         }
+        if !kept {
+            audit.rejected.fetch_add(1, Ordering::Relaxed);
+        }
         kept
     }
 
@@ -211,6 +244,7 @@ impl Recorder {
             record.event.stage_timestamp = record.audit.clock.now();
         }
         record.event.annotations.extend(annotations);
+        record.audit.told.fetch_add(1, Ordering::Relaxed);
         Some((Arc::clone(&record.audit), record.event.clone()))
     }
 

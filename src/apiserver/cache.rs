@@ -11,6 +11,7 @@ pub mod entry;
 mod feed;
 mod queue;
 pub mod splice;
+pub(crate) mod stats;
 pub mod unreadable;
 pub mod view;
 pub mod watcher;
@@ -25,16 +26,18 @@ use base::Shutdown;
 use parking_lot::Mutex;
 use storage::{EventKind, Messages, Revision, Store, WatchMessage};
 use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::errors;
 use entry::{Change, Entry};
+use stats::Stats;
 use unreadable::{Unreadable, UnreadableKeys};
 use view::Selection;
 use watcher::{Slot, Watcher};
 
 /// Recent changes kept for watches that resume: at most this many …
-const RING_CHANGES_MAX: usize = 2048;
+pub(crate) const RING_CHANGES_MAX: usize = 2048;
 /// … and, beyond the first hundred, at most so many bytes of replaced objects.
 const RING_BYTES_MAX: usize = 2 << 20;
 const RING_CHANGES_MIN: usize = 100;
@@ -50,6 +53,7 @@ pub struct Cache {
     state: Mutex<State>,
     /// Newest revision applied; -1 until the first list is in.
     progress: watch::Sender<i64>,
+    pub(crate) stats: Stats,
 }
 
 #[derive(Default)]
@@ -108,6 +112,7 @@ impl Cache {
             started: OnceCell::new(),
             state: Mutex::default(),
             progress: watch::channel(-1).0,
+            stats: Stats::default(),
         })
     }
 
@@ -162,6 +167,13 @@ impl Cache {
     }
 
     async fn wait_for(&self, revision: i64) -> Result<i64, Status> {
+        let began = Instant::now();
+        let seen = self.wait_until(revision).await;
+        self.stats.waited(began.elapsed());
+        seen
+    }
+
+    async fn wait_until(&self, revision: i64) -> Result<i64, Status> {
         let mut progress = self.progress.subscribe();
         let wait = progress.wait_for(|r| *r >= revision);
         tokio::select! {
@@ -224,6 +236,11 @@ impl Cache {
         (state.entries.len(), state.entries_bytes)
     }
 
+    /// Revision up to which it is exact; 0 before first use.
+    pub fn revision(&self) -> i64 {
+        self.state.lock().revision
+    }
+
     /// Number of watchers.
     pub fn watchers(&self) -> usize {
         self.state.lock().watchers.len()
@@ -241,10 +258,15 @@ impl Cache {
 
     /// Objects that match, in key order, from the key `start` (inclusive, without the prefix) on.
     pub fn list(&self, selection: &Selection, start: &str, limit: usize) -> Listing {
+        let lists = &self.stats.lists;
+        lists.total.add(1);
         let state = self.state.lock();
         let revision = state.revision;
         if let Some(key) = selection.single_key() {
             let found = state.entries.get(key.as_str()).filter(|e| selection.matches(e));
+            lists.fetched.add(1);
+            lists.evaluated.add(1);
+            lists.returned.add(usize::from(found.is_some()));
             return Listing { entries: found.cloned().into_iter().collect(), revision, remaining: None, more: false };
         }
         let prefix = selection.key_prefix();
@@ -256,7 +278,9 @@ impl Cache {
             });
         let mut entries = Vec::new();
         let mut more = false;
+        let mut fetched = 0;
         for (_, entry) in range.by_ref() {
+            fetched += 1;
             if !selection.matches(entry) {
                 continue;
             }
@@ -268,6 +292,9 @@ impl Cache {
         }
         // Upstream knows the rest only when nothing is filtered.
         let remaining = (more && !selection.is_filtered()).then(|| range.count() + 1);
+        lists.fetched.add(fetched);
+        lists.evaluated.add(if selection.is_filtered() { fetched } else { 0 });
+        lists.returned.add(entries.len());
         Listing { entries, revision, remaining, more }
     }
 
@@ -299,6 +326,7 @@ impl Cache {
             }
             WatchStart::Now => {}
         }
+        self.stats.initial.add(initial.len());
         let (sender, receiver) = queue::queue(initial);
         let id = state.next_watcher;
         state.next_watcher += 1;
@@ -327,6 +355,7 @@ impl Cache {
     fn apply(&self, state: &mut State, message: WatchMessage) {
         match message {
             WatchMessage::Events { revision, events } => {
+                self.stats.received.add(events.len());
                 for event in events.iter() {
                     self.apply_event(state, event);
                 }
@@ -389,7 +418,8 @@ impl Cache {
             }
         };
         state.changed = revision;
-        state.dispatch(&change);
+        self.stats.dispatched.add(1);
+        self.stats.terminated.add(state.dispatch(&change));
         state.remember(Arc::new(change));
     }
 }
@@ -413,12 +443,19 @@ impl State {
         }
     }
 
-    /// Hands a change to the watchers it concerns; one whose queue is full is dropped, which ends its stream.
-    fn dispatch(&mut self, change: &Change) {
+    /// Hands a change to the watchers it concerns; one whose queue is full is dropped, which ends its stream. How many
+    /// were.
+    fn dispatch(&mut self, change: &Change) -> usize {
+        let mut cut = 0;
         self.watchers.retain(|_, slot| match watcher::Event::of(change, &slot.selection) {
             None => !slot.sender.is_closed(),
-            Some(event) => slot.sender.send(event),
+            Some(event) => {
+                let kept = slot.sender.send(event);
+                cut += usize::from(!kept && slot.sender.was_cut());
+                kept
+            }
         });
+        cut
     }
 
     fn remember(&mut self, change: Arc<Change>) {

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cache::WatchStart;
 use crate::cache::entry::Entry;
+use crate::cache::stats::Sent;
 use crate::cache::view::{Selection, View};
 use crate::cache::watcher::{Event, EventKind, Watcher};
 use crate::filters::Warnings;
@@ -350,7 +351,7 @@ impl Removal {
             .unwrap_or_else(|| self.server.new_cache(prefix));
         // Encodings of this view are made for nobody, so its index need not be its own.
         let view = Arc::new(View::new(Arc::clone(&def), usize::MAX));
-        Ok(Served { def, resource, stored: Some(Stored { cache, view }) })
+        Ok(Served { def, resource, stored: Some(Stored { cache, view }), sent: Sent::default() })
     }
 
     async fn watch(&self, stored: &Stored) -> Result<Watcher, Status> {

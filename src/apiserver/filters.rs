@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::services::AuthorizationAttributes;
+use api::services::{AuthorizationAttributes, Decision};
 use api::{GroupResource, Status, UserInfo};
 use async_trait::async_trait;
 use axum::body::Body;
@@ -16,8 +16,10 @@ use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::auth::ConnectionIdentity;
 use crate::flow::{self, Arrival};
-use crate::metrics;
+use crate::metrics::identity::Filter;
+use crate::metrics::requests::{Counting, Hooks, Kind};
 use crate::negotiate::Accept;
 use crate::query::Query;
 use crate::request::RequestInfo;
@@ -109,7 +111,6 @@ impl Warnings {
 
 /// Runs a request through the chain.
 pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
-    let began = Instant::now();
     let audit_id = audit_id(request.headers());
     let method = request.method().clone();
     let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -119,14 +120,11 @@ pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
         Ok(info) => {
             let info = Arc::new(info);
             let run = fenced(Arc::clone(&server), request, Arc::clone(&info), query.clone(), warnings.clone());
-            let response = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+            AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
                 tracing::error!(%method, path = info.path, audit_id, "request handler panicked");
                 let status = Status::internal("This request caused apiserver to panic. Look in the logs for details.");
                 respond::failure(&status, Accept::JSON)
-            });
-            let dry_run = query.get("dryRun").is_some();
-            server.metrics.answered(&info, dry_run, response.status().as_u16(), began.elapsed());
-            response
+            })
         }
     };
     if method == Method::HEAD {
@@ -183,17 +181,31 @@ async fn fenced(
         Err(status) => return respond::refuse(&server, &parts.headers, &query, &status),
     };
     let is_watch = matches!(info.verb.as_str(), "watch");
+    let kind = Kind::of(&server, &info, &query, &parts.headers);
+    let came = Instant::now();
     let ticket = if long_running && !is_watch {
         None
     } else {
         let arrival = Arrival { info: &info, query: &query, user: &user, is_watch, timeout };
-        match flow::admit(&server, arrival).await {
+        let asked = Instant::now();
+        let admitted = flow::admit(&server, arrival).await;
+        server.metrics.identities.passed(Filter::Flow, asked.elapsed());
+        match admitted {
             Ok(ticket) => ticket,
-            Err(response) => return response,
+            Err(response) => {
+                kind.into_iter().for_each(|kind| server.metrics.requests.turned_away(kind));
+                return response;
+            }
         }
     };
+    let queued = came.elapsed();
+    let counting = kind.map(|kind| {
+        let mut counting = Counting::new(&server, kind, began, &user, &query);
+        counting.spent_elsewhere(queued);
+        counting
+    });
     let call = Call { info, query, user, parts, body: Mutex::new(body), warnings };
-    let mut response = served(&server, call, timeout).await;
+    let mut response = served(&server, call, timeout, counting).await;
     if let Some(timeout) = timeout {
         response.extensions_mut().insert(SendBy(began + timeout));
     }
@@ -208,24 +220,41 @@ async fn fenced(
 }
 
 /// After flow control: authorisation, and the verb within its time. No time is as much as it likes.
-async fn served(server: &Arc<ApiServer>, call: Call, timeout: Option<Duration>) -> Response {
+async fn served(
+    server: &Arc<ApiServer>,
+    call: Call,
+    timeout: Option<Duration>,
+    mut counting: Option<Counting>,
+) -> Response {
     if let Err(status) = authorise(server, &call.user, &call.info).await {
         let mut response = respond::refuse(server, &call.parts.headers, &call.query, &status);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         return response;
     }
+    if let Some(counting) = &mut counting {
+        counting.begin();
+    }
     let Some(timeout) = timeout else {
-        let open = metrics::open(server, &call.info);
+        let open = counting.as_ref().map(Counting::long_running);
         let response = router::dispatch(server, call).await;
+        let response = match counting {
+            Some(counting) => counting.answered(response),
+            None => response,
+        };
         // The request is open as long as its body is being sent.
         return respond::keep(response, open);
     };
-    match tokio::time::timeout(timeout, router::dispatch(server, call)).await {
-        Ok(response) => response,
-        Err(_) => {
-            respond::failure(&Status::timeout("request did not complete within the allotted timeout", 0), Accept::JSON)
-        }
+    let (answer, hooks) = Hooks::around(tokio::time::timeout(timeout, router::dispatch(server, call))).await;
+    let late = answer.is_err();
+    let response = answer.unwrap_or_else(|_| {
+        respond::failure(&Status::timeout("request did not complete within the allotted timeout", 0), Accept::JSON)
+    });
+    let Some(mut counting) = counting else { return response };
+    counting.spent_elsewhere(hooks);
+    if late {
+        counting.terminated(response.status().as_u16());
     }
+    counting.answered(response)
 }
 
 async fn identify(
@@ -239,7 +268,7 @@ async fn identify(
     // Extensions cannot come from a socket: whoever put a user there is this process.
     let user = match parts.extensions.get::<UserInfo>() {
         Some(user) => user.clone(),
-        None => match server.authenticator.authenticate(parts).await {
+        None => match authenticate(server, parts).await {
             Ok(user) => user,
             Err(status) => {
                 audited::refused(server, info, parts, received, status.code).await;
@@ -248,16 +277,44 @@ async fn identify(
         },
     };
     let long_running = is_long_running(info, query);
+    let began = Instant::now();
     audited::begin(server, audited::Arrived { info, received, long_running, warnings }, parts, &user).await?;
+    server.metrics.identities.passed(Filter::Audit, began.elapsed());
     parts.headers.remove(http::header::AUTHORIZATION);
     crate::auth::front_proxy::clear(&mut parts.headers);
-    impersonation::apply(server, user, info, parts).await
+    let began = Instant::now();
+    let user = impersonation::apply(server, user, info, parts).await;
+    server.metrics.identities.passed(Filter::Impersonation, began.elapsed());
+    user
+}
+
+/// Who asks over the wire.
+async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Status> {
+    let began = Instant::now();
+    let found = server.authenticator.authenticate(parts).await;
+    let took = began.elapsed();
+    let user = found.as_ref().ok();
+    let now = server.clock.now().as_second();
+    let certificate = parts.extensions.get::<ConnectionIdentity>().filter(|identity| identity.user(now) == user);
+    let expires = user.and(certificate).and_then(|identity| identity.expires_in(now));
+    server.metrics.identities.authenticated(user.map(|user| user.name.as_str()), expires, took);
+    server.metrics.identities.passed(Filter::Authentication, took);
+    found
 }
 
 /// Whether the user may do this; the error is upstream's `ForbiddenStatusError`.
 pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
     let asked = attributes(info);
+    let began = Instant::now();
     let (decision, error) = server.authorizer.authorize_or_fail(user, &asked).await;
+    let result = match (&decision, &error) {
+        (Decision::Allow { .. }, _) => "allowed",
+        (_, Some(_)) => "error",
+        (Decision::NoOpinion { .. }, None) => "no-opinion",
+        (Decision::Deny { .. }, None) => "denied",
+    };
+    server.metrics.identities.authorized(result, began.elapsed());
+    server.metrics.identities.passed(Filter::Authorization, began.elapsed());
     if decision.allowed() {
         audited::decided("allow", decision.reason());
         return Ok(());

@@ -163,6 +163,15 @@ pub fn version() -> Response {
     respond::raw_json(200, &info)
 }
 
+/// The same as labels of `kubernetes_build_info`.
+pub(crate) fn build_labels() -> String {
+    format!(
+        "build_date=\"1970-01-01T00:00:00Z\",compiler=\"rustc\",git_commit=\"\",git_tree_state=\"clean\",git_version=\"{GIT_VERSION}\",go_version=\"none\",major=\"1\",minor=\"37\",platform=\"{}/{}\"",
+        std::env::consts::OS,
+        go_arch()
+    )
+}
+
 fn go_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -61,6 +61,9 @@ const STREAM_SEND_BYTES_MAX: usize = 64 << 10;
 /// The same for a connection of HTTP/1.1, where it bounds the headers of requests too.
 const HTTP1_BUFFER_BYTES_MAX: usize = 128 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Bytes that may wait in the kernel for a client that does not read, beyond those on their way: without a bound it takes
+/// megabytes for each.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// Upstream's `defaultKeepAlivePeriod`: a client that vanished is noticed although nothing is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(180);
 /// Streams that a client has reset and nobody has seen yet: more end the connection, as with a "rapid reset".
@@ -195,7 +198,9 @@ struct Connection {
 impl Connection {
     async fn serve(self, mut stream: TcpStream) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         let mut first = [0u8];
         let handshake = async {
             if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
@@ -211,8 +216,12 @@ impl Connection {
             };
             self.gate.pass(shake).await
         };
-        let accepted: std::io::Result<_> = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?;
-        let Some((stream, identity)) = accepted? else { return Ok(()) };
+        let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+        let accepted: std::io::Result<_> = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let Some((stream, identity)) = accepted.inspect_err(|_| self.service.handshake_failed())? else {
+            self.service.handshake_failed();
+            return Ok(());
+        };
         let place = Place::new(self.lanes.clone());
         let tasks = self.rests.tasks.clone();
         let mut talk = Box::pin(self.talk(stream, identity, Arc::clone(&place)));

@@ -10,6 +10,7 @@ use storage::Store;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
+use crate::cache::stats::Sent;
 use crate::cache::view::View;
 
 /// One served resource with its cache.
@@ -18,6 +19,8 @@ pub struct Served {
     pub resource: GroupResource,
     /// `None` for kinds that are not stored.
     pub stored: Option<Stored>,
+    /// What its watchers were told.
+    pub(crate) sent: Sent,
 }
 
 /// The stored side of a served resource.
@@ -102,7 +105,8 @@ impl KindTable {
                 *next += 1;
                 Stored { cache: Arc::clone(cache), view: Arc::new(View::new(Arc::clone(def), index)) }
             });
-            let served = Arc::new(Served { def: Arc::clone(def), resource: def.group_resource(), stored });
+            let resource = def.group_resource();
+            let served = Arc::new(Served { def: Arc::clone(def), resource, stored, sent: Sent::default() });
             table.by_gvr.insert(gvr, Arc::clone(&served));
             table.all.push(served);
         }

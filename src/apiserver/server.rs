@@ -199,8 +199,14 @@ impl ApiServer {
         self.stopping.refuse();
         // Whoever ends a request tells; in between nothing needs to be looked at.
         let ended = async {
-            while !self.in_flight.is_empty() {
-                self.in_flight.left.notified().await;
+            loop {
+                // From here on none that ends is missed.
+                let mut left = std::pin::pin!(self.in_flight.left.notified());
+                left.as_mut().enable();
+                if self.in_flight.is_empty() {
+                    return;
+                }
+                left.await;
             }
         };
         if tokio::time::timeout(self.limits.request_timeout, ended).await.is_err() {
@@ -330,6 +336,11 @@ pub struct ApiService {
 impl ApiService {
     pub(crate) fn limits(&self) -> &Limits {
         &self.server.limits
+    }
+
+    /// A connection ended before its handshake did.
+    pub(crate) fn handshake_failed(&self) {
+        self.server.metrics.handshake_failed();
     }
 
     /// The service for a connection from this address.

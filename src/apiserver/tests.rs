@@ -7,6 +7,7 @@ mod harness;
 mod identity;
 mod limits;
 mod lists;
+mod metrics;
 mod objects;
 mod serving;
 mod unreadable;

@@ -38,6 +38,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::view::Selection;
+use crate::metrics::requests::Hooks;
 use crate::server::ApiServer;
 
 /// Go's `http.Transport.IdleConnTimeout` as client-go sets it.
@@ -220,6 +221,7 @@ impl Webhooks for ApiServer {
         let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
         let url = format!("{}?timeout={seconds}s", target.url());
         let unreachable = |why: String| WebhookError::Unreachable { url: url.clone(), why };
+        let _calling = Hooks::calling();
         match tokio::time::timeout(timeout, call(self, target, &url, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(unreachable("context deadline exceeded".to_owned())),

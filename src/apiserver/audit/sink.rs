@@ -95,6 +95,15 @@ impl Sink {
         (Self { name, queue, mode: batch.mode, format, truncate, dropped }, receiver)
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Events that were lost.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// Hands an event over; `false` if it was lost and must not be.
     pub async fn process(&self, event: &Event) -> bool {
         let Some(text) = self.encode(event) else { return self.mode != Mode::BlockingStrict };

@@ -60,6 +60,13 @@ impl ConnectionIdentity {
         self.refused || self.client.is_some()
     }
 
+    /// How many seconds after `now` (seconds since the epoch) the certificate ends that [`ConnectionIdentity::user`] tells
+    /// of.
+    pub fn expires_in(&self, now: i64) -> Option<i64> {
+        self.user(now)?;
+        self.client.as_ref().map(|client| client.not_after - now)
+    }
+
     /// The user at `now` (seconds since the epoch), if the certificate is within its validity.
     pub fn user(&self, now: i64) -> Option<&UserInfo> {
         let client = self.client.as_ref()?;

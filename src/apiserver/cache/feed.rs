@@ -65,7 +65,9 @@ impl Cache {
             Err(error) => return Err(error),
         };
         if from.is_none() {
+            let began = Instant::now();
             self.first_list().await?;
+            self.stats.initialized(began.elapsed());
         }
         let revision = {
             let mut state = self.state.lock();

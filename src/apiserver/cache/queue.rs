@@ -75,6 +75,11 @@ impl Sender {
         true
     }
 
+    /// Whether the watcher was too slow.
+    pub fn was_cut(&self) -> bool {
+        self.0.state.lock().cut
+    }
+
     pub fn is_closed(&self) -> bool {
         self.0.state.lock().abandoned
     }

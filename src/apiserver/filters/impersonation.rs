@@ -10,6 +10,7 @@ use api::validation::{dns1123_label, dns1123_subdomain, domain_prefixed_path};
 use api::{Status, UserInfo};
 use http::HeaderMap;
 use http::request::Parts;
+use tokio::time::Instant;
 
 use super::{attributes, audited, forbidden};
 use crate::request::RequestInfo;
@@ -33,9 +34,11 @@ pub async fn apply(
     let Some(wanted) = wanted(&parts.headers)? else { return Ok(user) };
     let asked = attributes(info);
     let mut first = None;
+    let began = Instant::now();
     for mode in Mode::ALL {
         match mode.check(server, &user, &wanted, &asked).await {
             Ok(Some(target)) => {
+                server.metrics.identities.impersonated(true, mode.name(), began.elapsed());
                 if let Some(recorder) = audited::recorder() {
                     recorder.impersonated(&target, &mode.constraint());
                 }
@@ -48,6 +51,7 @@ pub async fn apply(
             Err(status) => first = first.or(Some(status)),
         }
     }
+    server.metrics.identities.impersonated(false, "", began.elapsed());
     Err(first.unwrap_or_else(|| Status::internal("all impersonation modes failed")))
 }
 

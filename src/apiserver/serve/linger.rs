@@ -25,6 +25,9 @@ use super::lanes::Place;
 
 /// Go's `rstAvoidanceDelay`.
 const LINGER: Duration = Duration::from_millis(500);
+/// Bytes that a connection may send at the front: those who ask for health send hundreds, and whoever floods goes where it
+/// takes turns with everybody.
+const FRONT_BYTES_MAX: usize = 32 << 10;
 /// Bytes that are thrown away meanwhile; then the kernel holds the client back.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -96,6 +99,8 @@ pub(super) struct Lingering {
     place: Arc<Place>,
     /// The socket belongs to the runtime where the connection is polled.
     settled: bool,
+    /// Bytes that came before that.
+    heard: usize,
 }
 
 /// The time for the heads of requests.
@@ -136,7 +141,7 @@ impl Lingering {
     ) -> Self {
         let heads = heads.map(|activity| Heads { activity, timer: None });
         let settled = place.has_moved();
-        Self { stream, tunnel, state: State::Open, heads, place, settled }
+        Self { stream, tunnel, state: State::Open, heads, place, settled, heard: 0 }
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -165,6 +170,12 @@ impl AsyncRead for Lingering {
             self.state = State::Ended;
         } else if let Some(heads) = &self.heads {
             heads.activity.bytes_came();
+        }
+        if !self.settled {
+            self.heard += buffer.filled().len() - before;
+            if self.heard > FRONT_BYTES_MAX {
+                self.place.ask_to_move();
+            }
         }
         Poll::Ready(read)
     }

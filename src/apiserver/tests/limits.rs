@@ -121,6 +121,9 @@ async fn a_watcher_that_does_not_read_is_closed() {
         seen += 1;
     }
     assert!(seen < 110, "{seen}");
+    let metrics = h.get("/metrics").await.text;
+    let cut = "apiserver_terminated_watchers_total{group=\"test.io\",resource=\"widgets\"} 1\n";
+    assert!(metrics.contains(cut), "{metrics}");
     // Its client begins again.
     let mut events = Events::open(&h, &format!("{WIDGETS}?watch=1")).await;
     assert_eq!(events.step().await, "ADDED a");

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::harness::{Harness, WIDGETS, widget_named};
+use super::harness::{Events, Harness, WIDGETS, widget_named};
 use crate::serve::{Lanes, Tls, listen, listen_on};
 
 pub(super) struct Served {
@@ -192,4 +192,60 @@ async fn a_server_that_is_about_to_stop_is_not_ready_and_serves() {
     harness.get("/readyz/shutdown").await.expect_code(500);
     harness.get("/livez").await.expect_code(200);
     harness.post(WIDGETS, &widget_named("late")).await.expect(201);
+}
+
+#[tokio::test]
+async fn requests_that_run_when_the_server_stops_end_and_later_ones_are_sent_away() {
+    let served = Served::new(b"http/1.1").await;
+    let mut running = served.connect().await.unwrap();
+    let body = widget_named("acknowledged").to_string();
+    let more =
+        format!("authorization: Bearer tester\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", body.len());
+    running.write_all(head("POST", WIDGETS, &more).as_bytes()).await.unwrap();
+    running.write_all(&body.as_bytes()[..10]).await.unwrap();
+    while served.harness.server.in_flight.writes.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let server = Arc::clone(&served.harness.server);
+    let ending = tokio::spawn(async move { server.refuse_new_requests().await });
+    let mut late = served.connect().await.unwrap();
+    let (said, text) = loop {
+        late.write_all(head("GET", WIDGETS, "authorization: Bearer tester\r\n").as_bytes()).await.unwrap();
+        let answer = answer(&mut late).await;
+        if !answer.0.starts_with("http/1.1 200") {
+            break answer;
+        }
+    };
+    assert!(said.starts_with("http/1.1 429") && said.contains("retry-after: 5"), "{said}");
+    assert!(said.contains("connection: close") && text.contains("shutting down"), "{said}{text}");
+    assert_eq!(late.read(&mut [0; 8]).await.unwrap(), 0, "the connection goes on");
+    // Whoever looks at the server, and what runs in this process, is still served.
+    let mut probe = served.connect().await.unwrap();
+    probe.write_all(head("GET", "/readyz", "authorization: Bearer tester\r\n").as_bytes()).await.unwrap();
+    assert!(answer(&mut probe).await.0.starts_with("http/1.1 200"));
+    served.harness.get(WIDGETS).await.expect(200);
+    assert!(!ending.is_finished(), "a request still runs");
+    running.write_all(&body.as_bytes()[10..]).await.unwrap();
+    assert!(answer(&mut running).await.0.starts_with("http/1.1 201"));
+    ending.await.unwrap();
+    served.harness.get(&format!("{WIDGETS}/acknowledged")).await.expect(200);
+}
+
+#[tokio::test]
+async fn watches_are_ended_one_by_one_before_the_server_stops() {
+    let harness = Harness::new().await;
+    harness.widget("a").await;
+    let mut watches = Vec::new();
+    for _ in 0..5 {
+        let mut events = Events::open(&harness, &format!("{WIDGETS}?watch=1")).await;
+        assert_eq!(events.step().await, "ADDED a");
+        watches.push(events);
+    }
+    let began = tokio::time::Instant::now();
+    harness.server.drain_watches(std::time::Duration::from_secs(10)).await;
+    assert!(began.elapsed().as_secs() < 5, "few watches need little of the time");
+    for mut events in watches {
+        assert!(events.next().await.is_none(), "the watch goes on");
+    }
+    harness.get(WIDGETS).await.expect(200);
 }

@@ -28,7 +28,9 @@ pub async fn read(body: Body) -> Result<Bytes, Status> {
 impl Verb {
     pub(super) async fn take_body(&mut self) -> Result<Bytes, Status> {
         let body = std::mem::replace(self.call.body.get_mut(), Body::empty());
-        read(body).await
+        let bytes = read(body).await?;
+        self.server.metrics.requests.body(&self.call.info, bytes.len());
+        Ok(bytes)
     }
 
     /// Decodes the body as `gvk`, by its schema, with defaults.

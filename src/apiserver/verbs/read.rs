@@ -282,7 +282,10 @@ async fn page(
     if options.continue_token.is_empty() {
         return match options.revision()? {
             None => {
-                cache.fresh().await?;
+                let fresh = cache.fresh().await;
+                let stats = &cache.stats;
+                if fresh.is_ok() { &stats.consistent } else { &stats.consistent_failed }.add(1);
+                fresh?;
                 Ok(cache.list(selection, "", limit))
             }
             Some(0) => {
@@ -384,13 +387,17 @@ async fn history(
     }
     let page = if limit > 0 && !selection.is_filtered() { limit + 1 } else { 1000 };
     let mut listing = Listing { entries: Vec::new(), revision, remaining: None, more: false };
+    let lists = &stored.cache.stats.history;
+    lists.total.add(1);
     loop {
         let options = RangeOptions { revision: Revision(revision), limit: page, ..RangeOptions::default() };
         let found = server.objects.store.range(range.clone(), options).await.map_err(ListError::Store)?;
+        lists.fetched.add(found.kvs.len());
         let mut seen = 0;
         for kv in &found.kvs {
             let key = kv.key.strip_prefix(root.as_bytes()).and_then(|k| std::str::from_utf8(k).ok());
             let entry = key.and_then(|key| Entry::new(key, &kv.value, kv.mod_revision.0));
+            lists.evaluated.add(usize::from(selection.is_filtered()));
             let Some(entry) = entry.filter(|e| selection.matches(e)) else {
                 seen += 1;
                 continue;
@@ -403,6 +410,7 @@ async fn history(
                 return Ok(listing);
             }
             seen += 1;
+            lists.returned.add(1);
             listing.entries.push(Arc::new(entry));
         }
         match found.kvs.last() {

@@ -29,6 +29,8 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// parts: until they are sent a slow client holds them in memory.
 const PREPARED: usize = 500;
 const TAKEN: usize = 32;
+/// A watch may ask for any number of seconds; what is longer than a year is a year, which can be reckoned with.
+const LONGEST_SECONDS: u64 = 366 * 24 * 60 * 60;
 /// What waits is sent together up to this many bytes.
 const BATCH: usize = 32 << 10;
 
@@ -61,6 +63,8 @@ pub struct Frames {
     done: bool,
     /// Changes up to here are known to the client: it may ask from a version that is yet to come.
     after: i64,
+    began: Instant,
+    scope: &'static str,
 }
 
 /// Registers the watch. An error before the first byte is an ordinary answer, but for an expired version, which upstream
@@ -110,6 +114,7 @@ pub async fn open(
         Err(status) => return Ok(Err(status)),
     };
     let seconds = options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let seconds = seconds.map(|seconds| seconds.min(LONGEST_SECONDS));
     let timeout = seconds.map_or_else(
         || server.limits.watch_timeout_min.mul_f64(1.0 + rand::rng().random::<f64>()),
         Duration::from_secs,
@@ -140,6 +145,13 @@ pub async fn open(
             WatchStart::After(version) => version,
             WatchStart::Existing | WatchStart::Now => 0,
         },
+        began: now,
+        // `CleanListScope`.
+        scope: match (options.selection.name.is_empty(), options.selection.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        },
     }))
 }
 
@@ -150,7 +162,12 @@ impl Frames {
             return None;
         }
         let mut out = BytesMut::new();
+        // A client that takes what there is slower than its watch lasts does not get more of it.
         while out.len() < BATCH && (self.more_initial || !self.initial.is_empty()) {
+            if self.end_at.deadline() <= Instant::now() {
+                self.done = true;
+                return (!out.is_empty()).then(|| out.freeze());
+            }
             let Some(event) = self.initial.pop_front() else {
                 if !self.take_initial().await {
                     self.done = true;
@@ -162,6 +179,7 @@ impl Frames {
         }
         if self.initial.is_empty() && !self.more_initial && std::mem::take(&mut self.initial_mark) {
             let revision = self.watcher.revision;
+            self.server.metrics.requests.watch_list(&self.served, self.scope, self.began.elapsed());
             self.push_bookmark(&mut out, revision, true);
         }
         if !out.is_empty() {
@@ -310,6 +328,7 @@ impl Frames {
     }
 
     fn frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
+        self.served.sent.event(object.len());
         match self.accept.format {
             Format::Protobuf => crate::codec::push_watch_frame(out, kind, object),
             Format::Json | Format::Yaml => {
