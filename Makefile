@@ -8,7 +8,7 @@ PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
-.PHONY: run test check bench load conformance setup setup-test unit e2e sample build release schema clean
+.PHONY: run test check bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
 
 run: setup release ## Builds the release binary and runs a server with its data in DATA_DIR.
 	@echo "kubeconfig: $(DATA_DIR)/admin.kubeconfig"
@@ -57,6 +57,14 @@ bench: setup-test release ## Figures beside a stock Kubernetes in the same run.
 load: setup-test release ## Storms of requests and slow watchers beside a stock API server in the same run.
 	e2e/kit/build-tools.sh stock
 	e2e/load.sh
+
+hostile: setup-test release ## Clients without manners (floods, slow bytes, idle connections) beside a stock API server in the same run.
+	e2e/kit/build-tools.sh stock
+	e2e/hostile.sh
+
+metrics: setup-test build ## Names and labels of the API server's metrics compared with a stock one's.
+	e2e/kit/build-tools.sh stock
+	e2e/metrics.sh
 
 schema: ## Writes the tables of facts about built-in kinds anew from the upstream modules.
 	cargo run -p xtask -- schema

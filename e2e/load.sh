@@ -63,7 +63,7 @@ for name, r in all.items():
     r["health"] = read(f"{name}.health")
     h, m, lag = r["health"], r["memory_mib"], r["lag"]
     print(f"{name:6} health checks: p50 {h['p50_ms']:.1f} p99 {h['p99_ms']:.1f} max {h['max_ms']:.0f} ms, {h['over_100ms']} of {h['asked']} took 100 ms or more, {h['failed']} failed")
-    print(f"       memory (PSS) {m['before']} -> {m['peak']} -> {m['after']} MiB; slow watchers: {r['slow']['open']} open, cut off and opened anew {r['slow']['cut']} times, refused {r['slow']['refused']}")
+    print(f"       memory (PSS) {m['before']} -> {m['peak']} -> {m['after']} MiB; slow watchers: {r['slow']['open']} open, cut off {r['slow']['cut']}, refused {r['slow']['refused']}")
     print(f"       watchers hear of a write after p50 {lag['p50_ms']:.0f} p99 {lag['p99_ms']:.0f} max {lag['max_ms']:.0f} ms ({lag['events']} events)")
     for g in ("lists", "watches", "objects"):
         x = r[g]; print(f"       {g:8} {x['per_second']:7.1f}/s, p50 {x['p50_ms']:.0f} p99 {x['p99_ms']:.0f} ms; the least lucky of {x['clients']} clients {x['least']}, median {x['median']}, starved {x['starved']}; failed {x['failed']} {x['failures']}")

@@ -134,6 +134,19 @@ func (s server) token(setup account, name string) string {
 	return answer.Status.Token
 }
 
+// cut is how many watchers the server has cut off because they were slow. They learn of it when they have read what was sent before, which
+// for those that hardly read is never.
+func (s server) cut(setup account) int {
+	_, text, err := s.do(context.Background(), setup, "GET", "/metrics", nil)
+	must(err)
+	total := 0.0
+	for _, found := range regexp.MustCompile(`(?m)^apiserver_terminated_watchers_total\{[^}]*\} (\S+)$`).FindAllSubmatch(text, -1) {
+		n, _ := strconv.ParseFloat(string(found[1]), 64)
+		total += n
+	}
+	return int(total)
+}
+
 // quantile of sorted durations, in milliseconds
 func quantile(times []time.Duration, part float64) float64 {
 	if len(times) == 0 {
@@ -348,7 +361,7 @@ func main() {
 	for deadline := time.Now().Add(60 * time.Second); opened.Load() < int64(*slow) && time.Now().Before(deadline); {
 		time.Sleep(100 * time.Millisecond)
 	}
-	slowOpen := opened.Load()
+	slowOpen, cutBefore := opened.Load(), s.cut(setup)
 
 	peak, peakAnonymous := 0, 0
 	start(func() {
@@ -448,7 +461,7 @@ func main() {
 	sort.Slice(lags, func(a, b int) bool { return lags[a] < lags[b] })
 	result := map[string]any{
 		"lag":        map[string]any{"events": len(lags), "p50_ms": quantile(lags, .5), "p99_ms": quantile(lags, .99), "max_ms": quantile(lags, 1)},
-		"slow":       map[string]any{"open": slowOpen, "opened": opened.Load(), "cut": max(0, opened.Load()-slowOpen), "refused": refused.Load()},
+		"slow":       map[string]any{"open": slowOpen, "opened": opened.Load(), "cut": s.cut(setup) - cutBefore, "refused": refused.Load()},
 		"memory_mib": map[string]any{"before": before, "peak": peak, "after": after, "anonymous_before": beforeAnonymous, "anonymous_peak": peakAnonymous},
 	}
 	for _, g := range groups {
