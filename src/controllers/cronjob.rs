@@ -297,22 +297,32 @@ fn most_recent(cron: &CronJob, schedule: &Schedule, now: Timestamp) -> Option<(T
         Some(last) => last.0,
         None => cron.metadata.creation_timestamp.as_ref()?.0,
     };
-    if let Some(deadline) = cron.spec.starting_deadline_seconds {
-        from = from.max(now - SignedDuration::from_secs(deadline));
+    if let Some(deadline) = cron.spec.starting_deadline_seconds
+        && let Ok(begin) = now.checked_sub(SignedDuration::from_secs(deadline))
+    {
+        from = from.max(begin);
     }
     let (mut found, mut missed) = (None, 0);
-    let mut at = schedule.next(from)?;
+    let first = schedule.next(from)?;
+    let mut at = first;
     // Most of a long gap is skipped by its regular step.
     let second = schedule.next(at)?;
     let step = second.duration_since(at).as_secs().max(1);
     let gap = now.duration_since(at).as_secs() / step;
     if gap > 1000 {
-        at = schedule.next(now - SignedDuration::from_secs(step.saturating_mul(2)))?;
-        missed = usize::try_from(gap - 1).unwrap_or(usize::MAX);
-        // A schedule with long pauses may have had its last time before that.
-        if at > now {
-            at = schedule.next(from)?;
-            missed = 0;
+        let near = SignedDuration::from_secs((gap - 1).saturating_mul(step));
+        at = schedule.next(first.checked_add(near).ok()?)?;
+        missed = usize::try_from(gap).unwrap_or(usize::MAX);
+        // A schedule with long pauses may have had its last time before that: looked for further and further back, so
+        // that not all the times of many years are counted.
+        let mut back = SignedDuration::from_secs(step);
+        while at > now {
+            back = back.checked_mul(2)?;
+            let begin = now.checked_sub(back).map_or(from, |begin| begin.max(from));
+            at = schedule.next(begin)?;
+            if begin == from {
+                break;
+            }
         }
     }
     while at <= now {
@@ -327,6 +337,29 @@ fn most_recent(cron: &CronJob, schedule: &Schedule, now: Timestamp) -> Option<(T
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_latest_of_many_years_is_found_at_once() {
+        // Every minute of January, since the epoch.
+        let mut cron: CronJob = serde_json::from_value(json!({
+            "metadata": {"name": "c", "creationTimestamp": "1970-01-01T00:00:00Z"},
+            "spec": {"schedule": "* * * 1 *", "startingDeadlineSeconds": i64::MAX, "jobTemplate": {}},
+        }))
+        .unwrap();
+        let now: Timestamp = "2026-11-30T12:00:30Z".parse().unwrap();
+        let schedule = Schedule::parse("* * * 1 *", None).unwrap();
+        let began = std::time::Instant::now();
+        let (at, missed) = most_recent(&cron, &schedule, now).unwrap();
+        assert_eq!(at, "2026-01-31T23:59:00Z".parse().unwrap());
+        assert!(missed > MISSED_MAX && began.elapsed() < Duration::from_secs(5));
+        // What repeats in steps of its own keeps its steps.
+        let schedule = Schedule::parse("@every 7s", None).unwrap();
+        let created: Timestamp = "2026-11-01T00:00:00Z".parse().unwrap();
+        cron.metadata.creation_timestamp = Some(Time(created));
+        let (at, _) = most_recent(&cron, &schedule, now).unwrap();
+        assert_eq!(at.duration_since(created).as_secs() % 7, 0);
+        assert!(now.duration_since(at).as_secs() < 7);
+    }
 
     #[test]
     fn the_latest_missed_time_is_served() {

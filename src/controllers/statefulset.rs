@@ -149,8 +149,13 @@ impl Reconciler {
                 }
             }
         } else {
-            let steps = join_all(replicas.iter_mut().map(|slot| self.step(key, set, slot, false))).await;
-            steps.into_iter().collect::<Result<Vec<_>, _>>()?;
+            // In growing parts, so that what fails for all is not tried for all (`slowStartBatch`).
+            let (mut rest, mut size) = (replicas.iter_mut(), 1);
+            while rest.len() > 0 {
+                let steps = join_all(rest.by_ref().take(size).map(|slot| self.step(key, set, slot, false))).await;
+                steps.into_iter().collect::<Result<Vec<_>, _>>()?;
+                size *= 2;
+            }
             for pod in condemned {
                 self.claims.keep_policy(key, set, pod).await?;
             }

@@ -258,21 +258,23 @@ impl Pass {
     fn count_indexes(&mut self, status: &JobStatus) {
         let completions = self.completions();
         self.counted_indexes = Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), completions);
-        let mut succeeded = self.counted_indexes.clone();
         let ended = |p: &&Arc<Pod>| has_finalizer(p) && pods::phase(p) == "Succeeded";
-        succeeded.0.extend(self.pods.iter().filter(ended).filter_map(|p| self.valid_index(p)));
+        let now = self.pods.iter().filter(ended).filter_map(|p| self.valid_index(p));
+        let succeeded = self.counted_indexes.with(now);
         self.succeeded = succeeded.len();
         self.succeeded_indexes = succeeded;
         if let Some(limit) = self.spec().backoff_limit_per_index {
-            let mut failed = Indexes::parse(status.failed_indexes.as_deref().unwrap_or_default(), completions);
+            let mut ended = Vec::new();
             for pod in self.pods.iter().filter(|p| has_finalizer(p) && self.is_failed(p)) {
                 let Some(index) = self.valid_index(pod) else { continue };
                 let over = count_annotation(pod, FAILURE_COUNT) >= u32::try_from(limit).unwrap_or(0);
                 let verdict = self.judge(pod);
                 if verdict == Verdict::FailIndex || (over && verdict != Verdict::Ignore) {
-                    failed.0.insert(index);
+                    ended.push(index);
                 }
             }
+            let known = Indexes::parse(status.failed_indexes.as_deref().unwrap_or_default(), completions);
+            let failed = known.with(ended);
             if self.finished.is_none() {
                 self.finished = self.index_limits(&failed);
             }
@@ -295,7 +297,7 @@ impl Pass {
                 "Job has exceeded the specified maximal number of failed indexes",
             );
         }
-        if !failed.is_empty() && failed.len() + self.succeeded_indexes.len() >= self.completions() {
+        if !failed.is_empty() && failed.len().saturating_add(self.succeeded_indexes.len()) >= self.completions() {
             return target("FailedIndexes", "Job has failed indexes");
         }
         None
@@ -390,15 +392,14 @@ impl Pass {
     }
 
     fn pending_indexes(&self, count: usize) -> Vec<i32> {
-        let mut taken: BTreeSet<i32> = self.active_pods.iter().filter_map(|p| index_of(p)).collect();
+        let mut taken = self.succeeded_indexes.with(self.active_pods.iter().filter_map(|p| index_of(p)));
         if self.only_replaces_failed() {
-            taken.extend(self.pods.iter().filter(|p| pods::is_terminating(p)).filter_map(|p| index_of(p)));
+            taken = taken.with(self.pods.iter().filter(|p| pods::is_terminating(p)).filter_map(|p| index_of(p)));
         }
-        let failed = |i: i32| self.failed_indexes.as_ref().is_some_and(|f| f.has(i));
-        (0..self.completions())
-            .filter(|i| !taken.contains(i) && !self.succeeded_indexes.has(*i) && !failed(*i))
-            .take(count)
-            .collect()
+        if let Some(failed) = &self.failed_indexes {
+            taken = taken.union(failed);
+        }
+        taken.missing(self.completions()).take(count).collect()
     }
 
     fn pod(&self, index: Option<i32>) -> Pod {

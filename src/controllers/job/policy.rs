@@ -150,9 +150,9 @@ pub(super) fn success(policy: Option<&SuccessPolicy>, completions: i32, succeede
         let met = match &rule.succeeded_indexes {
             Some(text) => {
                 let required = Indexes::parse(text, completions);
-                let there = required.0.intersection(&succeeded.0).count();
-                let enough = rule.succeeded_count.and_then(|c| usize::try_from(c).ok()).is_some_and(|c| there >= c);
-                !required.is_empty() && (there == required.0.len() || enough)
+                let there = required.common(succeeded);
+                let enough = rule.succeeded_count.is_some_and(|count| there >= count);
+                !required.is_empty() && (there == required.len() || enough)
             }
             None => rule.succeeded_count.is_some_and(|count| succeeded.len() >= count),
         };

@@ -175,8 +175,7 @@ fn note_ended(pass: &mut Pass, flush: &mut bool) -> (Vec<Arc<Pod>>, bool) {
     uncounted.failed = uncounted.failed.filter(|l| !l.is_empty());
     pass.status().uncounted_terminated_pods = Some(uncounted);
     if indexed {
-        let mut counted = pass.counted_indexes.clone();
-        counted.0.extend(new_indexes);
+        let counted = pass.counted_indexes.with(new_indexes);
         let completed = Some(counted.to_string()).filter(|t| !t.is_empty());
         let failed = pass.failed_indexes.as_ref().map(ToString::to_string);
         let status = pass.status();

@@ -1,5 +1,6 @@
 //! Which pods there should be, and which go next (`stateful_set_control.go`, `stateful_set_utils.go`). Pure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use crate::{intstr, pods};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
+/// Pods that are made in one pass at most. The next pass, which the first of them cause, makes more: a set may ask for
+/// two billion.
+const MISSING_MAX: usize = 500;
 
 /// The two revisions that pods may be of.
 pub(super) struct Versions {
@@ -75,19 +80,30 @@ pub(super) fn in_range(set: &StatefulSet, pod: &Pod) -> bool {
     ordinal(pod).is_some_and(|o| o >= start(set) && o < start(set).saturating_add(replicas(set)))
 }
 
-/// The pods there should be, in order, and those there should not be, the last first.
+/// The pods there should be, in order, and those there should not be, the last first. Of those that are missing only the
+/// first are listed; [`unlisted`] counts the others.
 pub(super) fn split(set: &StatefulSet, versions: &Versions, pods: &[Arc<Pod>]) -> (Vec<Slot>, Vec<Arc<Pod>>) {
+    let mut wanted: BTreeMap<i32, Slot> = BTreeMap::new();
+    for pod in pods.iter().filter(|p| is_member(set, p) && in_range(set, p)) {
+        let Some(ordinal) = ordinal(pod) else { continue };
+        wanted.entry(ordinal).or_insert_with(|| Slot { pod: Arc::clone(pod), exists: true });
+    }
     let range = start(set)..start(set).saturating_add(replicas(set));
-    let wanted = range
-        .map(|ordinal| match pods.iter().find(|p| is_member(set, p) && self::ordinal(p) == Some(ordinal)) {
-            Some(pod) => Slot { pod: Arc::clone(pod), exists: true },
-            None => Slot { pod: Arc::new(versioned_pod(set, versions, ordinal)), exists: false },
-        })
-        .collect();
+    let missing: Vec<i32> = range.filter(|ordinal| !wanted.contains_key(ordinal)).take(MISSING_MAX).collect();
+    for ordinal in missing {
+        let pod = Arc::new(versioned_pod(set, versions, ordinal));
+        wanted.insert(ordinal, Slot { pod, exists: false });
+    }
+    let wanted = wanted.into_values().collect();
     let mut condemned: Vec<Arc<Pod>> =
         pods.iter().filter(|p| ordinal(p).is_some() && !in_range(set, p)).cloned().collect();
     condemned.sort_by_key(|pod| std::cmp::Reverse(ordinal(pod)));
     (wanted, condemned)
+}
+
+/// Pods that are missing beyond those that [`split`] lists.
+fn unlisted(set: &StatefulSet, slots: &[Slot]) -> usize {
+    usize::try_from(replicas(set)).unwrap_or(0).saturating_sub(slots.len())
 }
 
 /// `newVersionedStatefulSetPod`.
@@ -97,8 +113,8 @@ fn versioned_pod(set: &StatefulSet, versions: &Versions, ordinal: i32) -> Pod {
     let is_rolling = strategy.and_then(|s| s.type_.as_deref()).unwrap_or("RollingUpdate") == "RollingUpdate";
     let current_replicas = set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0);
     let old = match rolling {
-        None => is_rolling && ordinal < start(set) + current_replicas,
-        Some(rolling) => ordinal < start(set) + rolling.partition.unwrap_or(0),
+        None => is_rolling && ordinal < start(set).saturating_add(current_replicas),
+        Some(rolling) => ordinal < start(set).saturating_add(rolling.partition.unwrap_or(0)),
     };
     let (template, revision) = if old {
         (&versions.current_template, &versions.current)
@@ -205,8 +221,8 @@ pub(super) fn to_replace(set: &StatefulSet, versions: &Versions, replicas: &[Slo
         return Vec::new();
     }
     let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-    let partition = usize::try_from(rolling.and_then(|r| r.partition).unwrap_or(0)).unwrap_or(0);
-    let total = i32::try_from(replicas.len()).unwrap_or(i32::MAX);
+    let partition = start(set).saturating_add(rolling.and_then(|r| r.partition).unwrap_or(0));
+    let total = self::replicas(set);
     let max_unavailable = rolling
         .and_then(|r| r.max_unavailable.as_ref())
         .and_then(|m| intstr::scaled(m, total, true))
@@ -214,9 +230,11 @@ pub(super) fn to_replace(set: &StatefulSet, versions: &Versions, replicas: &[Slo
     let parallel = set.spec.pod_management_policy.as_deref() == Some("Parallel");
     let is_old = |slot: &Slot| slot.pod.label(REVISION_HASH) != Some(versions.update.as_str());
     let unavailable = |slot: &Slot| !slot.exists || is_unavailable(set, &slot.pod, now);
-    let out = replicas.iter().filter(|slot| unavailable(slot)).count();
+    let out = unlisted(set, replicas) + replicas.iter().filter(|slot| unavailable(slot)).count();
     // From the partition on, the last first.
-    let candidates = || replicas.iter().skip(partition).rev().filter(|s| s.exists && is_old(s) && !s.pod.is_deleting());
+    let beyond = |slot: &&Slot| ordinal(&slot.pod).is_some_and(|ordinal| ordinal >= partition);
+    let replaceable = |slot: &&Slot| slot.exists && is_old(slot) && !slot.pod.is_deleting();
+    let candidates = || replicas.iter().filter(beyond).rev().filter(replaceable);
     let mut delete: Vec<Arc<Pod>> = Vec::new();
     if parallel {
         // Those that do not serve anyway.
@@ -350,6 +368,20 @@ mod tests {
         assert_eq!(claims(&set, made)[0].1.name(), "data-web-5");
         let spec = made.spec.as_ref().unwrap();
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("web-5"), Some("svc")));
+    }
+
+    #[test]
+    fn a_huge_number_of_replicas_is_made_in_parts() {
+        let set = set(json!({"replicas": i32::MAX, "podManagementPolicy": "Parallel"}));
+        let there: Vec<_> = ["web-1", "web-3", "web-700"].iter().map(|name| pod(name, "old", true)).collect();
+        let (slots, condemned) = split(&set, &versions(&set), &there);
+        assert_eq!((slots.len(), condemned.len()), (MISSING_MAX + 3, 0));
+        let names: Vec<_> = slots.iter().map(|s| s.pod.name()).collect();
+        assert_eq!(names[..4], ["web-0", "web-1", "web-2", "web-3"]);
+        assert_eq!(names[MISSING_MAX + 1..], ["web-501", "web-700"]);
+        assert_eq!(slots.len() + unlisted(&set, &slots), i32::MAX as usize);
+        let replaced = to_replace(&set, &versions(&set), &slots, Timestamp::UNIX_EPOCH);
+        assert!(replaced.is_empty(), "so many are missing that none that serves is taken away");
     }
 
     #[test]
