@@ -7,7 +7,7 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::validation;
 use serde_json::Value;
-use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::checks::{invalid_all, label_selector};
 use crate::json::Json;
@@ -109,7 +109,7 @@ fn anchors(errors: &mut ErrorList, at: &Path, text: &str) {
     let mut seen: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
     let mut good = true;
     // What is no block is passed over, as Go's decoder does.
-    for (i, block) in Pem::iter_from_buffer(text.as_bytes()).map_while(Result::ok).enumerate() {
+    for (i, block) in pki::blocks::blocks(text).into_iter().enumerate() {
         match anchor(&block) {
             Ok(()) => seen.entry(block.contents).or_default().push(i.to_string()),
             Err(why) => {
@@ -129,11 +129,15 @@ fn anchors(errors: &mut ErrorList, at: &Path, text: &str) {
     }
 }
 
-fn anchor(block: &Pem) -> Result<(), String> {
+fn anchor(block: &pki::blocks::Block) -> Result<(), String> {
     if block.label != "CERTIFICATE" {
         return Err(format!("has bad block type: {}", block.label));
     }
-    let certificate = block.parse_x509().map_err(|_| "does not parse as X.509".to_owned())?;
+    if block.has_headers {
+        return Err("has PEM block headers".to_owned());
+    }
+    let (_, certificate) =
+        X509Certificate::from_der(&block.contents).map_err(|_| "does not parse as X.509".to_owned())?;
     let constraints = certificate.basic_constraints().map_err(|_| "has invalid basic constraints".to_owned())?;
     if !constraints.is_some_and(|c| c.value.ca) {
         return Err("does not have the CA bit set".to_owned());

@@ -5,6 +5,7 @@
 //! there (the end of validity is what protects).
 
 pub mod authority;
+pub mod blocks;
 pub mod files;
 pub mod jwks;
 mod keys;

@@ -3,10 +3,12 @@
 use base::Clock;
 use jiff::SignedDuration;
 use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
-use crate::PkiError;
 use crate::authority::{self, CertificateAuthority, base_params, offset_date_time};
+use crate::{PkiError, blocks};
 
 /// Before the present, for clocks that are behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -26,6 +28,84 @@ pub struct RequestSubject {
     pub uris: bool,
 }
 
+/// Why a request is none, in the words of Go's library where it has fixed ones.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("PEM block type must be CERTIFICATE REQUEST")]
+    Block,
+    #[error("asn1: structure error: {0}")]
+    Structure(String),
+    #[error("{0}")]
+    Signature(&'static str),
+}
+
+/// Checks that a PEM text is a request that its own key has signed (`certificates.ParseCSR`, `CheckSignature`).
+///
+/// # Errors
+/// [`RequestError`].
+pub fn check(request_pem: &str) -> Result<(), RequestError> {
+    let block = blocks::blocks(request_pem).into_iter().next().filter(|block| block.label == "CERTIFICATE REQUEST");
+    let block = block.ok_or(RequestError::Block)?;
+    let (rest, request) =
+        X509CertificationRequest::from_der(&block.contents).map_err(|e| RequestError::Structure(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(RequestError::Structure("trailing data".to_owned()));
+    }
+    verify(&request)
+}
+
+/// Checks a request's own signature: what ring verifies, P-521, and RSA keys that are too short for ring.
+///
+/// # Errors
+/// [`RequestError::Signature`].
+pub fn verify(request: &X509CertificationRequest<'_>) -> Result<(), RequestError> {
+    let info = &request.certification_request_info.subject_pki;
+    let (good, why) = match info.parsed() {
+        Ok(PublicKey::EC(point)) if point.key_size() > 384 => {
+            (verifies_p521(request).unwrap_or_default(), "x509: ECDSA verification failure")
+        }
+        Ok(PublicKey::EC(_)) => (request.verify_signature().is_ok(), "x509: ECDSA verification failure"),
+        Ok(PublicKey::RSA(key)) if key.key_size() < RING_RSA_MIN => {
+            (verifies_short_rsa(request).unwrap_or_default(), "crypto/rsa: verification error")
+        }
+        Ok(PublicKey::RSA(_)) => (request.verify_signature().is_ok(), "crypto/rsa: verification error"),
+        _ => (request.verify_signature().is_ok(), "x509: Ed25519 verification failure"),
+    };
+    if good { Ok(()) } else { Err(RequestError::Signature(why)) }
+}
+
+/// The shortest modulus in bits that ring takes.
+const RING_RSA_MIN: usize = 2048;
+
+/// `None`: key or signature cannot be read.
+fn verifies_p521(request: &X509CertificationRequest<'_>) -> Option<bool> {
+    use p521::ecdsa::signature::Verifier;
+    let key = &request.certification_request_info.subject_pki.subject_public_key.data;
+    let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
+    let signature = p521::ecdsa::Signature::from_der(&request.signature_value.data).ok()?;
+    Some(key.verify(request.certification_request_info.raw, &signature).is_ok())
+}
+
+/// `None`: key or signature cannot be read. Of such keys SHA-256 alone is taken.
+fn verifies_short_rsa(request: &X509CertificationRequest<'_>) -> Option<bool> {
+    use sha2::Digest;
+    /// `DigestInfo` of SHA-256 up to the digest (RFC 8017, 9.2).
+    const SHA256: [u8; 19] = [
+        0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04,
+        0x20,
+    ];
+    const SHA256_WITH_RSA: &str = "1.2.840.113549.1.1.11";
+    if request.signature_algorithm.algorithm.to_id_string() != SHA256_WITH_RSA {
+        return None;
+    }
+    let PublicKey::RSA(key) = request.certification_request_info.subject_pki.parsed().ok()? else { return None };
+    let number = rsa::BigUint::from_bytes_be;
+    let key = rsa::RsaPublicKey::new(number(key.modulus), number(key.exponent)).ok()?;
+    let digest = sha2::Sha256::digest(request.certification_request_info.raw);
+    let scheme = rsa::Pkcs1v15Sign { hash_len: Some(digest.len()), prefix: SHA256.into() };
+    Some(key.verify(scheme, &digest, &request.signature_value.data).is_ok())
+}
+
 /// Reads a PEM request and checks its own signature.
 pub fn parse(request_pem: &str) -> Result<RequestSubject, PkiError> {
     use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -34,9 +114,8 @@ pub fn parse(request_pem: &str) -> Result<RequestSubject, PkiError> {
     if der.tag() != "CERTIFICATE REQUEST" {
         return Err(bad("PEM block type must be CERTIFICATE REQUEST".to_owned()));
     }
-    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(der.contents())
-        .map_err(|e| bad(e.to_string()))?;
-    request.verify_signature().map_err(|e| bad(e.to_string()))?;
+    let (_, request) = X509CertificationRequest::from_der(der.contents()).map_err(|e| bad(e.to_string()))?;
+    verify(&request).map_err(|e| bad(e.to_string()))?;
     let info = &request.certification_request_info;
     let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().map(str::to_owned).ok();
     let mut subject = RequestSubject {
@@ -185,6 +264,21 @@ mod tests {
             (vec![KeyUsagePurpose::DigitalSignature], vec![ExtendedKeyUsagePurpose::ClientAuth])
         );
         assert!(usages(&["client auth", "juggling"]).unwrap_err().to_string().contains("juggling"));
+    }
+
+    #[test]
+    fn requests_are_signed_by_their_own_keys() {
+        for kind in ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"] {
+            let mut der = crate::proof::generate(kind).unwrap().request_der;
+            let text = |der: &[u8]| pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+            assert_eq!(check(&text(&der)), Ok(()), "{kind}");
+            let last = der.len() - 3;
+            der[last] ^= 1;
+            assert!(matches!(check(&text(&der)), Err(RequestError::Signature(_))), "{kind}");
+        }
+        assert_eq!(check("-----BEGIN X-----\neHg=\n-----END X-----\n"), Err(RequestError::Block));
+        let junk = "-----BEGIN CERTIFICATE REQUEST-----\neHg=\n-----END CERTIFICATE REQUEST-----\n";
+        assert!(matches!(check(junk), Err(RequestError::Structure(_))));
     }
 
     #[test]

@@ -108,6 +108,9 @@ pub enum TokenError {
     ForeignIssuer,
     #[error("invalid bearer token")]
     Malformed,
+    /// In the words of upstream's library.
+    #[error("go-jose/go-jose: error in cryptographic primitive")]
+    Signature,
     #[error("service account token has expired")]
     Expired,
     #[error("service account token is not valid yet")]
@@ -228,7 +231,7 @@ impl TokenSigner {
             .filter(|key| key.algorithm == header.alg && header.kid.as_ref().is_none_or(|kid| *kid == key.id))
             .find_map(|key| jsonwebtoken::decode::<T>(token, &key.decoding, &validation).ok())
             .map(|decoded| decoded.claims)
-            .ok_or(TokenError::Malformed)
+            .ok_or(TokenError::Signature)
     }
 
     /// Checks signature and issuer of a token that is kept in a Secret. Whether the Secret still holds it is the
@@ -319,7 +322,7 @@ mod tests {
         let clock = ManualClock::new(Timestamp::from_second(1500).unwrap());
         let forged = signer(dir.path(), "other.key").sign(claims()).unwrap();
         let signer = signer(dir.path(), "sa.key");
-        assert_eq!(signer.verify(&forged, &clock), Err(TokenError::Malformed));
+        assert_eq!(signer.verify(&forged, &clock), Err(TokenError::Signature));
         for text in ["", "a.b.c", "not a token"] {
             assert_eq!(signer.verify(text, &clock), Err(TokenError::ForeignIssuer), "{text}");
         }
@@ -331,7 +334,7 @@ mod tests {
         let clock = ManualClock::new(Timestamp::from_second(1500).unwrap());
         let old = signer(dir.path(), "old.key").sign(claims()).unwrap();
         let new = || signer(dir.path(), "new.key");
-        assert_eq!(new().verify(&old, &clock), Err(TokenError::Malformed));
+        assert_eq!(new().verify(&old, &clock), Err(TokenError::Signature));
         let both = new().with_keys(&[dir.path().join("old.key")]).unwrap();
         assert_eq!(both.verify(&old, &clock).unwrap().sub, claims().sub);
         assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);

@@ -129,8 +129,7 @@ fn stub(errors: &mut ErrorList, at: Path, der: &[u8]) {
     if let Some((value, text)) = unfit(info, "P256, P384, or P521") {
         let error = Error::invalid(at, value.clone(), text);
         errors.push(if value.is_empty() { error.hidden() } else { error });
-    } else if curve(info).as_deref() != Some(P521) && request.verify_signature().is_err() {
-        // Of P-521 there is no verifier here: its signatures are left to the signer.
+    } else if pki::request::verify(&request).is_err() {
         errors.push(Error::invalid(at, "", "invalid signature").hidden());
     }
 }
