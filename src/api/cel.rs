@@ -85,7 +85,7 @@ impl Env {
         self
     }
 
-    /// Compiles an expression whose type must be one of `wanted` (`dyn` will do too); any if that is empty.
+    /// Compiles an expression whose type must be exactly one of `wanted`, and `dyn` is none of them; any if that is empty.
     ///
     /// # Errors
     /// The expression's problems, in cel-go's words.
@@ -93,8 +93,11 @@ impl Env {
         let (mut expr, ids) = parser::parse(source)?;
         let fail = |issues| CompileError::new(source, issues);
         let (ty, checked) = check::check(&mut expr, ids, &self.variables, self.structs).map_err(fail)?;
-        if !wanted.is_empty() && !matches!(ty, Type::Dyn) && !wanted.contains(&ty) {
-            let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        if !wanted.is_empty() && !wanted.contains(&ty) {
+            // Types of results have the names of their Go values.
+            let name = |ty: &Type| if *ty == Type::Null { "null_type".to_owned() } else { ty.to_string() };
+            let names: Vec<String> = wanted.iter().map(name).collect();
+            let ty = name(&ty);
             let message = match names.as_slice() {
                 [one] => format!("must evaluate to {one} but got {ty}"),
                 many => format!("must evaluate to one of [{}] but got {ty}", many.join(" ")),

@@ -56,7 +56,13 @@ fn merge(served: &ServedKind, gvk: &Gvk, object: &Object, patch: &Object) -> Res
     };
     let mut live = object.clone();
     let owners = live.remove(&["metadata", "managedFields"]);
-    let mut merged = manager.apply(Some(&live), patch, MANAGER, true).map_err(|status| status.message)?;
+    let mut merged = manager.apply(Some(&live), patch, MANAGER, true).map_err(|status| {
+        // Policies say in words of their own that a patch has fields that the type has not.
+        match status.message.strip_prefix("failed to create typed patch object (").and_then(|m| m.split_once("): ")) {
+            Some((_, problems)) => format!("failed to convert patch object to typed object: {problems}"),
+            None => status.message,
+        }
+    })?;
     merged.remove(&["metadata", "managedFields"]);
     if let Some(owners) = owners {
         merged.set(&["metadata", "managedFields"], owners);

@@ -169,6 +169,8 @@ pub(crate) struct Misconfigured<'p> {
     /// `None`: it is the policy's own fault.
     pub binding: Option<&'p Binding>,
     pub message: String,
+    /// So many invocations come before it.
+    pub before: usize,
 }
 
 impl Evaluator {
@@ -194,7 +196,7 @@ impl Evaluator {
                 Ok(None) => continue,
                 Err(status) => {
                     let message = format!("failed to configure policy: {status}");
-                    errors.push(Misconfigured { policy, binding: None, message });
+                    errors.push(Misconfigured { policy, binding: None, message, before: invocations.len() });
                     continue;
                 }
             };
@@ -209,7 +211,8 @@ impl Evaluator {
                     })),
                     Err(why) => {
                         let message = format!("failed to configure binding: {why}");
-                        errors.push(Misconfigured { policy, binding: Some(binding), message });
+                        let before = invocations.len();
+                        errors.push(Misconfigured { policy, binding: Some(binding), message, before });
                     }
                 }
             }

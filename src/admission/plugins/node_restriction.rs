@@ -38,9 +38,10 @@ impl NodeRestriction {
         Self { cluster, authorizer }
     }
 
+    /// What is absent is named as listers do, in the singular.
     async fn existing_pod(&self, attributes: &Attributes, name: &str) -> Result<Arc<Pod>, Status> {
         let pod = self.cluster.live::<Pod>(&attributes.namespace, name).await.map_err(|s| forbidden(attributes, s))?;
-        pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))
+        pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pod"), name))
     }
 
     async fn check_pod(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
@@ -72,7 +73,7 @@ impl NodeRestriction {
                 let why = format!("error looking up node {node} to verify uid: {status}");
                 return Err(forbidden(attributes, why));
             }
-            Ok(None) => return Err(Status::not_found(&GroupResource::new("", "nodes"), node)),
+            Ok(None) => return Err(Status::not_found(&GroupResource::new("", "node"), node)),
             Ok(Some(existing)) if existing.uid() != uid => {
                 let why = format!("node {node} UID mismatch: expected {uid} got {}", existing.uid());
                 return Err(forbidden(attributes, why));
@@ -197,18 +198,18 @@ impl NodeRestriction {
         };
         let Some(driver) = driver else { return Ok(false) };
         let Some(driver) = self.cluster.get::<CSIDriver>("", &driver).await? else {
-            return Err(Status::not_found(&GroupResource::new("storage.k8s.io", "csidrivers"), &driver));
+            return Err(Status::not_found(&GroupResource::new("storage.k8s.io", "csidriver"), &driver));
         };
         Ok(driver.spec.token_requests.iter().flatten().any(|request| request.audience == audience))
     }
 
     async fn driver_of_claim(&self, namespace: &str, claim: &str) -> Result<Option<String>, Status> {
         let Some(found) = self.cluster.get::<PersistentVolumeClaim>(namespace, claim).await? else {
-            return Err(Status::not_found(&GroupResource::new("", "persistentvolumeclaims"), claim));
+            return Err(Status::not_found(&GroupResource::new("", "persistentvolumeclaim"), claim));
         };
         let volume = found.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
         let Some(found) = self.cluster.get::<PersistentVolume>("", volume).await? else {
-            return Err(Status::not_found(&GroupResource::new("", "persistentvolumes"), volume));
+            return Err(Status::not_found(&GroupResource::new("", "persistentvolume"), volume));
         };
         Ok(found.spec.as_ref().and_then(|s| s.csi.as_ref()).map(|csi| csi.driver.clone()))
     }

@@ -1,7 +1,7 @@
 //! `PodSecurity`: the pod security standards that a namespace's labels ask for (`pod-security-admission`).
 //!
-//! What is enforced is refused after all changes of the object; what is only warned of is said as the object enters,
-//! because refusals are all that the second phase may make. There is no audit log to annotate.
+//! Everything is looked at after all changes of the object: what is enforced is refused, the rest is warned of or noted in
+//! the audit event.
 
 mod checks;
 mod policy;
@@ -9,6 +9,7 @@ mod policy;
 use std::collections::BTreeMap;
 
 use api::admission::{AdmissionPlugin, Attributes, Operation};
+use api::field::ErrorList;
 use api::{Gvr, Object, Status};
 use async_trait::async_trait;
 use client::k8s_openapi::api::core::v1::Namespace;
@@ -47,7 +48,8 @@ impl PodSecurity {
         Self { cluster }
     }
 
-    async fn policy(&self, namespace: &str) -> Result<Policy, Status> {
+    /// The namespace's policy, and what is wrong with its labels.
+    async fn policy(&self, namespace: &str) -> Result<(Policy, ErrorList), Status> {
         let found = self.cluster.get::<Namespace>("", namespace).await.ok().flatten();
         let Some(found) = found else {
             return Err(Status::internal(format!("failed to lookup namespace {namespace:?}")));
@@ -55,7 +57,7 @@ impl PodSecurity {
         let labels: BTreeMap<&str, &str> =
             found.metadata.labels.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         // Labels that say nothing sensible fail closed where they are enforced.
-        Ok(Policy::of(&labels).0)
+        Ok(Policy::of(&labels))
     }
 
     /// What enforcing a new level would say of the pods that are there (`EvaluatePodsInNamespace`).
@@ -145,46 +147,68 @@ impl AdmissionPlugin for PodSecurity {
         subresource.is_empty() && (is_core(resource, "namespaces") || template(resource).is_some())
     }
 
-    /// Warnings only.
-    async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
-        if is_core(&attributes.resource, "namespaces") {
-            let warnings = self.namespace_warnings(attributes).await;
-            attributes.warnings.extend(warnings);
-            return Ok(());
-        }
-        let Ok(policy) = self.policy(&attributes.namespace).await else { return Ok(()) };
-        if policy.warn.level == policy::Level::Privileged {
-            return Ok(());
-        }
-        let Some(pod) = pod_of(attributes) else { return Ok(()) };
-        let enforced = is_core(&attributes.resource, "pods") && policy.enforce == policy.warn;
-        let violations = checks::evaluate(policy.warn, &pod);
-        if !violations.is_empty() && !enforced {
-            let text = format!("would violate PodSecurity \"{}\": {}", policy.warn, checks::details(&violations));
-            attributes.warnings.push(text);
-        }
-        Ok(())
-    }
-
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
         if is_core(&attributes.resource, "namespaces") {
-            return check_labels(attributes);
-        }
-        if !is_core(&attributes.resource, "pods") {
+            check_labels(attributes)?;
+            for warning in self.namespace_warnings(attributes).await {
+                attributes.notes.warn(warning);
+            }
             return Ok(());
         }
-        let enforce = self.policy(&attributes.namespace).await?.enforce;
-        if enforce.level == policy::Level::Privileged {
+        let enforced = is_core(&attributes.resource, "pods");
+        let (policy, errors) = match self.policy(&attributes.namespace).await {
+            Ok(found) => found,
+            Err(status) if enforced => return Err(status),
+            Err(status) => {
+                annotate(attributes, "error", status.message);
+                return Ok(());
+            }
+        };
+        if errors.is_empty() && enforced && policy.is_open() {
+            annotate(attributes, "enforce-policy", policy.enforce.to_string());
+            return Ok(());
+        }
+        if errors.is_empty() && !enforced && (Policy { enforce: policy.warn, ..policy }).is_open() {
             return Ok(());
         }
         let Some(pod) = pod_of(attributes) else { return Ok(()) };
-        let violations = checks::evaluate(enforce, &pod);
-        if violations.is_empty() {
-            return Ok(());
+        if !errors.is_empty() {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let all = if let [one] = all.as_slice() { one.clone() } else { format!("[{}]", all.join(", ")) };
+            annotate(attributes, "error", format!("Failed to parse policy: {all}"));
         }
-        let why = format!("violates PodSecurity \"{enforce}\": {}", checks::details(&violations));
-        Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why))
+        evaluate(attributes, &policy, &pod, enforced)
     }
+}
+
+/// `EvaluatePod`: the modes in their order; a request that is refused is not warned of.
+fn evaluate(attributes: &Attributes, policy: &Policy, pod: &Object, enforced: bool) -> Result<(), Status> {
+    let found = |mode: LevelVersion| {
+        let violations = checks::evaluate(mode, pod);
+        (!violations.is_empty()).then(|| checks::details(&violations))
+    };
+    let mut refusal = None;
+    if enforced {
+        annotate(attributes, "enforce-policy", policy.enforce.to_string());
+        refusal = found(policy.enforce);
+    }
+    if let Some(details) = found(policy.audit) {
+        let text = format!("would violate PodSecurity \"{}\": {details}", policy.audit);
+        annotate(attributes, "audit-violations", text);
+    }
+    if let Some(details) = refusal {
+        let why = format!("violates PodSecurity \"{}\": {details}", policy.enforce);
+        return Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why));
+    }
+    if let Some(details) = found(policy.warn) {
+        attributes.notes.warn(format!("would violate PodSecurity \"{}\": {details}", policy.warn));
+    }
+    Ok(())
+}
+
+/// Says something in the audit event.
+fn annotate(attributes: &Attributes, key: &str, value: String) {
+    attributes.notes.annotate(format!("pod-security.kubernetes.io/{key}"), value);
 }
 
 /// The pod, or the pod that a template describes; `None` if there is nothing to look at.

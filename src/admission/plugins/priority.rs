@@ -13,6 +13,9 @@ use serde_json::Value;
 use crate::attributes::{forbidden, is_resource};
 use crate::cluster::Cluster;
 
+/// `SystemPriorityClasses`.
+const SYSTEM: [&str; 2] = ["system-node-critical", "system-cluster-critical"];
+
 pub(crate) struct Priority {
     cluster: Cluster,
 }
@@ -93,9 +96,12 @@ impl AdmissionPlugin for Priority {
     }
 
     fn handles(&self, operation: Operation, resource: &Gvr, subresource: &str) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-            && (is_resource(resource, subresource, "", "pods")
-                || is_resource(resource, subresource, "scheduling.k8s.io", "priorityclasses"))
+        let classes = is_resource(resource, subresource, "scheduling.k8s.io", "priorityclasses");
+        match operation {
+            Operation::Create | Operation::Update => classes || is_resource(resource, subresource, "", "pods"),
+            Operation::Delete => classes,
+            Operation::Connect => false,
+        }
     }
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
@@ -115,6 +121,10 @@ impl AdmissionPlugin for Priority {
     }
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        // Upstream's store refuses it (`registry/scheduling/priorityclass/storage` `Delete`).
+        if attributes.operation == Operation::Delete && SYSTEM.contains(&attributes.name.as_str()) {
+            return Err(forbidden(attributes, "this is a system priority class and cannot be deleted"));
+        }
         let Some(class) = &attributes.object else { return Ok(()) };
         if attributes.resource.resource != "priorityclasses" || !class.bool(&["globalDefault"]).unwrap_or_default() {
             return Ok(());

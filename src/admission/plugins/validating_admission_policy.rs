@@ -269,18 +269,21 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
         let (policies, bindings) = (self.policies.all().await?, self.bindings.all().await?);
-        let (invocations, errors) = self.evaluator.select(&policies, &bindings, attributes).await;
+        let (invocations, mut errors) = self.evaluator.select(&policies, &bindings, attributes).await;
         if invocations.is_empty() && errors.is_empty() {
             return Ok(());
         }
         let mut verdict = Verdict::default();
-        for error in errors.into_iter().filter(|error| !error.policy.fails_open) {
-            verdict.deny(error.policy, error.binding, Denial::failed(error.message, Duration::ZERO));
-        }
+        errors.retain(|error| !error.policy.fails_open);
+        let mut errors = errors.into_iter().peekable();
         let namespace = if invocations.is_empty() { None } else { self.evaluator.namespace(attributes).await? };
         let kinds = &*self.evaluator.kinds;
         let mut answers = Answers::default();
-        for invocation in &invocations {
+        for (index, invocation) in invocations.iter().enumerate() {
+            // In the order of the policies and bindings, because the first refusal is the one that is told.
+            while let Some(error) = errors.next_if(|error| error.before <= index) {
+                verdict.deny(error.policy, error.binding, Denial::failed(error.message, Duration::ZERO));
+            }
             let object = in_version(kinds, attributes.object.as_ref(), attributes, &invocation.matched).await;
             let old = in_version(kinds, attributes.old_object.as_ref(), attributes, &invocation.matched).await;
             let (object, old) = match (object, old) {
@@ -301,6 +304,9 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
             let authorizer = &*self.evaluator.authorizer;
             let outcome = answers.complete(authorizer, |asked| evaluate(invocation.policy, &inputs, asked)).await;
             verdict.add(invocation, outcome, attributes, &self.evaluator.metrics);
+        }
+        for error in errors {
+            verdict.deny(error.policy, error.binding, Denial::failed(error.message, Duration::ZERO));
         }
         verdict.publish(attributes)
     }

@@ -72,6 +72,10 @@ impl Tokens for Nobody {
         Err(Status::internal("no tokens here"))
     }
 
+    fn audiences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
         Err("no tokens here".to_owned())
     }
@@ -392,7 +396,10 @@ async fn namespaces_choose_how_safe_their_pods_must_be() {
     );
     let mut plain = request(Operation::Create, "pods", pod(json!({"containers": [{"name": "c"}]})));
     safe.run(plugin, &mut plain).await.expect("a pod of the baseline");
-    assert!(plain.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"));
+    let said = plain.notes.take();
+    assert!(said.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"));
+    let enforced = ("pod-security.kubernetes.io/enforce-policy".to_owned(), "baseline:latest".to_owned());
+    assert_eq!(said.annotations, [enforced]);
     let open = world(&[("/api/v1/namespaces/ns", namespace(false))]);
     open.run(plugin, &mut host.clone()).await.expect("a pod in an open namespace");
     let labels = json!({"metadata": {"name": "ns", "labels": {"pod-security.kubernetes.io/enforce": "strict"}}});

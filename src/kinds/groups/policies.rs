@@ -472,7 +472,7 @@ mod tests {
         let apply =
             |source: &str| json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": source}});
         check(&of(apply("Object{spec: Object.spec{replicas: object.spec.replicas + 1}}")), &[]);
-        check(&of(apply("object")), &[]);
+        check(&of(apply("object")), &["must evaluate to Object but got dyn"]);
         check(&of(apply("{'a': 1}")), &["must evaluate to Object but got map(string, int)"]);
         let patch = |source: &str| json!({"patchType": "JSONPatch", "jsonPatch": {"expression": source}});
         check(&of(patch("[JSONPatch{op: 'add', path: '/a', value: 1}]")), &[]);

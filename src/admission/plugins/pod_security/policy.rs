@@ -34,11 +34,19 @@ impl fmt::Display for LevelVersion {
     }
 }
 
-/// What a namespace enforces and warns of.
+/// What a namespace enforces, what it notes in the audit log, and what it warns of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
     pub(super) enforce: LevelVersion,
+    pub(super) audit: LevelVersion,
     pub(super) warn: LevelVersion,
+}
+
+impl Policy {
+    /// `FullyPrivileged`: nothing is ever found.
+    pub(super) fn is_open(&self) -> bool {
+        [self.enforce, self.audit, self.warn].iter().all(|mode| mode.level == Level::Privileged)
+    }
 }
 
 const OPEN: LevelVersion = LevelVersion { level: Level::Privileged, version: None };
@@ -96,26 +104,25 @@ impl Policy {
     /// the loosest elsewhere.
     pub(super) fn of(labels: &BTreeMap<&str, &str>) -> (Self, ErrorList) {
         let mut errors = ErrorList::new();
-        let enforce_level = level(labels, "enforce", Level::Restricted, &mut errors);
-        let enforce_version = version(labels, "enforce-version", &mut errors);
-        // The labels of the audit mode are checked though there is no audit log.
-        level(labels, "audit", Level::Privileged, &mut errors);
-        version(labels, "audit-version", &mut errors);
-        let warn_level = level(labels, "warn", Level::Privileged, &mut errors);
-        let warn_version = version(labels, "warn-version", &mut errors);
-        let either = |level: Option<Result<Level, Level>>| match level {
-            Some(Ok(level) | Err(level)) => level,
-            None => OPEN.level,
+        let mut mode = |name: &str, otherwise: Level| {
+            let named = level(labels, name, otherwise, &mut errors);
+            let version = version(labels, &format!("{name}-version"), &mut errors);
+            let level = match named {
+                Some(Ok(level) | Err(level)) => level,
+                None => OPEN.level,
+            };
+            (named, version, LevelVersion { level, version: version.flatten() })
         };
-        let enforce = LevelVersion { level: either(enforce_level), version: enforce_version.flatten() };
-        let mut warn = LevelVersion { level: either(warn_level), version: warn_version.flatten() };
+        let (enforce_level, _, enforce) = mode("enforce", Level::Restricted);
+        let (_, _, audit) = mode("audit", Level::Privileged);
+        let (warn_level, warn_version, mut warn) = mode("warn", Level::Privileged);
         if warn_level.is_none() && matches!(enforce_level, Some(Ok(level)) if level > warn.level) {
             warn.level = enforce.level;
             if warn_version.is_none() {
                 warn.version = enforce.version;
             }
         }
-        (Self { enforce, warn }, errors)
+        (Self { enforce, audit, warn }, errors)
     }
 }
 
