@@ -1,6 +1,7 @@
 //! What pods and pod templates share: defaults, validation, the rules of change, quality of service.
 
 pub(crate) mod affinity;
+pub(crate) mod annotations;
 pub(crate) mod container;
 pub(crate) mod defaults;
 pub(crate) mod gated;

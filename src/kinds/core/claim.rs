@@ -31,6 +31,10 @@ pub(super) fn extra() -> Extra {
         validate_status: |object, _| validate_status(object),
         warnings: |object, _| {
             let mut out = Vec::new();
+            if object.annotation(CLASS).is_some() {
+                let text = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+                out.push(format!("metadata.annotations[{CLASS}]: {text}"));
+            }
             crate::podspec::warnings::claim(&mut out, &Path::new("spec"), object.at("spec"));
             out
         },

@@ -11,7 +11,7 @@ use crate::Config;
 use crate::columns::field;
 use crate::define::Extra;
 use crate::json::{Json, Members, child, dig, existing, items_mut, restore};
-use crate::podspec::{defaults, qos, update, validate};
+use crate::podspec::{annotations, defaults, qos, update, validate};
 use crate::printed::Printed;
 use crate::rules::Rules;
 
@@ -27,8 +27,10 @@ pub(super) fn extra(config: &Config) -> Extra {
         update: |_, object, old| restore(&mut object.0, "status", old),
         status_update,
         validate: |object| {
-            let mut errors = checked(object);
             let (spec, at) = (object.at("spec"), Path::new("spec"));
+            let mut errors = ErrorList::new();
+            annotations::specific(&mut errors, &annotations_at(), object.at("metadata").at("annotations"), spec);
+            errors.extend(checked(object));
             if spec.count("ephemeralContainers") > 0 {
                 errors.push(Error::forbidden(at.child("ephemeralContainers"), "cannot be set on create"));
             }
@@ -39,7 +41,11 @@ pub(super) fn extra(config: &Config) -> Extra {
             errors
         },
         validate_update: Some(|object, old| {
-            let mut errors = checked(object);
+            let mut errors = ErrorList::new();
+            let map = |object: &'_ Object| object.at("metadata").at("annotations").clone();
+            let both = (&map(object), &map(old));
+            annotations::changed(&mut errors, &annotations_at(), both, object.at("spec"));
+            errors.extend(checked(object));
             update::pod(&mut errors, &Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
@@ -188,6 +194,10 @@ fn status_update(_: &RequestContext<'_>, object: &mut Object, old: &Object) {
             }
         }
     }
+}
+
+fn annotations_at() -> Path {
+    Path::new("metadata").child("annotations")
 }
 
 fn checked(object: &Object) -> ErrorList {

@@ -18,9 +18,22 @@ use crate::timestamp;
 /// The longest life that a token may be asked for: 2^32 seconds.
 const LONGEST: i64 = 1 << 32;
 const SHORTEST: i64 = 600;
+const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+/// `SetDefaults_TokenRequestSpec`.
+const DEFAULT: i64 = 3600;
 
 pub(super) fn extra() -> Extra {
     let rules = Rules {
+        warnings: |object, old| match (
+            old.and_then(|old| old.annotation(ENFORCE_MOUNTABLE)),
+            object.annotation(ENFORCE_MOUNTABLE),
+        ) {
+            (None, Some(_)) => vec![format!(
+                "metadata.annotations[{ENFORCE_MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate \
+                 access to mounted secrets"
+            )],
+            _ => Vec::new(),
+        },
         create: |_, object| secret_names(object),
         update: |_, object, _| secret_names(object),
         ..Rules::GENERIC
@@ -41,6 +54,12 @@ struct Token;
 
 #[async_trait]
 impl Action for Token {
+    fn default(&self, body: &mut Object) {
+        if body.at("spec").int("expirationSeconds").is_none() {
+            body.set(&["spec", "expirationSeconds"], DEFAULT);
+        }
+    }
+
     async fn run(
         &self,
         ctx: &ActionContext<'_>,
@@ -48,17 +67,29 @@ impl Action for Token {
         name: &str,
         mut body: Object,
     ) -> Result<Object, Status> {
-        let accounts = Gvr::new("", "v1", "serviceaccounts");
-        let account = ctx.registry.get(&accounts, namespace, name).await?;
+        let invalid = |at: &str, value: &str, text: &str| {
+            let errors = [Error::invalid(Path::new("metadata").child(at), value, text)];
+            Status::invalid("authentication.k8s.io", "TokenRequest", name, &errors)
+        };
         for (member, own) in [("name", name), ("namespace", namespace)] {
             let given = dig(&body, &["metadata", member]).as_str().unwrap_or_default();
             if !given.is_empty() && given != own {
-                let noun = if member == "name" { "service account name" } else { "service account namespace" };
-                return Err(Status::bad_request(format!("{noun} in request body does not match the request URL")));
+                return Err(invalid(member, given, &format!("must match the service account {member} if specified")));
             }
         }
+        let accounts = Gvr::new("", "v1", "serviceaccounts");
+        let account = ctx.registry.get(&accounts, namespace, name).await?;
+        let (uid, own) = (body.uid().to_owned(), account.uid());
+        if !uid.is_empty() && uid != own {
+            let why =
+                format!("the UID in the token request ({uid}) does not match the UID of the service account ({own})");
+            return Err(Status::conflict(&GroupResource::new("authentication.k8s.io", "TokenRequest"), name, why));
+        }
+        if body.at("spec").count("audiences") == 0 {
+            body.set(&["spec", "audiences"], json!(ctx.tokens.audiences()));
+        }
         let spec = body.at("spec").clone();
-        let seconds = spec.int("expirationSeconds").unwrap_or(3600);
+        let seconds = spec.int("expirationSeconds").unwrap_or(DEFAULT);
         let at = Path::new("spec").child("expirationSeconds");
         let problem = match seconds {
             ..SHORTEST => Some("may not specify a duration less than 10 minutes"),
@@ -99,24 +130,24 @@ async fn bound(ctx: &ActionContext<'_>, namespace: &str, account: &str, referenc
         return Ok((None, None));
     }
     let (kind, name) = (reference.text("kind"), reference.text("name"));
-    let (resource, namespace) = match (reference.text("apiVersion"), kind) {
-        ("v1", "Pod") => ("pods", namespace),
-        ("v1", "Secret") => ("secrets", namespace),
-        ("v1", "Node") => ("nodes", ""),
-        (version, kind) => {
-            let text = format!("cannot bind token to object of type {version}, Kind={kind}");
+    let (group, version) = match reference.text("apiVersion") {
+        version if version.contains('/') => version.split_once('/').unwrap_or_default(),
+        version => ("", version),
+    };
+    // The version counts for nothing, as upstream has it.
+    let (resource, namespace) = match (group, kind) {
+        ("", "Pod") => ("pods", namespace),
+        ("", "Secret") => ("secrets", namespace),
+        ("", "Node") => ("nodes", ""),
+        _ => {
+            let text = format!("cannot bind token to object of type {group}/{version}, Kind={kind}");
             return Err(Status::bad_request(text));
         }
     };
-    let object = ctx.registry.get(&Gvr::new("", "v1", resource), namespace, name).await?;
-    let uid = reference.text("uid");
-    if !uid.is_empty() && uid != object.uid() {
-        let why = format!(
-            "the UID in the bound object reference ({uid}) does not match the UID in record. The object \
-            might have been deleted and then recreated"
-        );
-        return Err(Status::conflict(&GroupResource::new("", resource), name, why));
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
     }
+    let object = ctx.registry.get(&Gvr::new("", "v1", resource), namespace, name).await?;
     let mut node = None;
     if kind == "Pod" {
         let own = dig(&object, &["spec", "serviceAccountName"]).as_str().unwrap_or_default();
@@ -137,6 +168,14 @@ async fn bound(ctx: &ActionContext<'_>, namespace: &str, account: &str, referenc
             };
             node = Some((node_name.to_owned(), uid));
         }
+    }
+    let uid = reference.text("uid");
+    if !uid.is_empty() && uid != object.uid() {
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object \
+            might have been deleted and then recreated"
+        );
+        return Err(Status::conflict(&GroupResource::new("", kind), name, why));
     }
     Ok((Some((kind.to_owned(), name.to_owned(), object.uid().to_owned())), node))
 }

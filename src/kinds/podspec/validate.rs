@@ -117,6 +117,7 @@ pub(crate) fn template(errors: &mut ErrorList, path: &Path, template: &Value) {
     labels(errors, &path.child("labels"), metadata.at("labels"));
     annotations(errors, &path.child("annotations"), metadata.at("annotations"));
     let spec = template.at("spec");
+    super::annotations::specific(errors, &path.child("annotations"), metadata.at("annotations"), spec);
     pod_spec(errors, &path.child("spec"), spec, "", false);
     if spec.count("ephemeralContainers") > 0 {
         let text = "ephemeral containers not allowed in pod template";

@@ -99,7 +99,12 @@ impl Guard {
         if may(ctx, "bind", resource, namespace, role).await {
             return Ok(());
         }
-        let found = ctx.registry.get(&Gvr::new(GROUP, "v1", resource), scope, role).await?;
+        // Upstream names the binding's resource with the role's name.
+        let missing = |status: Status| {
+            let own = || Status::not_found(&GroupResource::new(GROUP, self.resource), role);
+            if status.is_not_found() { own() } else { status }
+        };
+        let found = ctx.registry.get(&Gvr::new(GROUP, "v1", resource), scope, role).await.map_err(missing)?;
         let held = held(ctx, namespace).await;
         refuse(ctx, &held, found.list("rules")).map_err(|why| self.forbidden(object.name(), &why))
     }
