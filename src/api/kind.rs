@@ -355,6 +355,9 @@ pub struct ScalePaths {
 /// A request that is answered by code rather than kept. `name` and `namespace` are the parent's for a subresource.
 #[async_trait]
 pub trait Action: Send + Sync {
+    /// Fills in what the request left out, before anybody sees it.
+    fn default(&self, _: &mut Object) {}
+
     async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, name: &str, body: Object) -> Result<Object, Status>;
 }
 

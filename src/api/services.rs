@@ -115,6 +115,9 @@ pub trait Tokens: Send + Sync {
     /// A signed token and when it expires.
     async fn issue(&self, request: TokenRequest) -> Result<(String, Timestamp), Status>;
 
+    /// The audiences of the API server itself: those of tokens that are asked for without.
+    fn audiences(&self) -> Vec<String>;
+
     /// The user behind a token and the audiences it is good for; an error text if it is no good.
     async fn review(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String>;
 }

@@ -3,11 +3,13 @@
 //! [`authenticate`] turns certificates and tokens into a user; [`Union`] asks the authorisers in turn: the superuser
 //! group, the Node authoriser, RBAC. Nothing here writes to the store.
 
+pub mod abac;
 pub mod authenticate;
 pub mod bearer;
 pub mod bootstrap;
 pub mod certificate;
 mod config_file;
+pub mod decisions;
 mod feed;
 pub mod front_proxy;
 pub mod hooks;
@@ -28,14 +30,25 @@ use serde_json::Value;
 pub use authenticate::{AnonymousAccess, Authenticator};
 pub use certificate::ConnectionIdentity;
 
+/// One authoriser of a [`Union`].
+pub struct Named {
+    /// As the configuration names it: before its reasons.
+    pub name: String,
+    /// Its type, as `--authorization-mode` calls it.
+    pub kind: &'static str,
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
 /// Asks authorisers in turn until one allows or denies.
 pub struct Union {
-    authorizers: Vec<Arc<dyn Authorizer>>,
+    authorizers: Vec<Named>,
+    decisions: Arc<decisions::Decisions>,
 }
 
 impl Union {
-    pub fn new(authorizers: Vec<Arc<dyn Authorizer>>) -> Self {
-        Self { authorizers }
+    /// `decisions` counts what they say.
+    pub fn new(authorizers: Vec<Named>, decisions: Arc<decisions::Decisions>) -> Self {
+        Self { authorizers, decisions }
     }
 }
 
@@ -55,14 +68,17 @@ impl Authorizer for Union {
             return (Decision::Allow { reason: String::new() }, None);
         }
         let (mut reasons, mut errors) = (Vec::new(), Vec::new());
-        for authorizer in &self.authorizers {
+        for Named { name, kind, authorizer } in &self.authorizers {
             let (decision, error) = authorizer.authorize_or_fail(user, attributes).await;
             match decision {
                 Decision::NoOpinion { reason } => {
-                    reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
+                    reasons.extend((!reason.is_empty()).then(|| format!("{name}: {reason}")));
                     errors.extend(error);
                 }
-                decided => return (decided, error),
+                decided => {
+                    self.decisions.count(kind, name, decided.allowed());
+                    return (decided, error);
+                }
             }
         }
         let error = match errors.as_slice() {
@@ -76,7 +92,7 @@ impl Authorizer for Union {
     async fn rules(&self, user: &UserInfo, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
         let (mut resources, mut urls, mut incomplete) = (Vec::new(), Vec::new(), false);
         // The group of masters, which asks nobody, has no rules of its own (`authorizer/reload.go`).
-        for authorizer in &self.authorizers {
+        for Named { authorizer, .. } in &self.authorizers {
             let (more_resources, more_urls, partial) = authorizer.rules(user, namespace).await;
             resources.extend(more_resources);
             urls.extend(more_urls);
@@ -87,7 +103,7 @@ impl Authorizer for Union {
 
     fn rules_error(&self, user: &UserInfo) -> Option<String> {
         let errors: Vec<String> =
-            self.authorizers.iter().filter_map(|authorizer| authorizer.rules_error(user)).collect();
+            self.authorizers.iter().filter_map(|named| named.authorizer.rules_error(user)).collect();
         (!errors.is_empty()).then(|| errors.join(", "))
     }
 }

@@ -166,7 +166,8 @@ async fn fenced(
         Ok(user) => user,
         Err(status) => {
             let mut response = respond::refuse(&server, &parts.headers, &query, &status);
-            if status.code == 403 {
+            // Bad headers of an impersonation, too: what is refused before the verb is (`RespondWithError`).
+            if matches!(status.code, 400 | 403) {
                 response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
             }
             return response;
@@ -271,7 +272,7 @@ async fn identify(
         None => match authenticate(server, parts).await {
             Ok(user) => user,
             Err(status) => {
-                audited::refused(server, info, parts, received, status.code).await;
+                audited::refused(server, info, parts, received, &status).await;
                 return Err(status);
             }
         },

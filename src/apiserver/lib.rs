@@ -23,6 +23,7 @@ pub mod limits;
 pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
+pub(crate) mod own_maps;
 pub mod query;
 pub mod registry;
 pub mod remote;

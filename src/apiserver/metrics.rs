@@ -158,6 +158,7 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
     if let Some(audit) = server.audit.get() {
         audit.write_metrics(out)?;
     }
+    server.decisions.write(out)?;
     server.aggregator.metrics(out)?;
     server.flow.write_metrics(out)?;
     process(server, out)

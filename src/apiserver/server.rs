@@ -26,8 +26,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::aggregate::Aggregator;
 use crate::audit::{Audit, PeerAddress};
+use crate::auth::decisions::Decisions;
 use crate::connect::Kubelets;
 use crate::filters::Authenticate;
+use crate::filters::impersonation::LastModes;
 use crate::flow::Flow;
 use crate::limits::{Limits, Stopping};
 use crate::metrics::Metrics;
@@ -46,6 +48,8 @@ pub struct Config {
     pub texts: fn() -> Texts,
     pub authenticator: Arc<dyn Authenticate>,
     pub authorizer: Arc<dyn Authorizer>,
+    /// Counts what the authoriser and the authenticator say.
+    pub decisions: Arc<Decisions>,
     pub tokens: Arc<dyn Tokens>,
     pub clock: SharedClock,
     pub shutdown: Shutdown,
@@ -70,6 +74,9 @@ pub struct ApiServer {
     pub(crate) types: Arc<Types>,
     pub(crate) authenticator: Arc<dyn Authenticate>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) decisions: Arc<Decisions>,
+    /// The mode of impersonation that each user was allowed last.
+    pub(crate) impersonations: LastModes,
     pub(crate) tokens: Arc<dyn Tokens>,
     pub(crate) clock: SharedClock,
     pub(crate) shutdown: Shutdown,
@@ -167,6 +174,8 @@ impl ApiServer {
             types: config.types,
             authenticator: config.authenticator,
             authorizer: config.authorizer,
+            decisions: config.decisions,
+            impersonations: LastModes::default(),
             tokens: config.tokens,
             clock: config.clock,
             shutdown: config.shutdown,

@@ -424,8 +424,12 @@ impl Verb {
         body: Object,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        Self::note_request(&body);
         let mut body = body;
+        action.default(&mut body);
+        if subresource.is_empty() {
+            before::ensure_namespace(&self.served.def, self.namespace(), &mut body)?;
+        }
+        Self::note_request(&body);
         let schema = match self.served.def.subresource(subresource) {
             Some(subresource) => &subresource.schema,
             None => self.served.def.schema(),
@@ -454,6 +458,10 @@ impl Verb {
         }
         let accept = Accept { shape: Shape::Object, ..self.accept };
         if answer.kind() == "Status" {
+            // `createHandler`: a `Status` without a code gets the answer's.
+            if answer.i64(&["code"]).unwrap_or_default() == 0 {
+                answer.set(&["code"], 201);
+            }
             return respond::value(201, accept, &answer.into_value());
         }
         self.note_answer(|| Ok(Value::Object(answer.0.clone())))?;

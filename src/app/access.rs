@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use apiserver::audit::{
     Audit, AuditOptions, BatchOptions, FileOptions, Format, Mode as Waiting, Throttle, TruncateOptions, WebhookOptions,
 };
+use apiserver::auth::abac::Policies;
 use apiserver::auth::bearer::{AudienceAgnostic, Bearer, TokenUnion};
 use apiserver::auth::bootstrap::BootstrapTokens;
 use apiserver::auth::hooks::access::{AccessOptions, OnError};
@@ -186,9 +187,12 @@ impl Reload {
 /// Sets authorisation up.
 pub fn authorization(
     options: &AuthorizationOptions,
-    own: Own,
+    mut own: Own,
     run: &mut Tasks<'_>,
 ) -> anyhow::Result<Arc<Replaceable>> {
+    if let Some(file) = &options.authorization_policy_file {
+        own.abac = Some(Arc::new(Policies::load(file).context("cannot set up the mode ABAC")?));
+    }
     let modes = match &options.authorization_config {
         Some(file) => read(file, Mode::parse_file)?,
         None => modes_of_flags(options)?,
@@ -208,9 +212,10 @@ pub fn authorization(
     Ok(authorizer)
 }
 
-fn modes_of_flags(options: &AuthorizationOptions) -> anyhow::Result<Vec<Mode>> {
+/// The modes of the flags with their names (`GetNameForAuthorizerMode`).
+fn modes_of_flags(options: &AuthorizationOptions) -> anyhow::Result<Vec<(String, Mode)>> {
     if options.authorization_mode.is_empty() {
-        return Ok(vec![Mode::Node, Mode::Rbac]);
+        return Ok(vec![("node".to_owned(), Mode::Node), ("rbac".to_owned(), Mode::Rbac)]);
     }
     let mut modes = Vec::new();
     for (index, name) in options.authorization_mode.iter().enumerate() {
@@ -218,7 +223,10 @@ fn modes_of_flags(options: &AuthorizationOptions) -> anyhow::Result<Vec<Mode>> {
             bail!("authorization-mode {:?} has mode specified more than once", options.authorization_mode);
         }
         modes.push(match Mode::plain(name) {
-            Some(mode) => mode,
+            Some(Mode::Abac) if options.authorization_policy_file.is_none() => {
+                bail!("authorization-mode ABAC's authorization policy file not passed");
+            }
+            Some(mode) => (name.to_lowercase(), mode),
             None => {
                 let Some(kubeconfig) = options.authorization_webhook_config_file.clone() else {
                     bail!("authorization-mode Webhook's authorization config file not passed");
@@ -231,13 +239,17 @@ fn modes_of_flags(options: &AuthorizationOptions) -> anyhow::Result<Vec<Mode>> {
                     timeout: Duration::from_secs(30),
                     on_error: OnError::NoOpinion,
                 };
-                Mode::Webhook(Box::new(WebhookMode { kubeconfig, options, conditions: Vec::new() }))
+                let name = options.name.clone();
+                (name, Mode::Webhook(Box::new(WebhookMode { kubeconfig, options, conditions: Vec::new() })))
             }
         });
     }
     if options.authorization_webhook_config_file.is_some() && !options.authorization_mode.iter().any(|m| m == "Webhook")
     {
         bail!("cannot specify --authorization-webhook-config-file without mode Webhook");
+    }
+    if options.authorization_policy_file.is_some() && !options.authorization_mode.iter().any(|m| m == "ABAC") {
+        bail!("cannot specify --authorization-policy-file without mode ABAC");
     }
     Ok(modes)
 }

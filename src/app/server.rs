@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use api::UserInfo;
 use apiserver::aggregate::trust::Trust;
+use apiserver::auth::decisions::Decisions;
 use apiserver::auth::front_proxy::{self, FrontProxy};
 use apiserver::auth::modes::Own;
 use apiserver::auth::node::NodeAuthorizer;
@@ -227,6 +228,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         front_proxy_ca: credentials.front_proxy_ca.cert_pem().to_owned(),
     };
     serving.tasks.spawn(apiserver::aggregate::trust::run(api.clone(), trust, serving.shutdown.clone()));
+    serving.tasks.spawn(apiserver::auth::tokens::tracking::run(api.clone(), serving.shutdown.clone()));
     // Whoever starts now finds the rights that were just written.
     rbac.caught_up(&*shared).await.context("cannot read the roles")?;
     let mut advertise = vec![identity.advertise];
@@ -485,7 +487,8 @@ fn make_api_server(
     let shutdown = stage.shutdown.clone();
     let mut run = access::Tasks { clock, tasks: &mut stage.tasks, shutdown: &shutdown };
     let known = access::authentication(&options.authentication, tokens.clone(), &own, issuers, &mut run)?;
-    let deciding = Own { node: nodes, rbac: rbac.clone() };
+    let decisions = Arc::new(Decisions::default());
+    let deciding = Own { node: nodes, rbac: rbac.clone(), abac: None, decisions: decisions.clone() };
     let authorizer = access::authorization(&options.authorization, deciding, &mut run)?;
     let audit = access::audit(&options.audit, &mut run)?;
     let kubelet_tls =
@@ -497,6 +500,7 @@ fn make_api_server(
         texts: descriptions::load,
         authenticator: Arc::new(known.authenticator),
         authorizer,
+        decisions,
         tokens: known.tokens,
         clock: clock.clone(),
         shutdown: stage.shutdown.clone(),

@@ -2,20 +2,15 @@
 //! (`pkg/controlplane/controller/clusterauthenticationtrust`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use api::services::Registry;
-use api::{Gvr, Object, Status};
-use base::{Backoff, Shutdown};
+use api::{Object, Status};
+use base::Shutdown;
 use serde_json::json;
 
 use crate::auth::front_proxy::{ALLOWED_NAME, EXTRA_PREFIX, GROUP, UID, USER};
-use crate::cache::WatchStart;
-use crate::cache::view::Selection;
-use crate::cache::watcher::Watcher;
+use crate::own_maps;
 use crate::server::ApiServer;
 
-const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
 
 /// The authorities in force, as PEM.
@@ -27,46 +22,9 @@ pub struct Trust {
     pub front_proxy_ca: String,
 }
 
-fn resource() -> Gvr {
-    Gvr::new("", "v1", "configmaps")
-}
-
 /// Keeps the ConfigMap as it must be, until shutdown. What others put there stays.
 pub async fn run(server: Arc<ApiServer>, trust: Trust, shutdown: Shutdown) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30)).with_jitter(0.2);
-    loop {
-        let pass = async {
-            let mut watcher = watch(&server).await?;
-            loop {
-                settle(&server, &trust).await?;
-                backoff.reset();
-                if watcher.receiver.recv().await.is_none() {
-                    return Ok::<(), Status>(());
-                }
-            }
-        };
-        let ended = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            ended = pass => ended,
-        };
-        if let Err(status) = ended {
-            tracing::warn!(error = %status, "cannot publish what aggregated API servers must trust");
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(backoff.step()) => {}
-        }
-    }
-}
-
-async fn watch(server: &ApiServer) -> Result<Watcher, Status> {
-    let stored = server.served(&resource())?.stored()?.clone();
-    stored.cache.fresh().await?;
-    let mut selection = Selection::everything(Arc::clone(&stored.view), NAMESPACE);
-    NAME.clone_into(&mut selection.name);
-    stored.cache.watch(selection, &WatchStart::Now)
+    own_maps::keep(&server, NAME, || settle(&server, &trust), shutdown).await;
 }
 
 /// `syncConfigMap`.
@@ -77,20 +35,7 @@ async fn settle(server: &ApiServer, trust: &Trust) -> Result<(), Status> {
         }
         Ok(())
     };
-    match Registry::update(server, &resource(), NAMESPACE, NAME, &change).await {
-        Err(status) if status.is_not_found() => {}
-        done => return done.map(drop),
-    }
-    let mut object = Object::from_value(json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": NAMESPACE, "name": NAME},
-    }))
-    .unwrap_or_default();
-    change(&mut object)?;
-    match Registry::create(server, &resource(), NAMESPACE, object).await {
-        // Another server was first; its write is an event.
-        Err(status) if status.reason == "AlreadyExists" => Ok(()),
-        done => done.map(drop),
-    }
+    own_maps::write(server, NAME, &change).await
 }
 
 /// The members, each joined with what is there.

@@ -42,6 +42,10 @@ impl Tokens for TokenUnion {
         self.service_accounts.issue(request).await
     }
 
+    fn audiences(&self) -> Vec<String> {
+        self.service_accounts.audiences().to_vec()
+    }
+
     async fn review(&self, token: &str, audiences: &[String]) -> Result<Identified, String> {
         let audiences = if audiences.is_empty() { self.service_accounts.audiences() } else { audiences };
         let mut errors: Vec<String> = Vec::new();
@@ -59,12 +63,11 @@ impl Tokens for TokenUnion {
                 Err(why) => errors.push(why),
             }
         }
-        // As `utilerrors.NewAggregate` writes them, and the text of `bearertoken.AuthenticateRequest` for none.
-        Err(match errors.as_slice() {
-            [] => "invalid bearer token".to_owned(),
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        })
+        // The authenticator of the API server's own clients comes first and knows no token of others
+        // (`server/config.go` `AuthorizeClientBearerToken`).
+        let unknown = "invalid bearer token".to_owned();
+        errors.retain(|error| *error != unknown);
+        Err(if errors.is_empty() { unknown } else { format!("[{unknown}, {}]", errors.join(", ")) })
     }
 }
 

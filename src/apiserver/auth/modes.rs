@@ -15,12 +15,13 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Union;
 use super::config_file::{self, ConfigFile};
+use super::decisions::Decisions;
 use super::hooks::access::{AccessOptions, AccessWebhook, OnError, compile};
+use super::{Named, Union};
 use crate::remote::{Remote, RemoteError};
 
-const TYPES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+const TYPES: [&str; 6] = ["ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
 
 /// Why a list of authorisers makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ pub enum ModesError {
     Problems(Vec<String>),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error("authorizer type ABAC is not allowed if it was not enabled at initial server startup")]
+    NoPolicies,
 }
 
 /// One authoriser.
@@ -36,6 +39,8 @@ pub enum ModesError {
 pub enum Mode {
     Node,
     Rbac,
+    /// The policies of `--authorization-policy-file`.
+    Abac,
     AlwaysAllow,
     AlwaysDeny,
     Webhook(Box<WebhookMode>),
@@ -106,11 +111,11 @@ struct MatchCondition {
 }
 
 impl Mode {
-    /// Reads the text of a configuration file. Upstream's default times to live are filled in.
+    /// Reads the text of a configuration file: each authoriser with its name. Upstream's default times to live are filled in.
     ///
     /// # Errors
     /// Every problem there is.
-    pub fn parse_file(text: &str) -> Result<Vec<Self>, ModesError> {
+    pub fn parse_file(text: &str) -> Result<Vec<(String, Self)>, ModesError> {
         let read: Configuration = config_file::read(text).map_err(|why| ModesError::Problems(vec![why]))?;
         let mut problems = Vec::new();
         let mut modes = Vec::new();
@@ -145,14 +150,29 @@ impl Mode {
             }
             match (entry.kind.as_str(), &entry.webhook) {
                 ("Webhook", None) => problems.push(format!("{at}.webhook: Required value: required when type=Webhook")),
-                ("Webhook", Some(webhook)) => modes.extend(webhook.read(&entry.name, &at, &mut problems)),
+                ("Webhook", Some(webhook)) => {
+                    let read = webhook.read(&entry.name, &at, &mut problems);
+                    modes.extend(read.map(|mode| (entry.name.clone(), mode)));
+                }
                 (_, Some(_)) => problems.push(format!(
                     "{at}.webhook: Invalid value: \"non-null\": may only be specified when type=Webhook"
                 )),
-                (kind, None) => modes.extend(Self::plain(kind)),
+                (kind, None) => modes.extend(Self::plain(kind).map(|mode| (entry.name.clone(), mode))),
             }
         }
         if problems.is_empty() { Ok(modes) } else { Err(ModesError::Problems(problems)) }
+    }
+
+    /// As `--authorization-mode` calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::Abac => "ABAC",
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+            Self::Webhook(_) => "Webhook",
+        }
     }
 
     /// A mode that needs nothing but its name.
@@ -160,6 +180,7 @@ impl Mode {
         Some(match name {
             "Node" => Self::Node,
             "RBAC" => Self::Rbac,
+            "ABAC" => Self::Abac,
             "AlwaysAllow" => Self::AlwaysAllow,
             "AlwaysDeny" => Self::AlwaysDeny,
             _ => return None,
@@ -285,28 +306,33 @@ impl ConnectionInfo {
 pub struct Own {
     pub node: Arc<dyn Authorizer>,
     pub rbac: Arc<dyn Authorizer>,
+    /// With `--authorization-policy-file`.
+    pub abac: Option<Arc<dyn Authorizer>>,
+    pub decisions: Arc<Decisions>,
 }
 
 impl Own {
-    /// Sets the modes up.
+    /// Sets the modes up, each with its name.
     ///
     /// # Errors
-    /// [`ModesError::Remote`] if a webhook's kubeconfig is none.
-    pub fn union(&self, modes: &[Mode]) -> Result<Union, ModesError> {
-        let mut all: Vec<Arc<dyn Authorizer>> = Vec::with_capacity(modes.len());
-        for mode in modes {
-            all.push(match mode {
+    /// [`ModesError::Remote`] if a webhook's kubeconfig is none, [`ModesError::NoPolicies`].
+    pub fn union(&self, modes: &[(String, Mode)]) -> Result<Union, ModesError> {
+        let mut all = Vec::with_capacity(modes.len());
+        for (name, mode) in modes {
+            let authorizer: Arc<dyn Authorizer> = match mode {
                 Mode::Node => Arc::clone(&self.node),
                 Mode::Rbac => Arc::clone(&self.rbac),
+                Mode::Abac => self.abac.clone().ok_or(ModesError::NoPolicies)?,
                 Mode::AlwaysAllow => Arc::new(Always(true)),
                 Mode::AlwaysDeny => Arc::new(Always(false)),
                 Mode::Webhook(hook) => {
                     let remote = Remote::load(&hook.kubeconfig)?;
                     Arc::new(AccessWebhook::new(remote, hook.options.clone(), hook.conditions.clone()))
                 }
-            });
+            };
+            all.push(Named { name: name.clone(), kind: mode.kind(), authorizer });
         }
-        Ok(Union::new(all))
+        Ok(Union::new(all, self.decisions.clone()))
     }
 }
 
@@ -386,7 +412,10 @@ mod tests {
             kubeconfig.display()
         );
         let modes = Mode::parse_file(&good).unwrap();
-        let [Mode::Webhook(hook), Mode::Node, Mode::Rbac] = modes.as_slice() else { panic!("{modes:?}") };
+        let [(_, Mode::Webhook(hook)), (node, Mode::Node), (_, Mode::Rbac)] = modes.as_slice() else {
+            panic!("{modes:?}")
+        };
+        assert_eq!(node, "node");
         assert_eq!((hook.options.on_error, hook.options.allowed_ttl.as_secs()), (OnError::Deny, 300));
         let check = |from: &str, to: &str, want: &str| {
             let error = Mode::parse_file(&good.replace(from, to)).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! Service-account tokens bound to live objects (upstream `pkg/serviceaccount/claims.go`, KEP-1205).
 
 mod legacy;
+pub mod tracking;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -36,6 +37,15 @@ pub struct ServiceAccountTokens {
     checked: Mutex<HashMap<[u8; 32], Checked>>,
 }
 
+const INVALIDATED: &str = "service account token has been invalidated";
+
+/// What a token dies with.
+enum Bound {
+    Account,
+    /// With the word that texts have for it.
+    Object(&'static str),
+}
+
 #[derive(Clone)]
 struct Checked {
     user: UserInfo,
@@ -65,26 +75,35 @@ impl ServiceAccountTokens {
         self.registry.get().ok_or_else(|| "the server is starting".to_owned())
     }
 
-    /// Fails unless the object exists with this uid.
-    async fn same(&self, resource: &str, namespace: &str, reference: &Ref, what: &str) -> Result<(), String> {
-        let found = self
-            .registry()?
-            .get(&Gvr::new("", "v1", resource), namespace, &reference.name)
-            .await
-            .map_err(|status| format!("{what} cannot be looked up: {status}"))?;
-        if !reference.uid.is_empty() && found.uid() != reference.uid {
-            return Err(format!("{what} UID ({}) does not match claim ({})", found.uid(), reference.uid));
+    /// Fails unless the object exists with this uid, in the words of `validator.Validate`.
+    async fn same(&self, resource: &str, namespace: &str, reference: &Ref, what: &Bound) -> Result<(), String> {
+        let found = self.registry()?.get(&Gvr::new("", "v1", resource), namespace, &reference.name).await;
+        let found = found.map_err(|status| match what {
+            Bound::Account => status.message,
+            Bound::Object(_) => INVALIDATED.to_owned(),
+        })?;
+        if found.uid() != reference.uid {
+            let (uid, claimed) = (found.uid(), &reference.uid);
+            return Err(match what {
+                Bound::Account => format!("service account UID ({uid}) does not match claim ({claimed})"),
+                Bound::Object(noun) => {
+                    format!("{noun} UID ({uid}) does not match service account {noun} ref claim ({claimed})")
+                }
+            });
         }
-        // Upstream gives up on objects that were asked to go more than a minute ago (`validator.Validate`).
+        // Upstream gives up on objects that were asked to go more than a minute ago.
         let deleted = found.str(&["metadata", "deletionTimestamp"]).and_then(|t| t.parse::<Timestamp>().ok());
         if deleted.is_some_and(|at| at.as_second() + 60 < self.clock.now().as_second()) {
-            return Err(format!("{what} has been deleted"));
+            return Err(match what {
+                Bound::Account => format!("service account {namespace}/{} has been deleted", reference.name),
+                Bound::Object(_) => INVALIDATED.to_owned(),
+            });
         }
         Ok(())
     }
 
     /// `None`: the token is another issuer's.
-    async fn check(&self, token: &str) -> Result<Option<Checked>, String> {
+    async fn check(&self, token: &str, asked: &[String]) -> Result<Option<Checked>, String> {
         let claims = match self.signer.verify(token, self.clock.as_ref()) {
             Ok(claims) => claims,
             Err(TokenError::ForeignIssuer) => {
@@ -96,29 +115,31 @@ impl ServiceAccountTokens {
             }
             Err(error) => return Err(error.to_string()),
         };
+        // Whom a token is for is looked at before its objects.
+        shared(&claims.aud, asked)?;
         let private = &claims.kubernetes;
         let (namespace, account) = (&private.namespace, &private.serviceaccount);
         let name = format!("system:serviceaccount:{namespace}:{}", account.name);
         if claims.sub != name {
             return Err("the token's subject is not its service account".to_owned());
         }
-        self.same("serviceaccounts", namespace, account, "service account").await?;
+        self.same("serviceaccounts", namespace, account, &Bound::Account).await?;
         let mut extra = BTreeMap::new();
         let mut note = |key: &str, value: &str| {
             extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
         };
         if let Some(secret) = &private.secret {
-            self.same("secrets", namespace, secret, "secret").await?;
+            self.same("secrets", namespace, secret, &Bound::Object("secret")).await?;
         }
         if let Some(pod) = &private.pod {
-            self.same("pods", namespace, pod, "pod").await?;
+            self.same("pods", namespace, pod, &Bound::Object("pod")).await?;
             note("pod-name", &pod.name);
             note("pod-uid", &pod.uid);
         }
         if let Some(node) = &private.node {
             // Only a token bound to the node alone dies with it (KEP-4193).
             if private.pod.is_none() {
-                self.same("nodes", "", node, "node").await?;
+                self.same("nodes", "", node, &Bound::Object("node")).await?;
             }
             note("node-name", &node.name);
             if !node.uid.is_empty() {
@@ -179,8 +200,14 @@ impl Tokens for ServiceAccountTokens {
             sub: format!("system:serviceaccount:{}:{}", request.namespace, request.service_account),
             kubernetes: private,
         };
+        let credential = format!("JTI={}", claims.jti);
         let token = self.signer.sign(claims).map_err(|e| Status::internal(base::chain(&e)))?;
+        crate::filters::audited::annotate("authentication.kubernetes.io/issued-credential-id", &credential);
         Ok((token, Timestamp::from_second(expires).map_err(Status::internal)?))
+    }
+
+    fn audiences(&self) -> Vec<String> {
+        self.audiences.clone()
     }
 
     async fn review(&self, token: &str, audiences: &[String]) -> Result<Identified, String> {
@@ -198,7 +225,7 @@ impl Bearer for ServiceAccountTokens {
         let checked = match known {
             Some(checked) => checked,
             None => {
-                let Some(checked) = self.check(token).await? else { return Ok(None) };
+                let Some(checked) = self.check(token, audiences).await? else { return Ok(None) };
                 let mut cache = self.checked.lock();
                 if cache.len() >= CACHE_SIZE {
                     cache.clear();
@@ -207,16 +234,18 @@ impl Bearer for ServiceAccountTokens {
                 checked
             }
         };
-        let shared: Vec<String> = audiences.iter().filter(|a| checked.audiences.contains(a)).cloned().collect();
-        if shared.is_empty() {
-            return Err(format!(
-                "token audiences {} is invalid for the target audiences {}",
-                quoted(&checked.audiences),
-                quoted(audiences)
-            ));
-        }
+        let shared = shared(&checked.audiences, audiences)?;
         Ok(Some((checked.user, shared)))
     }
+}
+
+/// The asked audiences that a token is for; there must be one.
+fn shared(own: &[String], asked: &[String]) -> Result<Vec<String>, String> {
+    let shared: Vec<String> = own.iter().filter(|audience| asked.contains(audience)).cloned().collect();
+    if shared.is_empty() {
+        return Err(format!("token audiences {} is invalid for the target audiences {}", quoted(own), quoted(asked)));
+    }
+    Ok(shared)
 }
 
 #[cfg(test)]
@@ -304,7 +333,7 @@ mod tests {
         assert!(tokens.review(&token, &[]).await.is_ok());
         objects.0.lock().remove("pods/shop/till-0");
         clock.advance(SignedDuration::from_secs(BELIEVED_SECONDS + 1));
-        assert!(tokens.review(&token, &[]).await.unwrap_err().starts_with("pod cannot be looked up"));
+        assert!(tokens.review(&token, &[]).await.unwrap_err() == INVALIDATED);
     }
 
     #[tokio::test]

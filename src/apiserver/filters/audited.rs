@@ -80,6 +80,17 @@ pub fn decided(decision: &str, reason: &str) {
     let _absent = CURRENT.try_with(note);
 }
 
+/// Annotates the event of the request that runs in this task; the first value of a key stays.
+pub fn annotate(key: &str, value: &str) {
+    let note = |slot: &Arc<Slot>| {
+        if let Some(record) = slot.record.get() {
+            record.warnings.annotate(vec![(key.to_owned(), value.to_owned())]);
+        }
+    };
+    // Outside of a request nothing is told.
+    let _absent = CURRENT.try_with(note);
+}
+
 /// Notices that the handler of a request panics.
 pub struct Fence;
 
@@ -122,11 +133,14 @@ pub async fn begin(server: &ApiServer, arrived: Arrived<'_>, parts: &mut Parts, 
 }
 
 /// Tells of a request that failed to authenticate.
-pub async fn refused(server: &ApiServer, info: &RequestInfo, parts: &Parts, received: Timestamp, code: u16) {
+pub async fn refused(server: &ApiServer, info: &RequestInfo, parts: &Parts, received: Timestamp, status: &Status) {
+    let code = status.code;
     let Some(audit) = server.audit.get() else { return };
     let id = audit_id(&parts.headers);
     if let Some(recorder) = audit.begin(&id, parts, None, &attributes(info), received) {
         recorder.failed(code, attempted(parts));
+        // The answer's `Status` takes the place of that (`AuditContext.LogResponseObject`).
+        recorder.responded(code, Some(status.to_value()));
         recorder.reach(Stage::ResponseStarted, Vec::new()).await;
     }
 }

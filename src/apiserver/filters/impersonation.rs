@@ -1,7 +1,8 @@
 //! `Impersonate-*` headers (apiserver `endpoints/filters/impersonation`): the modes of KEP-5284, each with a permission
 //! for the user and one for what is done as that user, and after them the one permission that there has always been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use api::field::Path;
 use api::services::AuthorizationAttributes;
@@ -10,6 +11,7 @@ use api::validation::{dns1123_label, dns1123_subdomain, domain_prefixed_path};
 use api::{Status, UserInfo};
 use http::HeaderMap;
 use http::request::Parts;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{attributes, audited, forbidden};
@@ -35,9 +37,13 @@ pub async fn apply(
     let asked = attributes(info);
     let mut first = None;
     let began = Instant::now();
-    for mode in Mode::ALL {
+    let last = server.impersonations.get(&user.name);
+    for mode in last.into_iter().chain(Mode::ALL.into_iter().filter(|mode| Some(*mode) != last)) {
         match mode.check(server, &user, &wanted, &asked).await {
             Ok(Some(target)) => {
+                if Some(mode) != last {
+                    server.impersonations.put(&user.name, mode);
+                }
                 server.metrics.identities.impersonated(true, mode.name(), began.elapsed());
                 if let Some(recorder) = audited::recorder() {
                     recorder.impersonated(&target, &mode.constraint());
@@ -95,6 +101,34 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
          without impersonating a user name",
         user.uid
     )))
+}
+
+/// The mode that each user was allowed last: it is tried first, and it is its refusal that is told (`modeIndexCache`).
+#[derive(Default)]
+pub(crate) struct LastModes(Mutex<HashMap<u64, Mode>>);
+
+/// Users that are remembered; on overflow all are forgotten.
+const USERS_MAX: usize = 10_000;
+
+impl LastModes {
+    /// Users whose names share a hash share the order of modes, nothing else.
+    fn key(user: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        user.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn get(&self, user: &str) -> Option<Mode> {
+        self.0.lock().get(&Self::key(user)).copied()
+    }
+
+    fn put(&self, user: &str, mode: Mode) {
+        let mut modes = self.0.lock();
+        if modes.len() >= USERS_MAX {
+            modes.clear();
+        }
+        modes.insert(Self::key(user), mode);
+    }
 }
 
 /// A way to be allowed to impersonate.

@@ -62,6 +62,10 @@ impl Tokens for AllowAll {
         Err(Status::internal("no tokens here"))
     }
 
+    fn audiences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
         Err("no tokens here".to_owned())
     }
@@ -219,6 +223,7 @@ impl Harness {
             kinds: vec![kind],
             authenticator: Arc::new(AllowAll),
             authorizer: Arc::new(AllowAll),
+            decisions: Arc::default(),
             tokens: Arc::new(AllowAll),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),

@@ -91,15 +91,18 @@ pub struct ServiceAccountOptions {
 
 #[derive(Debug, Clone, Args)]
 pub struct AuthorizationOptions {
-    /// Authorisers in their order: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny.
+    /// Authorisers in their order: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny.
     #[arg(
         long,
         env = "SKIFF_AUTHORIZATION_MODE",
         value_delimiter = ',',
-        value_parser = ["Node", "RBAC", "Webhook", "AlwaysAllow", "AlwaysDeny"],
+        value_parser = ["Node", "RBAC", "ABAC", "Webhook", "AlwaysAllow", "AlwaysDeny"],
         conflicts_with = "authorization_config"
     )]
     pub authorization_mode: Vec<String>,
+    /// File with the policies of the mode ABAC, one a line.
+    #[arg(long, env = "SKIFF_AUTHORIZATION_POLICY_FILE")]
+    pub authorization_policy_file: Option<PathBuf>,
     /// File with an AuthorizationConfiguration; taken over when it changes.
     #[arg(long, env = "SKIFF_AUTHORIZATION_CONFIG", conflicts_with = "authorization_webhook_config_file")]
     pub authorization_config: Option<PathBuf>,

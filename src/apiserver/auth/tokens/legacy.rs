@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use pki::token::{LegacyClaims, Ref};
 use sha2::{Digest, Sha256};
 
-use super::{BELIEVED_SECONDS, Checked, ServiceAccountTokens};
+use super::{BELIEVED_SECONDS, Bound, Checked, ServiceAccountTokens};
 
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
@@ -36,7 +36,7 @@ pub(super) async fn check(
         return Err("Token does not match server's copy".to_owned());
     }
     let reference = Ref { name: account.clone(), uid: claims.account_uid.clone() };
-    tokens.same("serviceaccounts", namespace, &reference, "ServiceAccount").await?;
+    tokens.same("serviceaccounts", namespace, &reference, &Bound::Account).await?;
     let today = tokens.clock.now().to_zoned(TimeZone::UTC).date();
     let used = secret.str(&["metadata", "labels", LAST_USED]).and_then(|day| day.parse::<Date>().ok());
     if used != Some(today) && used != today.tomorrow().ok() {

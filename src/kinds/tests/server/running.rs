@@ -27,6 +27,10 @@ impl Tokens for NoTokens {
         Err(Status::internal("no tokens here"))
     }
 
+    fn audiences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn review(&self, _: &str, _: &[String]) -> Result<(UserInfo, Vec<String>), String> {
         Err("no tokens here".to_owned())
     }
@@ -67,6 +71,7 @@ impl Running {
             }),
             authenticator,
             authorizer,
+            decisions: Arc::default(),
             tokens: Arc::new(NoTokens),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
