@@ -1,6 +1,6 @@
 #!/bin/bash
 # servers.sh start|stop DIR: the kit's kube-apiserver on etcd and a skiff without scheduler, controllers, service routing and agent, for comparing
-# their answers. BIN names skiff, PORT its port; the others follow it. Prints the two kubeconfigs, the stock one first.
+# their answers. BIN names skiff, PORT its port; the others follow it; STOCK_ARGS and SKIFF_ARGS are more flags of each. Prints the two kubeconfigs, the stock one first.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); . "$here/../kit/kit.env"; . "$here/../pki.sh"
 DIR=$2; BIN=${BIN:-$here/../../target/debug/skiff}; PORT=${PORT:-17943}; S=$((PORT + 1)); E=$((PORT + 2)); P=$DIR/pki; HOST=https://127.0.0.1:$S
@@ -25,9 +25,9 @@ start() {
     --enable-admission-plugins=NodeRestriction --allow-privileged=true --client-ca-file="$P/ca.crt" --tls-cert-file="$P/apiserver.crt" \
     --tls-private-key-file="$P/apiserver.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --requestheader-client-ca-file="$P/front.crt" --proxy-client-cert-file="$P/proxy.crt" --proxy-client-key-file="$P/proxy.key" \
-    --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key"
+    --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" ${STOCK_ARGS:-}
   go_ skiff "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --cluster-cidr 10.244.0.0/16 --service-cidr "$SVC" \
-    --disable-agent --disable-scheduler --disable-controller-manager --disable-kube-proxy --disable dns
+    --disable-agent --disable-scheduler --disable-controller-manager --disable-kube-proxy --disable dns ${SKIFF_ARGS:-}
   for k in "$P/admin.kubeconfig" "$DIR/data/admin.kubeconfig"; do
     for _ in $(seq 300); do "$KB/kubectl" --kubeconfig "$k" get --raw /readyz >/dev/null 2>&1 && break; sleep 0.2; done
     "$KB/kubectl" --kubeconfig "$k" get --raw /readyz >/dev/null; echo "$k"
