@@ -27,7 +27,7 @@ pub enum Place {
     Service {
         namespace: String,
         name: String,
-        /// With its leading slash; empty for none.
+        /// As client-go cleans it: with its leading slash and no other that says nothing.
         path: String,
         port: u16,
     },
@@ -49,14 +49,11 @@ impl Target {
             (Some(service), _) if service.is_object() => {
                 let text = |name: &str| service.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
                 let port = service.get("port").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok());
-                let mut path = text("path");
-                if !path.is_empty() && !path.starts_with('/') {
-                    path.insert(0, '/');
-                }
+                let path = clean_path(&text("path"));
                 let port = port.filter(|p| *p != 0).unwrap_or(443);
                 Place::Service { namespace: text("namespace"), name: text("name"), path, port }
             }
-            (_, Some(url)) if !url.is_empty() => Place::Url(url.to_owned()),
+            (_, Some(url)) if !url.is_empty() => Place::Url(clean_url(url)),
             _ => return Err(WebhookError::Config("webhook configuration must have either service or URL".to_owned())),
         };
         Ok(Self { place, ca_bundle })
@@ -69,6 +66,28 @@ impl Target {
             Place::Service { namespace, name, path, port } => format!("https://{name}.{namespace}.svc:{port}{path}"),
         }
     }
+}
+
+/// A URL with its path cleaned: client-go joins the configured path to its own (`rest.DefaultVersionedAPIPath`), so
+/// that of `https://host//path/` it asks for `/path`. `envtest` configures such URLs, and Go's servers redirect them.
+fn clean_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let path = rest[authority.len()..].split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{authority}{}", clean_path(path))
+}
+
+/// Go's `path.Join("/", path)`.
+fn clean_path(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    format!("/{}", segments.join("/"))
 }
 
 /// Why a call gave no answer. The text is what upstream prints after `failed to call webhook: `.
@@ -121,7 +140,11 @@ mod tests {
         check(json!({"url": "https://a.b/c"}), "https://a.b/c");
         let service = json!({"name": "s", "namespace": "n", "path": "/p"});
         check(json!({"service": service}), "https://s.n.svc:443/p");
-        check(json!({"service": {"name": "s", "namespace": "n", "port": 8443}}), "https://s.n.svc:8443");
+        check(json!({"service": {"name": "s", "namespace": "n", "port": 8443}}), "https://s.n.svc:8443/");
+        check(json!({"url": "https://a.b:1//c/"}), "https://a.b:1/c");
+        check(json!({"url": "https://a.b"}), "https://a.b/");
+        check(json!({"url": "https://a.b/c/./../d?e#f"}), "https://a.b/d");
+        check(json!({"service": {"name": "s", "namespace": "n", "path": "p//q/"}}), "https://s.n.svc:443/p/q");
         check(json!({}), "webhook configuration must have either service or URL");
     }
 }
