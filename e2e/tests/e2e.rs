@@ -33,6 +33,13 @@ fn helm_3_and_4_install_upgrade_roll_back_and_uninstall() {
 }
 
 #[test]
+fn programs_on_client_go_and_controller_runtime_find_no_difference() {
+    let instance = Instance::start("clients", 4).unwrap();
+    let mut script = Command::new(here().join("clients.sh"));
+    println!("{}", output(script.arg(instance.kubeconfig()).arg("go")).unwrap());
+}
+
+#[test]
 fn bad_input_and_a_machine_that_lacks_something_are_told_plainly() {
     println!("{}", output(Command::new(here().join("faults.sh")).arg("/var/tmp/skiff-e2e-fault")).unwrap());
 }

@@ -1,0 +1,21 @@
+#!/bin/bash
+# clients.sh KUBECONFIG [go|python]...: what programs on client-go, controller-runtime and the Python client do, against real containers.
+# Both by default. Programs are built below KIT_WORK. Each ends with 'N passed, N failed'.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
+config=$(realpath "$1"); shift; [ $# -gt 0 ] || set -- go python
+PYTHON_CLIENT=37.0.2
+failed=0
+for client; do
+  case $client in
+  go)
+    (cd "$here/clients" && go build -o "$KIT_WORK/bin/clients" .)
+    "$KIT_WORK/bin/clients" "$config" 2> "$KIT_WORK/clients.log" || { failed=1; tail -20 "$KIT_WORK/clients.log"; };;
+  python)
+    venv=$KIT_WORK/python-client-$PYTHON_CLIENT
+    [ -e "$venv/ready" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q "kubernetes==$PYTHON_CLIENT" && touch "$venv/ready"; }
+    "$venv/bin/python" "$here/clients/python.py" "$config" || failed=1;;
+  *) echo "usage: clients.sh KUBECONFIG [go|python]..."; exit 2;;
+  esac
+done
+exit $failed
