@@ -8,7 +8,7 @@ PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
-.PHONY: run test check clients bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
+.PHONY: run test check clients fuzz bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
 
 run: setup release ## Builds the release binary and runs a server with its data in DATA_DIR.
 	@echo "kubeconfig: $(DATA_DIR)/admin.kubeconfig"
@@ -52,6 +52,9 @@ conformance: setup-test release ## All conformance tests.
 clients: setup-test build ## Programs on the Go and Python client libraries; downloads the latter.
 	@export NAME=clients NET=66 PORT=17743 KUBELET_PORT=17750; d=/var/tmp/skiff-clients; e2e/instance.sh clean $$d; \
 	e2e/clients.sh "$$(e2e/instance.sh start $$d)"; result=$$?; e2e/instance.sh clean $$d; exit $$result
+
+fuzz: setup ## Every property test with as many random cases as MINUTES (10) or HOURS allow, one after the other at low priority.
+	e2e/fuzz.py
 
 bench: setup-test release ## Figures beside a stock Kubernetes in the same run.
 	@packaging/setup-debian.sh $(PEER_PACKAGES)

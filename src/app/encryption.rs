@@ -659,4 +659,28 @@ mod tests {
         load(&file, &known(), &Shutdown::new()).await.unwrap();
         assert_eq!(own_keys(&read(&file).unwrap()).len(), 1);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_configuration_panics(words in proptest::collection::vec(proptest::sample::select(vec![
+            "- resources: [secrets]\n", "- resources: ['*.*', '*.', '.', 'a.b', '*.apps']\n", "  providers:\n", "  - identity: {}\n",
+            "  - aesgcm: {keys: [{name: a, secret: MDEyMzQ1Njc4OWFiY2RlZg==}]}\n", "  - aescbc: {keys: [{name: a, secret: '!'}]}\n",
+            "  - secretbox: {keys: [{name: '', secret: ''}]}\n", "  - secretbox: {keys: []}\n",
+            "  - kms: {apiVersion: v2, name: k, endpoint: 'unix:///x', timeout: 3s}\n", "  - kms: {apiVersion: v2, timeout: 1e9h}\n",
+            "&a ", "*a", "[", "}", "null\n", "\t",
+        ]), 0..10), any in "\\PC{0,80}") {
+            let text = format!("kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\nresources:\n{}", words.concat());
+            for text in [text, any] {
+                if let Ok(read) = parse(&text) {
+                    let _checked = check_plugins(&read);
+                    let _rules = rules(read, &known(), BTreeMap::new());
+                }
+            }
+        }
+    }
 }

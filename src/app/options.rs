@@ -419,6 +419,8 @@ fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     #[test]
@@ -491,5 +493,31 @@ mod tests {
         assert!(parse_port_range("5-4").is_err());
         assert_eq!(parse_mode("644"), Ok(0o644));
         assert!(parse_mode("9").is_err());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+        #[test]
+        fn no_configuration_file_panics(settings in proptest::collection::vec((
+            proptest::sample::select(vec!["data-dir", "https-listen-port", "bind-address", "node-ip", "cluster-cidr", "service-node-port-range",
+                "write-kubeconfig-mode", "disable", "kubelet-arg", "tls-san", "snapshot-schedule-cron", "audit-log-maxage", "request-timeout",
+                "goaway-chance", "token", "&a", "<<", "x"]),
+            proptest::prop_oneof![
+                proptest::sample::select(vec!["true", "null", "[a, b]", "[[a]]", "{a: b}", "-1", "1e99", "0x10", "10.0.0.0/99", "::/0", "*a", "'", "1-2"])
+                    .prop_map(str::to_owned),
+                "[a-z0-9./:,=-]{0,16}".prop_map(|text| text),
+            ],
+        ), 0..5), any in "\\PC{0,60}") {
+            let text: String = settings.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+            for text in [text, any] {
+                if let Ok(mut arguments) = file_arguments("server", Path::new("x"), &text, |_| false) {
+                    arguments.splice(0..0, ["skiff".to_owned(), "server".to_owned()]);
+                    let _read = Cli::command().try_get_matches_from(&arguments).map(|m| Cli::from_arg_matches(&m).map(drop));
+                }
+            }
+        }
     }
 }

@@ -124,4 +124,20 @@ mod tests {
         assert!(parse("mirors: {}").is_err());
         assert!(parse("configs: {h: {auth: {auth: '!'}}}").unwrap_err().to_string().contains("configs.h.auth.auth"));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_file_panics(words in proptest::collection::vec(proptest::sample::select(vec![
+            "mirrors:\n", "configs:\n", "  docker.io:\n", "  \"*\":\n", "    endpoint:\n", "    - https://a.b\n", "    endpoint: [x]\n",
+            "    auth: {username: a, password: b}\n", "    auth: {auth: YW5uOnNlY3JldA==}\n", "    tls: {insecure_skip_verify: true}\n",
+            "    tls: {ca_file: /nothing}\n", "&a ", "*a", "<<: *a\n", "[", "{", "}", "null", "\t", "---\n", "!!binary ",
+        ]), 0..14), any in "\\PC{0,80}") {
+            let _read = (parse(&words.concat()), parse(&any));
+        }
+    }
 }

@@ -286,4 +286,31 @@ mod tests {
         assert!(parse("hello").is_err());
         assert!(parse("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n").is_err());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_request_panics(
+            changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..5),
+            cut in proptest::prelude::any::<proptest::sample::Index>(), any in "\\PC{0,60}",
+        ) {
+            static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+            let whole = WHOLE.get_or_init(|| {
+                let params = CertificateParams::new(vec!["a.b".to_owned(), "10.1.2.3".to_owned(), "::1".to_owned()]).unwrap();
+                params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+            });
+            let mut der = whole.clone();
+            for (at, byte) in changes {
+                let at = at.index(der.len());
+                der[at] = byte;
+            }
+            der.truncate(cut.index(der.len() * 3));
+            let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+            let _read = (parse(&text), parse(&any));
+        }
+    }
 }

@@ -244,6 +244,14 @@ fn files() -> impl Strategy<Value = String> {
         "  claimValidationRules:\n",
         "  - expression: \"claims.a == 1\"\n",
         "anonymous: {enabled: true, conditions: [{path: /a}]}\n",
+        "kind: AuthorizationConfiguration\n",
+        "authorizers:\n",
+        "- type: RBAC\n  name: a\n",
+        "- type: Webhook\n  name: w\n  webhook:\n",
+        "    authorizedTTL: 5m\n    timeout: 3s\n    subjectAccessReviewVersion: v1\n",
+        "    timeout: 1e9h\n",
+        "    failurePolicy: Deny\n    connectionInfo: {type: KubeConfigFile, kubeConfigFile: /a}\n",
+        "    matchConditions: [{expression: \"request.user == 'a'\"}, {expression: \"((\"}]\n",
         "&a",
         "*a",
         "!!binary",
@@ -309,8 +317,35 @@ proptest! {
     #[test]
     fn no_configuration_file_panics(text in files()) {
         let _policy = Policy::parse(&text);
+        let _modes = crate::auth::modes::Mode::parse_file(&text);
         if let Ok(read) = Configuration::parse(&text) {
             let _compiled = read.compile(&["https://own".to_owned()]);
+        }
+    }
+
+    #[test]
+    fn no_kubeconfig_panics(words in prop::collection::vec(prop::sample::select(vec![
+        "apiVersion: v1\nkind: Config\n",
+        "current-context: a\n",
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n",
+        "clusters: [{name: a, cluster: {server: 'https://a'}}]\n",
+        "clusters: [{name: a, cluster: {server: 'https://', certificate-authority-data: 'IQ==', tls-server-name: '-'}}]\n",
+        "clusters: [{name: a, cluster: {server: 'https://a', insecure-skip-tls-verify: true}}]\n",
+        "users: [{name: a, user: {token: \"\\u0001\"}}]\n",
+        "users: [{name: a, user: {username: a, password: b}}]\n",
+        "users: [{name: a, user: {client-certificate-data: 'IQ==', client-key-data: '!'}}]\n",
+        "users: [{name: a, user: {client-certificate: nothing}}]\n",
+        "&a",
+        "*a",
+        "[",
+        "}",
+        "\t",
+    ]), 0..7), any in "\\PC{0,60}") {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        for text in [words.concat(), any] {
+            std::fs::write(&path, text).unwrap();
+            let _read = crate::remote::Remote::load(&path);
         }
     }
 

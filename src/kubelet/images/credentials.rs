@@ -136,13 +136,19 @@ fn matches(pattern: &str, repository: &str) -> bool {
         && path.starts_with(pattern_path)
 }
 
+/// `*` stands for any text. Each part between two of them is taken where it first fits, so that a secret's pattern of many
+/// stars costs no more than its length times the text's.
 fn glob_matches(glob: &str, text: &str) -> bool {
-    match glob.split_once('*') {
-        None => glob == text,
-        Some((before, after)) => text
-            .strip_prefix(before)
-            .is_some_and(|rest| (0..=rest.len()).any(|i| rest.is_char_boundary(i) && glob_matches(after, &rest[i..]))),
+    let Some((before, after)) = glob.split_once('*') else { return glob == text };
+    let Some(mut rest) = text.strip_prefix(before) else { return false };
+    let (between, last) = after.rsplit_once('*').unwrap_or(("", after));
+    for part in between.split('*') {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
     }
+    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -162,5 +168,54 @@ mod tests {
         check("*.example.com", "registry.example.com/a", true);
         check("registry.example.com:5000", "registry.example.com/a", false);
         check("localhost:5000", "localhost:5000/a@sha256:00", true);
+    }
+
+    #[test]
+    fn stars_stand_for_any_text() {
+        let check = |glob: &str, text: &str, fits: bool| assert_eq!(glob_matches(glob, text), fits, "{glob} {text}");
+        check("*", "", true);
+        check("a*", "abc", true);
+        check("*c", "abc", true);
+        check("a*b*c", "a-b-b-c", true);
+        check("a*b*c", "a-c-b", false);
+        check("*a*a", "a", false);
+        check("ab*ba", "aba", false);
+        // With a try at every place for every star this would take years.
+        check(&format!("{}b", "*a".repeat(30)), &"a".repeat(200), false);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_secret_of_registries_panics(
+            key in "(https?://)?[a-c.*:/]{0,30}", any in "\\PC{0,20}", auth in "[A-Za-z0-9+/=]{0,12}",
+            image in "[a-c./:@]{0,30}",
+        ) {
+            let document = serde_json::json!({"auths": {key.as_str(): {"auth": auth}, any.as_str(): {"username": any, "password": key}}});
+            let bytes = k8s_openapi::ByteString(document.to_string().into_bytes());
+            let secret = Secret { data: Some([(".dockerconfigjson".to_owned(), bytes)].into()), ..Secret::default() };
+            let repository = repository(&image);
+            for (pattern, _) in entries(&secret) {
+                let _fits = matches(&pattern, &repository);
+            }
+        }
+
+        #[test]
+        fn a_glob_made_of_a_text_matches_it(text in "[ab.]{0,20}", cuts in proptest::collection::vec(proptest::prelude::any::<proptest::sample::Index>(), 0..6)) {
+            let mut glob = text.clone();
+            for cut in cuts {
+                let at = cut.index(glob.len() + 1);
+                glob.insert(at, '*');
+                // What stands behind a star may be part of what it is for.
+                if at + 1 < glob.len() && !glob[at + 1..].starts_with('*') {
+                    glob.remove(at + 1);
+                }
+            }
+            proptest::prop_assert!(glob_matches(&glob, &text), "{glob} {text}");
+        }
     }
 }

@@ -421,4 +421,43 @@ mod tests {
         assert_eq!((digest, size, suffix), (sha256(b"hello"), 5, ""));
         assert!(archive.read("three").unwrap().is_none());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+        #[test]
+        fn no_archive_panics(
+            name in "(\\.\\./|/|a/|index.json){0,4}", link in "(\\.\\./|/|a){0,4}",
+            changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..6),
+            cut in proptest::prelude::any::<proptest::sample::Index>(),
+        ) {
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(20);
+            let _unfit = builder.append_data(&mut header, name, &b"{\"manifests\":[null]}"[..20]);
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            let _unfit = builder.append_link(&mut header, "a/b", link);
+            let mut bytes = builder.into_inner().unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.index(bytes.len() * 2));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("archive");
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(archive) = Archive::open(&path, folder.path()) {
+                let names: Vec<String> = archive.files.keys().cloned().collect();
+                for name in names {
+                    let _read = archive.read(&name);
+                    // What the header says is longer than the file is not read past its end.
+                    let _measured = archive.measure(&name);
+                }
+            }
+        }
+    }
 }

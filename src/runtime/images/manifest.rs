@@ -151,4 +151,32 @@ mod tests {
     fn old_schemas_are_refused() {
         assert!(matches!(parse(br#"{"schemaVersion":1,"fsLayers":[]}"#), Err(ManifestError::SchemaOne)));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+        #[test]
+        fn no_manifest_panics(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+            changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), "[ -~]{0,3}"), 0..4),
+        ) {
+            let whole = format!(
+                "{{\"schemaVersion\":2,\"manifests\":[{{\"mediaType\":\"{OCI_MANIFEST}\",\"digest\":\"sha256:00\",\"size\":1,\
+                 \"platform\":{{\"os\":\"linux\",\"architecture\":\"amd64\"}},\"annotations\":{{\"a\":\"b\"}}}}],\
+                 \"config\":{{\"digest\":\"\",\"size\":-1}},\"layers\":[]}}"
+            );
+            let mut text = whole;
+            for (at, with) in changes {
+                let at = at.index(text.len() + 1);
+                text.replace_range(at..(at + with.len()).min(text.len()), &with);
+            }
+            for bytes in [bytes, text.into_bytes()] {
+                if let Ok(Document::Index(index)) = parse(&bytes) {
+                    let _entry = select(&index);
+                }
+            }
+        }
+    }
 }

@@ -174,4 +174,16 @@ mod tests {
         assert_eq!(accounts.passwd, "bob:x:5:6::/:/bin/sh\n");
         assert_eq!(accounts.group, "");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+        #[test]
+        fn no_accounts_panic(passwd in "([a-b#:]{0,3}:x?:[0-9-]{0,12}:[0-9]{0,12}\n|\\PC{0,8}\n){0,4}", group in "([a-b]{0,2}:x:[0-9]{0,12}:[a-b,]{0,5}\n){0,3}", user in "[a-b0-9:-]{0,14}") {
+            let accounts = Accounts { passwd, group };
+            let _resolved = resolve(&Security::default(), &user, &accounts);
+        }
+    }
 }
