@@ -218,16 +218,19 @@ def put(o, path, value, keep=False):
 EXPLAINED = [
     (r"CustomResourceDefinition .*: no answer", r"", r"", "the stock server panics and drops the connection (nil dereference in cel.ValidFieldPath)"),
     (r"[eE]xpression|messageExpression|\.rule\b|x-kubernetes-validations", r"Syntax error", r"Syntax error", "the texts of cel-go's generated parser for what does not parse at all"),
-    (r"(update|status) (APIService|CustomResourceDefinition|FlowSchema) .*managedFields", r"", r"", "conditions that the server's own controllers set: ours owns no fields there"),
-    (r"(update|status) HorizontalPodAutoscaler .*(managedFields|annotations)", r"", r"", "whose the annotations are that v1 keeps the rest of a status in: a status written through v1 does not take them over"),
+    (r"(update|status) HorizontalPodAutoscaler .*managedFields", r"", r"", "whose the annotations are that v1 keeps the rest of a status in: a status written through v1 does not take them over"),
     (r"DeviceTaintRule .*timeAdded", r"", r"", "the default time of a taint is no default but set when the rule is stored: nobody owns it"),
     (r'request body .*"yaml"', r"yaml: ", r"yaml: ", "the texts of Go's YAML parser"),
     (r'request body .*"accept"', r"406: Not Acceptable", r"", "go-restful's own answer to a media type it does not know"),
     (r'request body .*"accept".*details', r"", r"", "go-restful's own answer to a media type it does not know"),
     (r'request body .*"twice inside"', r"", r"", "of a map that is there twice ours takes the last, Go both together"),
-    (r'request (body|patch) .*: (missing|extra) cause', r"Invalid value: \\+\"\{", r"Invalid value: \\+\"\{", "the patched document in the text: Go has the order of structs"),
+    (r'(request|patch) .*: (missing|extra) cause', r"Invalid value: \\+\"\{", r"Invalid value: \\+\"\{", "the patched document in the text: Go has the order of structs"),
     (r'request list "(limit=1&)?continue=', r"illegal base64", r"", "the texts of Go's base64 decoder, and which option is looked at first"),
-    (r'request patch .*strategic', r"cannot restore map", r"", "Go's converter from maps words a wrong type in its own way"),
+    (r"(request )?patch .*", r"cannot (restore|convert)|unrecognized type: |error decoding from json", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
+    (r"(request )?patch .*", r"json: cannot unmarshal|illegal base64|\[\]", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
+    (r"patch ControllerRevision", r"data: |\"data\"|accepted|\[\]", r"", "upstream takes the data of a patched revision for other data: it compares the text, which a patch sorts"),
+    (r"patch ResourceClaim", r"spec: Invalid value: null|\"spec\"", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
+    (r"patch DeviceClass .*generation", r"", r"", "upstream takes the parameters of a patched class for other parameters: it compares the text, which a patch sorts"),
     (r"spec.capacity: (missing|extra) cause", r"", r"supported values", "an empty map and none are the same here"),
     (r"template.metadata.labels.*: (missing|extra) cause", r"selector. does not match", r"selector. does not match", "an empty map and none are the same here"),
     (r"CustomResourceDefinition .*cause", r"Invalid value: \\*\[?\{", r"", "JSON schemas printed whole, as Go's internal type"),
@@ -238,6 +241,8 @@ EXPLAINED = [(re.compile(a), re.compile(b), re.compile(c), why) for a, b, c, why
 
 def explanation(where, a, b):
     a, b = json.dumps(a), json.dumps(b)
+    # Of requests the kind does not matter.
+    where = re.sub(r"^request \w+ ", "request ", where)
     return next((why for place, stock, ours, why in EXPLAINED if place.search(where) and stock.search(a) and ours.search(b)), None)
 
 
@@ -255,6 +260,9 @@ def clean(value, text, key=""):
         out = {}
         for k, v in value.items():
             if k in ("uid", "resourceVersion", "creationTimestamp", "selfLink") and key in ("metadata", "details"):
+                # That they are there is told.
+                given = isinstance(v, str) and (k == "creationTimestamp" and v or k == "uid" and UID.fullmatch(v) or k == "resourceVersion" and v.isdigit())
+                out[k] = "GIVEN" if given else v
                 continue
             if k == "time" and "fieldsV1" in value:
                 continue
@@ -474,7 +482,7 @@ class Judge:
             yield post(["unknown", how], changed(["bogusField"], 1), query)
             yield post(["unknown inside", how], changed([inner, "bogusField"], {"a": 1}), query)
             yield post(["unknown in metadata", how], changed(["metadata", "bogusField"], "x"), query)
-            yield post(["twice", how], text[:-1] + ', "metadata": ' + json.dumps(fresh["metadata"]) + "}", query)
+            yield post(["twice", how], text[:-1] + ', "metadata": ' + json.dumps(fresh.get("metadata", {})) + "}", query)
             yield post(["twice inside", how], text.replace('"metadata": {', '"metadata": {"labels": {"a": "b", "a": "c"}, "labels": {}, ', 1), query)
             yield post(["other case", how], text.replace('"metadata"', '"Metadata"', 1), query)
             if name:

@@ -100,7 +100,9 @@ impl Env {
             let ty = name(&ty);
             let message = match names.as_slice() {
                 [one] => format!("must evaluate to {one} but got {ty}"),
-                many => format!("must evaluate to one of [{}] but got {ty}", many.join(" ")),
+                many => {
+                    format!("must evaluate to one of [{}] but got {ty}", many.join(" ").replace("null", "null_type"))
+                }
             };
             let mut error = CompileError::new(source, vec![Issue { at: 0, message }]);
             error.wrong_type = true;

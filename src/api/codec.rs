@@ -135,11 +135,9 @@ fn decode_as(
             json::parse(body).map_err(|e| unrecognised(format!("couldn't get version/kind; json parse error: {e}")))?
         }
         MediaType::Yaml => {
-            let text = std::str::from_utf8(body).map_err(|_| {
-                unrecognised("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())
-            })?;
-            let document =
-                yaml::parse(text).map_err(|e| unrecognised(format!("error converting YAML to JSON: {e}")))?;
+            let text =
+                std::str::from_utf8(body).map_err(|_| unrecognised("yaml: invalid leading UTF-8 octet".to_owned()))?;
+            let document = yaml::parse(text).map_err(&unrecognised)?;
             yaml_duplicates = document.duplicates;
             document.node
         }
@@ -214,11 +212,9 @@ pub fn decode_custom(body: &[u8], media: MediaType, gvk: &Gvk) -> Result<Unstruc
             (node, Vec::new())
         }
         MediaType::Yaml => {
-            let text = std::str::from_utf8(body).map_err(|_| {
-                unrecognised("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())
-            })?;
-            let document =
-                yaml::parse(text).map_err(|e| unrecognised(format!("error converting YAML to JSON: {e}")))?;
+            let text =
+                std::str::from_utf8(body).map_err(|_| unrecognised("yaml: invalid leading UTF-8 octet".to_owned()))?;
+            let document = yaml::parse(text).map_err(&unrecognised)?;
             (document.node, yaml_error(document.duplicates).into_iter().collect())
         }
     };

@@ -214,6 +214,18 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// The refusal of a field selector, in the words of kinds whose conversion function has words of its own. It is asked
+    /// about what is not selectable, and about the namespace.
+    fn refuse_field(&self, _path: &str) -> Option<String> {
+        None
+    }
+
+    /// Whether deletion only says since when (namespaces and definitions, whose registries do it themselves): neither grace
+    /// nor generation change, and preconditions are refused in other words.
+    fn deletes_itself(&self) -> bool {
+        false
+    }
+
     /// What happens to dependents when the request does not say.
     fn default_propagation(&self) -> Propagation {
         Propagation::Background
@@ -270,6 +282,17 @@ pub trait WriteHook: Send + Sync {
 pub trait Pending: Send {
     fn commit(self: Box<Self>);
 }
+
+/// What tables say of the column of names.
+pub const NAME_TEXT: &str = "Name must be unique within a namespace. Is required when creating resources, although some \
+    resources may allow a client to request the generation of an appropriate name automatically. Name is primarily \
+    intended for creation idempotence and configuration definition. Cannot be updated. More info: \
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+/// What tables say of the column of ages.
+pub const AGE_TEXT: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It \
+    is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It \
+    is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
 /// A table column.
 pub struct Column {
@@ -357,6 +380,11 @@ pub struct ScalePaths {
 pub trait Action: Send + Sync {
     /// Fills in what the request left out, before anybody sees it.
     fn default(&self, _: &mut Object) {}
+
+    /// Older versions of the kind that bodies may still be of (`rest.GroupVersionAcceptor`).
+    fn accepts(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, name: &str, body: Object) -> Result<Object, Status>;
 }

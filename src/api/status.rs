@@ -85,7 +85,8 @@ impl Status {
     }
 
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{resource} \"{name}\" not found")).about(resource, name)
+        Self::new(404, "NotFound", format!("{resource} {} not found", crate::codec::go_quote(name)))
+            .about(resource, name)
     }
 
     /// For a URL that names nothing the server has.
@@ -128,7 +129,13 @@ impl Status {
     /// `group_kind` as Go prints it (`Deployment.apps`, `Pod`); `details.kind` is the kind here.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[field::Error]) -> Self {
         let group_kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        // What is found twice is said once, though it has two causes (`utilerrors.aggregate.Error`).
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for text in errors.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let all = match texts.as_slice() {
             [] => String::new(),
             [one] => one.clone(),

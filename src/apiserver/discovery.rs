@@ -17,16 +17,15 @@ use crate::respond::{self, Response};
 use crate::served::{KindTable, Served};
 use crate::server::ApiServer;
 
-/// Aggregated documents of one table and one snapshot of aggregated servers, made on first use: core and the rest, v2,
-/// v2beta1 and v2 as protobuf.
+/// Aggregated documents of one table and one snapshot of aggregated servers, made on first use: core and the rest, as JSON
+/// and as protobuf.
 #[derive(Default)]
-pub struct Documents([[OnceLock<Document>; 3]; 2]);
+pub struct Documents([[OnceLock<Document>; 2]; 2]);
 
 /// A form of the aggregated document.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     V2,
-    V2Beta1,
     V2Protobuf,
 }
 
@@ -34,7 +33,6 @@ impl Form {
     const fn media_type(self) -> &'static str {
         match self {
             Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
             Self::V2Protobuf => {
                 "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
             }
@@ -95,16 +93,17 @@ pub(crate) fn not_offered() -> api::Status {
 }
 
 fn answer(server: &ApiServer, call: &Call, value: &Value) -> Response {
-    let accept = negotiate::negotiate(&call.parts.headers, &call.query, false, true).and_then(|accept| {
-        let mut typed = value.clone();
-        if typed.get("apiVersion").is_none() {
-            typed["apiVersion"] = "v1".into();
-        }
-        match crate::codec::protobuf_document(&server.types, &typed).filter(|_| accept.format == Format::Protobuf) {
-            Some(body) => Ok(respond::bytes(200, negotiate::PROTOBUF, body)),
-            None => respond::value(200, accept, value),
-        }
-    });
+    let accept =
+        negotiate::negotiate(&call.parts.headers, &call.query, negotiate::Shapes::None, true).and_then(|accept| {
+            let mut typed = value.clone();
+            if typed.get("apiVersion").is_none() {
+                typed["apiVersion"] = "v1".into();
+            }
+            match crate::codec::protobuf_document(&server.types, &typed).filter(|_| accept.format == Format::Protobuf) {
+                Some(body) => Ok(respond::bytes(200, negotiate::PROTOBUF, body)),
+                None => respond::value(200, accept, value),
+            }
+        });
     accept.unwrap_or_else(|status| respond::refuse(server, &call.parts.headers, &call.query, &status))
 }
 
@@ -221,7 +220,6 @@ fn wants_aggregated(call: &Call) -> Option<Form> {
             match parameters.iter().find_map(|p| p.strip_prefix("v=")) {
                 Some("v2") if protobuf => return Some(Form::V2Protobuf),
                 Some("v2") => return Some(Form::V2),
-                Some("v2beta1") if !protobuf => return Some(Form::V2Beta1),
                 _ => {}
             }
         }
@@ -238,7 +236,7 @@ fn aggregated(
     form: Form,
 ) -> Response {
     let document = documents.0[usize::from(named)][form as usize].get_or_init(|| {
-        let value = aggregated_value(&see(), named, form == Form::V2Beta1);
+        let value = aggregated_value(&see(), named);
         let text = value.to_string();
         let etag = format!("\"{}\"", upper_hex(&Sha512::digest(&text)));
         let encoded = (form == Form::V2Protobuf).then(|| protobuf(server, value)).flatten();
@@ -273,15 +271,14 @@ pub(crate) fn upper_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
-fn aggregated_value(seen: &Seen, named: bool, beta: bool) -> Value {
+fn aggregated_value(seen: &Seen, named: bool) -> Value {
     let mut items = Vec::new();
     for group in seen.catalog.groups.iter().filter(|g| g.name.is_empty() != named) {
         let versions: Vec<Value> = group.versions.iter().map(|v| aggregated_version(seen, &group.name, v)).collect();
         let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
         items.push(json!({"metadata": metadata, "versions": versions}));
     }
-    let version = if beta { "apidiscovery.k8s.io/v2beta1" } else { "apidiscovery.k8s.io/v2" };
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
 fn aggregated_version(seen: &Seen, group: &str, version: &Version) -> Value {

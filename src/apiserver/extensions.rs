@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use api::definitions::{Cleanup, Definitions, Facts};
 use api::kind::KindDef;
-use api::services::Registry;
 use api::{Object, Status, UserInfo};
 use base::{Backoff, Shutdown, chain};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +21,7 @@ use crate::cache::stats::Sent;
 use crate::cache::view::{Selection, View};
 use crate::cache::watcher::{Event, EventKind, Watcher};
 use crate::filters::Warnings;
+use crate::local::MANAGER;
 use crate::served::{Served, Stored};
 use crate::server::ApiServer;
 use crate::verbs::delete::Delete;
@@ -217,7 +217,8 @@ impl Follower {
             object.set(&["status"], status.clone());
             Ok(())
         };
-        if let Err(status) = self.server.update(&self.source.resource(), "", name, &change).await
+        if let Err(status) =
+            self.server.update_as(MANAGER, (&self.source.resource(), "status"), "", name, &change).await
             && !status.is_conflict()
             && !status.is_not_found()
         {
@@ -284,7 +285,7 @@ impl Removal {
             self.source.note_cleanup(object, how, now);
             Ok(())
         };
-        match self.server.update(&self.source.resource(), "", &self.name, &change).await {
+        match self.server.update_as(MANAGER, (&self.source.resource(), "status"), "", &self.name, &change).await {
             Ok(_) => true,
             Err(status) if status.is_not_found() => false,
             Err(status) => {

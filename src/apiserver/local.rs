@@ -42,6 +42,51 @@ fn write<'a>(
     Ok(Write { server, served, stored, user, namespace, name, subresource: None, options, warnings, trusted: true })
 }
 
+/// The manager of what upstream's loops inside the server write as its clients.
+pub(crate) const MANAGER: &str = "kube-apiserver";
+
+impl ApiServer {
+    /// [`Registry::create`] whose fields come to be owned by `manager`, unless it is empty.
+    pub(crate) async fn create_as(
+        &self,
+        manager: &str,
+        resource: &Gvr,
+        namespace: &str,
+        mut object: Object,
+    ) -> Result<Object, Status> {
+        let served = self.served(resource)?;
+        object.set_gvk(&served.def.gvk);
+        served.def.strategy.default(&mut object);
+        let (user, warnings) = (loopback(), Warnings::default());
+        let options = WriteOptions { manager: manager.to_owned(), ..WriteOptions::internal() };
+        let write = write(self, &served, &user, &options, &warnings, namespace, "")?;
+        let entry = write.create(object).await?;
+        let view = &served.stored()?.view;
+        view.prepare(std::slice::from_ref(&entry)).await?;
+        view.object(&entry)
+    }
+
+    /// [`Registry::update`] through a subresource, whose fields come to be owned by `manager`, unless it is empty.
+    pub(crate) async fn update_as(
+        &self,
+        manager: &str,
+        (resource, subresource): (&Gvr, &str),
+        namespace: &str,
+        name: &str,
+        change: &(dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync),
+    ) -> Result<Object, Status> {
+        let served = self.served(resource)?;
+        let (user, warnings) = (loopback(), Warnings::default());
+        let options = WriteOptions { manager: manager.to_owned(), ..WriteOptions::internal() };
+        let mut write = write(self, &served, &user, &options, &warnings, namespace, name)?;
+        write.subresource = served.def.subresource(subresource);
+        let written = write.update(&Edit(change), false).await?;
+        let view = &served.stored()?.view;
+        view.prepare(std::slice::from_ref(&written.entry)).await?;
+        view.object(&written.entry)
+    }
+}
+
 #[async_trait]
 impl Registry for ApiServer {
     async fn get(&self, resource: &Gvr, namespace: &str, name: &str) -> Result<Object, Status> {
@@ -61,16 +106,8 @@ impl Registry for ApiServer {
         listing.entries.iter().map(|e| stored.view.object(e)).collect()
     }
 
-    async fn create(&self, resource: &Gvr, namespace: &str, mut object: Object) -> Result<Object, Status> {
-        let served = self.served(resource)?;
-        object.set_gvk(&served.def.gvk);
-        served.def.strategy.default(&mut object);
-        let (user, options, warnings) = (loopback(), WriteOptions::internal(), Warnings::default());
-        let write = write(self, &served, &user, &options, &warnings, namespace, "")?;
-        let entry = write.create(object).await?;
-        let view = &served.stored()?.view;
-        view.prepare(std::slice::from_ref(&entry)).await?;
-        view.object(&entry)
+    async fn create(&self, resource: &Gvr, namespace: &str, object: Object) -> Result<Object, Status> {
+        self.create_as("", resource, namespace, object).await
     }
 
     async fn update(
@@ -80,13 +117,7 @@ impl Registry for ApiServer {
         name: &str,
         change: &(dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync),
     ) -> Result<Object, Status> {
-        let served = self.served(resource)?;
-        let (user, options, warnings) = (loopback(), WriteOptions::internal(), Warnings::default());
-        let write = write(self, &served, &user, &options, &warnings, namespace, name)?;
-        let written = write.update(&Edit(change), false).await?;
-        let view = &served.stored()?.view;
-        view.prepare(std::slice::from_ref(&written.entry)).await?;
-        view.object(&written.entry)
+        self.update_as("", (resource, ""), namespace, name, change).await
     }
 
     async fn delete(&self, resource: &Gvr, namespace: &str, name: &str, options: Object) -> Result<Object, Status> {

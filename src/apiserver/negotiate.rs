@@ -27,6 +27,15 @@ impl Format {
     }
 }
 
+/// What answers may be turned into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shapes {
+    None,
+    /// Their metadata alone: what has no table convertor.
+    Metadata,
+    All,
+}
+
 /// What an object is turned into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -55,8 +64,8 @@ impl Accept {
     }
 }
 
-/// Agrees on a form. `shapes`: tables and metadata may be had here (reads of kinds); `protobuf`: the kind has that form.
-pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: bool, protobuf: bool) -> Result<Accept, Status> {
+/// Agrees on a form; `protobuf`: the kind has that form.
+pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: Shapes, protobuf: bool) -> Result<Accept, Status> {
     let pretty = wants_pretty(headers, query);
     let all: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
     let accept = all.join(",");
@@ -89,13 +98,15 @@ fn quality(clause: &str) -> u32 {
         .map_or(1000, |q| (q * 1000.0) as u32)
 }
 
-fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
+fn accept_clause(clause: &str, shapes: Shapes, protobuf: bool) -> Option<Accept> {
     let format = match clause.split(';').next().unwrap_or_default().trim() {
         JSON | "*/*" | "application/*" => Format::Json,
         YAML => Format::Yaml,
         PROTOBUF if protobuf => Format::Protobuf,
         // Metadata has that form whatever the kind has.
-        PROTOBUF if shapes && parameters(clause).any(|(k, v)| k == "as" && v.starts_with("PartialObjectMetadata")) => {
+        PROTOBUF
+            if shapes != Shapes::None && parameters(clause).any(|(k, v)| k == "as" && v.starts_with("Partial")) =>
+        {
             Format::Protobuf
         }
         _ => return None,
@@ -114,13 +125,14 @@ fn accept_clause(clause: &str, shapes: bool, protobuf: bool) -> Option<Accept> {
     if kind.is_empty() {
         return Some(plain);
     }
-    let beta = match (shapes, group, version) {
-        (true, "meta.k8s.io", "v1") => false,
-        (true, "meta.k8s.io", "v1beta1") => true,
+    let beta = match (group, version) {
+        _ if shapes == Shapes::None => return None,
+        ("meta.k8s.io", "v1") => false,
+        ("meta.k8s.io", "v1beta1") => true,
         _ => return None,
     };
     let shape = match kind {
-        "Table" if format != Format::Protobuf => Shape::Table,
+        "Table" if format != Format::Protobuf && shapes == Shapes::All => Shape::Table,
         "PartialObjectMetadata" => Shape::PartialMetadata,
         "PartialObjectMetadataList" => Shape::PartialMetadataList,
         _ => return None,
@@ -144,7 +156,7 @@ mod tests {
     fn check(accept: &str, want: Option<(Format, Shape, bool)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let got = negotiate(&headers, &Query::default(), true, true).ok().map(|a| (a.format, a.shape, a.beta));
+        let got = negotiate(&headers, &Query::default(), Shapes::All, true).ok().map(|a| (a.format, a.shape, a.beta));
         assert_eq!(got, want, "{accept}");
     }
 

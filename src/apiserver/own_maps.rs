@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::services::Registry;
 use api::{Gvr, Object, Status};
 use base::{Backoff, Shutdown};
 use serde_json::json;
@@ -12,6 +11,7 @@ use serde_json::json;
 use crate::cache::WatchStart;
 use crate::cache::view::Selection;
 use crate::cache::watcher::Watcher;
+use crate::local::MANAGER;
 use crate::server::ApiServer;
 
 const NAMESPACE: &str = "kube-system";
@@ -68,7 +68,7 @@ pub(crate) async fn write(
     name: &str,
     change: &(dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync),
 ) -> Result<(), Status> {
-    match Registry::update(server, &resource(), NAMESPACE, name, change).await {
+    match server.update_as(MANAGER, (&resource(), ""), NAMESPACE, name, change).await {
         Err(status) if status.is_not_found() => {}
         done => return done.map(drop),
     }
@@ -77,7 +77,7 @@ pub(crate) async fn write(
     }))
     .unwrap_or_default();
     change(&mut object)?;
-    match Registry::create(server, &resource(), NAMESPACE, object).await {
+    match server.create_as(MANAGER, &resource(), NAMESPACE, object).await {
         // Another server was first; its write is an event.
         Err(status) if status.reason == "AlreadyExists" => Ok(()),
         done => done.map(drop),

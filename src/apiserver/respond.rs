@@ -1,6 +1,6 @@
 //! Turns results into HTTP responses in the agreed form.
 
-use api::schema::Schema;
+use api::schema::{Schema, Types};
 use api::{Gvk, Object, Status};
 use axum::body::Body;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 use crate::cache::entry::Entry;
 use crate::negotiate::{self, Accept, Format, Shape};
@@ -73,7 +74,7 @@ pub struct Refusal(Option<Accept>);
 impl Refusal {
     /// Failures have no shapes: who takes nothing else gets what people read.
     pub fn new(headers: &HeaderMap, query: &Query) -> Self {
-        Self(negotiate::negotiate(headers, query, false, true).ok())
+        Self(negotiate::negotiate(headers, query, negotiate::Shapes::None, true).ok())
     }
 
     pub fn respond(&self, server: &ApiServer, status: &Status) -> Response {
@@ -158,7 +159,7 @@ pub fn entry(
             let object = Object::from_value(
                 serde_json::from_slice(&partial_metadata(stored, entry, accept.beta)?).map_err(Status::internal)?,
             );
-            partial_protobuf(code, served, accept, "PartialObjectMetadata", object)
+            partial_protobuf(code, &served.def.schema.types, accept, "PartialObjectMetadata", object)
         }
         (Shape::PartialMetadata, Format::Json, false) => {
             let body = partial_metadata(stored, entry, accept.beta)?;
@@ -174,8 +175,30 @@ pub fn protobuf_document(served: &Served, stored: &Stored, entry: &Entry) -> Res
     Ok(crate::codec::protobuf_envelope(&served.def.gvk, &raw).into())
 }
 
-/// A document of a kind that has a schema of its own (actions, scales).
-pub fn document(code: u16, accept: Accept, gvk: &Gvk, schema: &Schema, object: Object) -> Result<Response, Status> {
+/// A `Status` that is no failure, in protobuf too.
+pub fn status(server: &ApiServer, code: u16, accept: Accept, document: &Value) -> Result<Response, Status> {
+    if accept.format == Format::Protobuf
+        && let Some(body) = crate::codec::protobuf_document(&server.types, document)
+    {
+        return Ok(bytes(code, Format::Protobuf.media_type(), body));
+    }
+    value(code, accept, document)
+}
+
+/// A document of a kind that has a schema of its own (actions, scales). `go_package`: that of the type it has in upstream's
+/// handlers.
+pub fn document(
+    code: u16,
+    accept: Accept,
+    (gvk, schema): (&Gvk, &Schema),
+    object: Object,
+    go_package: &str,
+    table: impl FnOnce() -> Table,
+) -> Result<Response, Status> {
+    if accept.shape != Shape::Object {
+        let kind = format!("{go_package}.{}", object.kind());
+        return shaped(code, accept, &schema.types, object, || not_a_list(&kind), table);
+    }
     if accept.format == Format::Protobuf {
         let raw = crate::codec::encode_protobuf(schema, &object);
         return Ok(bytes(code, Format::Protobuf.media_type(), crate::codec::protobuf_envelope(gvk, &raw)));
@@ -205,34 +228,53 @@ pub fn object(
             Ok(bytes(code, Format::Protobuf.media_type(), body))
         }
         Shape::Object => value(code, accept, &object.into_value()),
-        // Upstream's `transformResponseObject` leaves a Status as it is.
+        _ => {
+            let kind = format!("{}.{}", go_package(&served.def.gvk), object.kind());
+            let refused = || match &served.def.custom {
+                Some(_) => Status::new(500, "", "content is not a list"),
+                None => not_a_list(&kind),
+            };
+            shaped(code, accept, &served.def.schema.types, object, refused, table)
+        }
+    }
+}
+
+fn not_a_list(go_type: &str) -> Status {
+    let why = "you requested PartialObjectMetadataList, but the requested object is not a list";
+    Status::new(406, "NotAcceptable", format!("{why} (*{go_type})"))
+}
+
+/// Something made of an object (`transformResponseObject`).
+fn shaped(
+    code: u16,
+    accept: Accept,
+    types: &Arc<Types>,
+    object: Object,
+    not_a_list: impl FnOnce() -> Status,
+    table: impl FnOnce() -> Table,
+) -> Result<Response, Status> {
+    match accept.shape {
+        // Upstream leaves a Status as it is.
         _ if object.kind() == "Status" => value(code, accept, &object.into_value()),
+        Shape::Object => value(code, accept, &object.into_value()),
         Shape::Table => {
             let mut table = table();
-            // As `printers `TableGenerator``: that of the object, if it has one.
-            let version = object.str(&["metadata", "resourceVersion"]).filter(|version| !version.is_empty());
-            let metadata = version.map_or_else(|| json!({}), |version| json!({"resourceVersion": version}));
+            let version = object.resource_version().to_owned();
             table.push(object);
+            let metadata = if version.is_empty() { json!({}) } else { json!({"resourceVersion": version}) };
             value(code, accept, &table.finish(metadata))
         }
         Shape::PartialMetadata => {
             let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
-            value(
-                code,
-                accept,
-                &json!({
-                    "kind": "PartialObjectMetadata", "apiVersion": accept.meta_version(), "metadata": metadata,
-                }),
-            )
-        }
-        Shape::PartialMetadataList => {
-            if served.def.custom.is_some() {
-                return Err(Status::new(500, "", "content is not a list"));
+            let partial = json!({
+                "kind": "PartialObjectMetadata", "apiVersion": accept.meta_version(), "metadata": metadata,
+            });
+            if accept.format == Format::Protobuf {
+                return partial_protobuf(code, types, accept, "PartialObjectMetadata", Object::from_value(partial));
             }
-            let why = "you requested PartialObjectMetadataList, but the requested object is not a list";
-            let kind = format!("{}.{}", go_package(&served.def.gvk), object.kind());
-            Err(Status::new(406, "NotAcceptable", format!("{why} (*{kind})")))
+            value(code, accept, &partial)
         }
+        Shape::PartialMetadataList => Err(not_a_list()),
     }
 }
 
@@ -257,18 +299,18 @@ pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<By
 }
 
 /// The Go package of a kind's internal type.
-fn go_package(gvk: &Gvk) -> &str {
+pub(crate) fn go_package(gvk: &Gvk) -> &str {
     gvk.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core")
 }
 
 fn partial_protobuf(
     code: u16,
-    served: &Served,
+    types: &Arc<Types>,
     accept: Accept,
     kind: &str,
     object: Option<Object>,
 ) -> Result<Response, Status> {
-    let schema = crate::codec::meta_schema(&served.def.schema.types, kind);
+    let schema = crate::codec::meta_schema(types, kind);
     let (Some(schema), Some(object)) = (schema, object) else {
         return Err(Status::not_acceptable(&[Format::Json.media_type(), Format::Yaml.media_type()]));
     };

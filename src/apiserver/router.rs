@@ -17,7 +17,23 @@ use crate::verbs;
 
 /// Answers a request.
 pub async fn handle(server: Arc<ApiServer>, request: Request<Body>) -> Response {
+    if let Some(refused) = expects_what_nobody_does(&request) {
+        return refused;
+    }
     filters::audited::serve(server, request).await
+}
+
+/// Go's HTTP/1 server's answer to an expectation other than `100-continue`.
+fn expects_what_nobody_does(request: &Request<Body>) -> Option<Response> {
+    let expected = request.headers().get(http::header::EXPECT).filter(|_| request.version() < http::Version::HTTP_2)?;
+    let known = |part: &str| part.trim().eq_ignore_ascii_case("100-continue");
+    if expected.is_empty() || expected.to_str().is_ok_and(|text| text.split(',').any(known)) {
+        return None;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = http::StatusCode::EXPECTATION_FAILED;
+    response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    Some(response)
 }
 
 /// After the filters: to a verb, or to one of the server's own documents.
@@ -45,7 +61,10 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
             return refused();
         }
         let kind = if trimmed.ends_with("/jwks") { "application/jwk-set+json" } else { crate::negotiate::JSON };
-        return respond::bytes(200, kind, document.to_string());
+        let mut response = respond::bytes(200, kind, document.to_string());
+        let public = http::HeaderValue::from_static("public, max-age=3600");
+        response.headers_mut().insert(http::header::CACHE_CONTROL, public);
+        return response;
     }
     if path.len() > 1 && path != trimmed && !path.starts_with("/api") && trimmed != "/version" {
         if path.starts_with("/openapi/v3/") {
@@ -60,7 +79,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
-        ["metrics"] => crate::metrics::serve(server).await,
+        ["metrics"] => crate::compress::maybe(&call.parts.headers, crate::metrics::serve(server).await),
         // Upstream serves the profiles of Go's runtime here.
         ["debug", "pprof", ..] => respond::text(501, "this server has no profiles in pprof's form\n"),
         ["debug", "api_priority_and_fairness", page] => {

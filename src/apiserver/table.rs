@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::Object;
-use api::kind::{ColumnValue, KindDef};
+use api::kind::{AGE_TEXT, Column, ColumnValue, KindDef, NAME_TEXT};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -29,9 +29,25 @@ impl IncludeObject {
     }
 }
 
+/// Whose columns a table has.
+enum Columns {
+    Kind(Arc<KindDef>),
+    /// Those of scales are the same for all kinds.
+    Scale(Vec<Column>),
+}
+
+impl Columns {
+    fn all(&self) -> &[Column] {
+        match self {
+            Self::Kind(def) => &def.columns,
+            Self::Scale(columns) => columns,
+        }
+    }
+}
+
 /// A table being filled.
 pub struct Table {
-    def: Arc<KindDef>,
+    columns: Columns,
     version: &'static str,
     include: IncludeObject,
     now: Timestamp,
@@ -43,19 +59,26 @@ pub struct Table {
 impl Table {
     /// `version` is the table's apiVersion.
     pub fn new(def: Arc<KindDef>, version: &'static str, include: IncludeObject, now: Timestamp) -> Self {
-        Self { def, version, include, now, rows: Vec::new(), with_columns: true }
+        Self { columns: Columns::Kind(def), version, include, now, rows: Vec::new(), with_columns: true }
+    }
+
+    /// The table of a scale: `printScale` of a built-in kind, the columns of apiextensions' `scaleTableConvertor` of a custom one.
+    pub fn of_scale(custom: bool, version: &'static str, include: IncludeObject, now: Timestamp) -> Self {
+        let columns = Columns::Scale(scale_columns(custom));
+        Self { columns, version, include, now, rows: Vec::new(), with_columns: true }
     }
 
     pub fn push(&mut self, object: Object) {
-        let mut cells: Vec<Value> = if self.def.columns.is_empty() {
+        let columns = self.columns.all();
+        let mut cells: Vec<Value> = if columns.is_empty() {
             // Upstream's default convertor: name and creation time.
             vec![object.name().into(), object.str(&["metadata", "creationTimestamp"]).unwrap_or_default().into()]
         } else {
-            Vec::with_capacity(self.def.columns.len())
+            Vec::with_capacity(columns.len())
         };
-        let by_path = self.def.columns.iter().any(|c| matches!(c.value, ColumnValue::JsonPath(_)));
+        let by_path = columns.iter().any(|c| matches!(c.value, ColumnValue::JsonPath(_)));
         let root = if by_path { Value::Object(object.0.clone()) } else { Value::Null };
-        for column in &self.def.columns {
+        for column in columns {
             cells.push(match &column.value {
                 ColumnValue::Compute(value) => value(&object, self.now),
                 ColumnValue::JsonPath(path) => jsonpath::cell(path, &column.kind, &root, self.now),
@@ -63,7 +86,7 @@ impl Table {
         }
         let mut row = json!({"cells": cells});
         match self.include {
-            IncludeObject::None => {}
+            IncludeObject::None => row["object"] = Value::Null,
             IncludeObject::Object => row["object"] = object.into_value(),
             IncludeObject::Metadata => {
                 let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
@@ -78,14 +101,15 @@ impl Table {
     pub fn finish(self, metadata: Value) -> Value {
         let mut columns = Vec::new();
         let with_columns = self.with_columns;
+        let known = self.columns.all();
         if with_columns {
-            if self.def.columns.is_empty() {
+            if known.is_empty() {
                 columns.push(json!({"name": "Name", "type": "string", "format": "name", "priority": 0,
                     "description": "Name must be unique within a namespace."}));
                 columns.push(json!({"name": "Created At", "type": "date", "format": "", "priority": 0,
                     "description": "CreationTimestamp is a timestamp representing the server time when this object was created."}));
             }
-            for c in &self.def.columns {
+            for c in known {
                 columns.push(json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description,
                     "priority": c.priority}));
             }
@@ -93,4 +117,42 @@ impl Table {
         json!({"kind": "Table", "apiVersion": self.version, "metadata": metadata, "columnDefinitions": if with_columns { Value::Array(columns) } else { Value::Null },
             "rows": self.rows})
     }
+}
+
+fn scale_columns(custom: bool) -> Vec<Column> {
+    let column = |name: &'static str,
+                  kind: &'static str,
+                  format: &'static str,
+                  description: &'static str,
+                  value: fn(&Object, Timestamp) -> Value| Column {
+        name: name.into(),
+        kind: kind.into(),
+        format: format.into(),
+        description: description.into(),
+        priority: 0,
+        value: ColumnValue::Compute(value),
+    };
+    let (format, age, desired, available) = if custom {
+        ("name", "date", "Number of desired replicas", "Number of actual replicas")
+    } else {
+        (
+            "",
+            "string",
+            "replicas is the desired number of instances for the scaled object.",
+            "replicas is the actual number of observed instances of the scaled object.",
+        )
+    };
+    vec![
+        column("Name", "string", format, NAME_TEXT, |o, _| o.name().into()),
+        column("Desired", "integer", "", desired, |o, _| replicas(o, "spec")),
+        column("Available", "integer", "", available, |o, _| replicas(o, "status")),
+        column("Age", age, "", AGE_TEXT, |o, now| {
+            let root = Value::Object(o.0.clone());
+            jsonpath::cell(".metadata.creationTimestamp", "date", &root, now)
+        }),
+    ]
+}
+
+fn replicas(scale: &Object, part: &str) -> Value {
+    scale.i64(&[part, "replicas"]).unwrap_or_default().into()
 }

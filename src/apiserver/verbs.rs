@@ -29,8 +29,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::cache::entry::Entry;
 use crate::component_status;
 use crate::filters::{Call, audited};
-use crate::negotiate::{self, Accept, Format, Shape};
-use crate::respond::{self, ListMeta, Response};
+use crate::negotiate::{self, Accept, Format, Shape, Shapes};
+use crate::respond::{self, Response};
 use crate::router;
 use crate::served::{Served, Stored, method_not_allowed};
 use crate::server::ApiServer;
@@ -85,8 +85,10 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     let accept = if connect {
         Ok(Accept::JSON)
     } else {
-        // Reviews are answers, not objects: they have no tables and no metadata to show.
-        let shapes = served.stored.is_some() && (info.subresource.is_empty() || info.verb == "get");
+        let action =
+            served.def.subresource(&info.subresource).is_some_and(|s| matches!(s.kind, SubresourceKind::Action(_)));
+        // Reviews and actions are answers, not objects: nobody makes tables of them.
+        let shapes = if action || served.stored.is_none() { Shapes::Metadata } else { Shapes::All };
         negotiate::negotiate(&call.parts.headers, &call.query, shapes, crate::codec::offers_protobuf(&served.def))
     };
     let accept = match accept {
@@ -149,9 +151,13 @@ impl Verb {
             ("get", true) if self.may("get") => self.get().await,
             ("list", _) if self.may("list") => self.list().await,
             ("watch", _) if self.may("watch") => self.watch().await,
-            ("update" | "patch", false) if served.def.custom.is_some() => {
+            // The handler of custom resources looks at the body's name alone.
+            ("create", true) if served.def.custom.is_some() => self.create().await,
+            ("patch", false) if served.def.custom.is_some() => {
+                self.check_patch_type()?;
                 Err(Status::bad_request("name must be provided"))
             }
+            ("update", false) if served.def.custom.is_some() => Err(Status::bad_request("name must be provided")),
             ("update", true) if self.may("update") => self.update(None).await,
             ("patch", true) if self.may("patch") => self.patch(None).await,
             ("delete", true) if self.may("delete") => self.delete().await,
@@ -179,6 +185,7 @@ impl Verb {
             (SubresourceKind::Scale(paths), "get" | "update" | "patch") => scale::serve(self, subresource, paths).await,
             (SubresourceKind::Action(action), "create") => {
                 let options = self.write_options("CreateOptions", false)?;
+                self.bring_up_to_date(action.accepts(), &subresource.gvk).await?;
                 let body = self.decode_as(&subresource.gvk, &subresource.schema, &options).await?;
                 self.act(action.as_ref(), &subresource.gvk, subresource.name, body, &options).await
             }
@@ -218,13 +225,18 @@ impl Verb {
         })
     }
 
-    fn table(&self) -> Result<Table, Status> {
-        let include = IncludeObject::parse(self.call.query.text("includeObject")).ok_or_else(|| {
+    /// What rows of a table carry.
+    fn include_object(&self) -> Result<IncludeObject, Status> {
+        IncludeObject::parse(self.call.query.text("includeObject")).ok_or_else(|| {
             let path = api::field::Path::new("includeObject");
             let value = self.call.query.text("includeObject");
             let error = api::field::Error::invalid(path, value, "must be 'Metadata', 'Object', 'None', or empty");
             Status::bad_request(format!("Unable to convert to Table as requested: {error}"))
-        })?;
+        })
+    }
+
+    fn table(&self) -> Result<Table, Status> {
+        let include = self.include_object()?;
         let version = self.accept.meta_version();
         Ok(Table::new(Arc::clone(&self.served.def), version, include, self.server.clock.now()))
     }
@@ -355,7 +367,7 @@ impl Verb {
                 dry_run: options.dry_run,
                 warnings: &self.call.warnings,
             };
-            return respond::value(200, self.accept, &unsafe_delete.run().await?);
+            return respond::status(&self.server, 200, self.accept, &unsafe_delete.run().await?);
         }
         let deleted = self.deletion(&options)?.one(&name).await?;
         match deleted {
@@ -366,7 +378,7 @@ impl Verb {
             Deleted::Gone(entry) if self.served.def.returns_deleted => self.entry(200, &entry).await,
             Deleted::Gone(entry) => {
                 let uid = entry.object()?.uid().to_owned();
-                respond::value(200, self.accept, &delete::success(&self.served, &name, &uid))
+                respond::status(&self.server, 200, self.accept, &delete::success(&self.served, &name, &uid))
             }
         }
     }
@@ -402,7 +414,6 @@ impl Verb {
         // Several at a time, so that they share commits.
         let gone = stream::iter(entries.into_iter().map(delete)).buffered(DELETIONS_AT_ONCE).try_collect().await?;
         let table = self.table()?;
-        let meta = ListMeta { continue_token: String::new(), remaining: None, ..meta };
         respond::list(&self.served, &stored, self.accept, &meta, gone, || table).await
     }
 
@@ -426,10 +437,8 @@ impl Verb {
     ) -> Result<Response, Status> {
         let mut body = body;
         action.default(&mut body);
-        if subresource.is_empty() {
-            before::ensure_namespace(&self.served.def, self.namespace(), &mut body)?;
-        }
         Self::note_request(&body);
+        before::ensure_namespace(&self.served.def, self.namespace(), &mut body)?;
         let schema = match self.served.def.subresource(subresource) {
             Some(subresource) => &subresource.schema,
             None => self.served.def.schema(),
@@ -456,16 +465,16 @@ impl Verb {
         if answer.kind().is_empty() {
             answer.set_gvk(gvk);
         }
-        let accept = Accept { shape: Shape::Object, ..self.accept };
         if answer.kind() == "Status" {
             // `createHandler`: a `Status` without a code gets the answer's.
             if answer.i64(&["code"]).unwrap_or_default() == 0 {
                 answer.set(&["code"], 201);
             }
-            return respond::value(201, accept, &answer.into_value());
+            return respond::status(&self.server, 201, self.accept, &answer.into_value());
         }
         self.note_answer(|| Ok(Value::Object(answer.0.clone())))?;
-        respond::document(201, accept, gvk, schema, answer)
+        let table = self.table()?;
+        respond::document(201, self.accept, (gvk, schema), answer, respond::go_package(gvk), || table)
     }
 }
 

@@ -38,7 +38,8 @@ pub fn serve(server: &Arc<ApiServer>, call: &Call, page: &str) -> Response {
     let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let Some(wanted) = negotiate(accept, kind) else {
         let types = ["application/json", "application/yaml", "text/plain"];
-        return respond::failure(&api::Status::not_acceptable(&types), Accept::JSON);
+        let status = api::Status::not_acceptable(&types);
+        return respond::refuse(server, &call.parts.headers, &call.query, &status);
     };
     match wanted {
         Wanted::Text => respond::bytes(

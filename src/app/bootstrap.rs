@@ -189,6 +189,17 @@ async fn read(client: &Client, path: &str) -> Result<Object, Error> {
     serde_json::from_slice(&bytes).map_err(Error::Decode)
 }
 
+/// A path with the manager that comes to own what is written, where it has a name of its own upstream
+/// (`controlplane.apfBootstrapFieldManager`).
+fn owned(path: &str, wanted: &Object) -> String {
+    match wanted.kind() {
+        "FlowSchema" | "PriorityLevelConfiguration" => {
+            format!("{path}?fieldManager=api-priority-and-fairness-config-producer-v1")
+        }
+        _ => path.to_owned(),
+    }
+}
+
 /// Somebody else changed the object between two steps so often: another server that starts, or a user.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -212,14 +223,16 @@ async fn ensure_once(client: &Client, wanted: &Object) -> Result<(), Error> {
     let path = format!("{collection}/{}", wanted.name());
     let held = match read(client, &path).await {
         Ok(held) => held,
-        Err(error) if error.is_not_found() => return send(client, Method::POST, &collection, wanted).await,
+        Err(error) if error.is_not_found() => {
+            return send(client, Method::POST, &owned(&collection, wanted), wanted).await;
+        }
         Err(error) => return Err(error),
     };
     match kinds::bootstrap::reconcile(wanted, &held) {
         Step::Nothing => Ok(()),
         Step::Update(merged) => {
             tracing::info!(kind = wanted.kind(), name = wanted.name(), "brought up to date");
-            send(client, Method::PUT, &path, &merged).await
+            send(client, Method::PUT, &owned(&path, wanted), &merged).await
         }
         Step::Recreate => {
             tracing::info!(kind = wanted.kind(), name = wanted.name(), "made anew for its role");

@@ -35,6 +35,7 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
         warnings: validate::warnings,
         unconditional_update: false,
         deletion_finalizers: &[CLEANUP_FINALIZER],
+        deletes_itself: true,
         deletion: |object| {
             let now = object.str(&["metadata", "deletionTimestamp"]).unwrap_or_default().to_owned();
             let condition = conditions::Condition {
@@ -48,15 +49,13 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
         },
         ..Rules::GENERIC
     };
-    let created = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not \
-        guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is \
-        represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: \
-        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
     let columns = vec![
         name(),
         column("Scope", "string", "", "Cluster/Namespaced", 0, |o, _| o.at("spec").text("scope").into()),
         column("Versions", "string", "", "Served versions", 0, |o, _| served_versions(o).into()),
-        column("Created At", "date", "", created, 0, |o, _| o.at("metadata").text("creationTimestamp").into()),
+        column("Created At", "date", "", api::kind::AGE_TEXT, 0, |o, _| {
+            o.at("metadata").text("creationTimestamp").into()
+        }),
         column("Group", "string", "", "API group", 1, |o, _| o.at("spec").text("group").into()),
         column("Kind", "string", "", "CustomResource kind", 1, |o, _| o.at("spec").at("names").text("kind").into()),
         column("ShortNames", "string", "", "Short names", 1, |o, _| {

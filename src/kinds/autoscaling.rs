@@ -31,6 +31,7 @@ pub(crate) fn extra(kind: &str, version: &str) -> Option<Extra> {
                     fill(spec, "minReplicas", 1);
                 }
             },
+            update: |_, object, old| v1::keep_status(object, old),
             // What a v1 object says in v2 is what upstream checks.
             validate: |object| validate(&v1::as_v2(object)),
             validate_status: |object, _| status(object),

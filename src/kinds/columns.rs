@@ -1,21 +1,12 @@
 //! Table columns and the cells that many kinds share (`pkg/printers/internalversion`).
 
 use api::Object;
-use api::kind::{Column, ColumnValue, FieldValue, SelectableField};
+use api::kind::{AGE_TEXT, Column, ColumnValue, FieldValue, NAME_TEXT, SelectableField};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::duration::since;
 use crate::json::{Json, dig};
-
-const NAME_TEXT: &str = "Name must be unique within a namespace. Is required when creating resources, although some \
-    resources may allow a client to request the generation of an appropriate name automatically. Name is primarily \
-    intended for creation idempotence and configuration definition. Cannot be updated. More info: \
-    https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
-const AGE_TEXT: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It \
-    is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It \
-    is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: \
-    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
 type Cell = fn(&Object, Timestamp) -> Value;
 

@@ -130,6 +130,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
             }
         },
         validate: webhooks::validate,
+        unconditional_update: false,
         any_finalizers: true,
         ..Rules::GENERIC
     };
@@ -147,6 +148,7 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                         }
                     },
                     validate: webhooks::validate,
+                    unconditional_update: false,
                     any_finalizers: true,
                     ..Rules::GENERIC
                 };
@@ -197,6 +199,7 @@ fn policy(
             crate::conditions::validate(&mut errors, &at, list);
             errors
         },
+        unconditional_update: false,
         any_finalizers: true,
         ..Rules::GENERIC
     };
@@ -228,6 +231,7 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
             }
         },
         validate,
+        unconditional_update: false,
         any_finalizers: true,
         ..Rules::GENERIC
     };
@@ -276,6 +280,7 @@ pub(crate) fn storage_migration(kind: &str) -> Option<Extra> {
             errors
         }),
         validate_status: migration_status,
+        unconditional_update: false,
         ..Rules::GENERIC
     };
     (kind == "StorageVersionMigration").then(|| Extra::new(rules, columns))

@@ -7,7 +7,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{IMMUTABLE, immutable_as, label_name, segment, subdomain};
-use crate::columns::{age, field, name, name_as, string, text};
+use crate::columns::{age, name, name_as, string, text};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing_at};
 use crate::rules::Rules;
@@ -103,10 +103,7 @@ fn ip_address() -> Extra {
             text.to_lowercase().into()
         }),
     ];
-    let parent = |member: &'static str, value: fn(&api::Object) -> String| field(member, value);
-    Extra::new(rules, columns).with_fields(vec![parent("spec.parentRef.name", |o| {
-        dig(o, &["spec", "parentRef", "name"]).as_str().unwrap_or_default().to_owned()
-    })])
+    Extra::new(rules, columns)
 }
 
 /// `validateIPAddressParentReference`.

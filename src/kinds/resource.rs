@@ -94,6 +94,9 @@ fn slice() -> Extra {
         update: |ctx, object, old| prepare_slice(ctx, object, Some(old)),
         validate: |object| slice::spec(object.at("spec"), None),
         validate_update: Some(|object, old| slice::spec(object.at("spec"), Some(old.at("spec")))),
+        field_refusal: |path| {
+            Some(format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {path}"))
+        },
         ..Rules::GENERIC
     };
     let columns = vec![

@@ -29,6 +29,10 @@ pub(crate) struct Rules {
     pub deletion_finalizers: &'static [&'static str],
     /// Finalizers without a domain need not be Kubernetes' own (`validateKubeFinalizerName`).
     pub any_finalizers: bool,
+    /// [`Strategy::deletes_itself`].
+    pub deletes_itself: bool,
+    /// [`Strategy::refuse_field`].
+    pub field_refusal: fn(&str) -> Option<String>,
 }
 
 impl Rules {
@@ -51,6 +55,8 @@ impl Rules {
         keeps_status: false,
         deletion_finalizers: &[],
         any_finalizers: false,
+        deletes_itself: false,
+        field_refusal: |_| None,
     };
 
     fn finalizer_names(&self, object: &Object) -> ErrorList {
@@ -117,6 +123,14 @@ impl Strategy for Rules {
 
     fn allow_unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+
+    fn deletes_itself(&self) -> bool {
+        self.deletes_itself
+    }
+
+    fn refuse_field(&self, path: &str) -> Option<String> {
+        (self.field_refusal)(path)
     }
 
     fn graceful_delete(&self, object: &Object, requested: Option<i64>) -> Option<i64> {

@@ -100,10 +100,17 @@ impl AdmissionPlugin for LimitRanger {
         }
         let Some(object) = &attributes.object else { return Ok(()) };
         for range in self.ranges(attributes).await? {
-            let problems = match attributes.resource.resource.as_str() {
+            let found = match attributes.resource.resource.as_str() {
                 "pods" => pod_problems(items(&range), object),
                 _ => claim_problems(items(&range), object),
             };
+            // What several containers do wrong is said once (`utilerrors.NewAggregate`).
+            let mut problems = Vec::with_capacity(found.len());
+            for problem in found {
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
             match problems.as_slice() {
                 [] => {}
                 [one] => return Err(forbidden(attributes, one)),

@@ -122,6 +122,10 @@ impl PodSecurity {
     /// Warnings about a namespace whose labels change.
     async fn namespace_warnings(&self, attributes: &Attributes) -> Vec<String> {
         let (Some(new), Some(old)) = (&attributes.object, &attributes.old_object) else { return Vec::new() };
+        // What the labels say wrongly is refused: nobody looks at pods by it.
+        if !Policy::of(&new.labels().collect()).1.is_empty() {
+            return Vec::new();
+        }
         let enforced = |object: &Object| Policy::of(&object.labels().collect()).0.enforce;
         let (new_level, old_level) = (enforced(new), enforced(old));
         let tighter = new_level != old_level

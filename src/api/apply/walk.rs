@@ -86,6 +86,7 @@ fn shown(value: &Value, wanted: Leaf) -> String {
         (Value::Array(_), Leaf::Number) => "[]interface {}".to_owned(),
         (Value::Number(n), Leaf::String) => format!("&value.valueUnstructured{{Value:{n}}}"),
         (value, Leaf::String) => format!("&value.valueUnstructured{{Value:{value}}}"),
+        (value, Leaf::List | Leaf::Map) => format!("&{{{}}}", crate::patch::go_value(value)),
         (value, _) => value.to_string(),
     }
 }

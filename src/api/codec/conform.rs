@@ -349,6 +349,10 @@ fn embedded(owner: &str, field: &Field) -> &'static [&'static str] {
         "PersistentVolumeSpec" => &["PersistentVolumeSource"],
         "Probe" => &["ProbeHandler"],
         "EphemeralContainer" => &["EphemeralContainerCommon"],
+        "IngressRule" => &["IngressRuleValue"],
+        "DeviceClaimConfiguration" | "DeviceClassConfiguration" | "DeviceAllocationConfiguration" => {
+            &["DeviceConfiguration"]
+        }
         "RuleWithOperations" => &["Rule"],
         "NamedRuleWithOperations" if field.wrap[1] != 0 => &["RuleWithOperations", "Rule"],
         "NamedRuleWithOperations" => &["RuleWithOperations"],

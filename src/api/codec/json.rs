@@ -68,7 +68,7 @@ impl<'a> Parser<'a> {
     fn nested(&mut self, read: fn(&mut Self) -> Result<Node<'a>, String>) -> Result<Node<'a>, String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err("exceeded max depth".to_owned());
+            return Err(self.peek().map_or_else(|| END.to_owned(), |c| unexpected(c, "exceeded max depth")));
         }
         self.at += 1;
         let node = read(self);
@@ -297,7 +297,7 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err(), want, "{text}");
         }
-        assert_eq!(parse("[".repeat(5000).as_bytes()).unwrap_err(), "exceeded max depth");
+        assert_eq!(parse("[".repeat(5000).as_bytes()).unwrap_err(), "invalid character '[' exceeded max depth");
     }
 
     #[test]

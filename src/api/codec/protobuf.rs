@@ -107,6 +107,9 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 
 /// Opens an envelope: the kind it names and the message in it.
 pub fn open(body: &[u8]) -> Result<(Option<GroupVersion>, String, &[u8]), String> {
+    if body.is_empty() {
+        return Err("empty data".to_owned());
+    }
     let Some(rest) = body.strip_prefix(MAGIC) else {
         return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".to_owned());
     };

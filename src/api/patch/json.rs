@@ -25,8 +25,10 @@ pub fn json(document: Value, patch: &Value) -> Result<Value, Status> {
         other => return Err(undecodable(other, "[]handlers.jsonPatchOp")),
     };
     if operations.len() > MAX_OPERATIONS {
-        let text =
-            format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
+        let text = format!(
+            "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
+        );
         return Err(Status::too_large(text));
     }
     let mut document = document;

@@ -20,6 +20,7 @@ use crate::cache::WatchStart;
 use crate::cache::entry::Entry;
 use crate::cache::view::Selection;
 use crate::cache::watcher::{Event, EventKind, Watcher};
+use crate::local::MANAGER;
 use crate::server::ApiServer;
 
 /// Upstream's resync of remote APIServices: a server that cannot be reached is no event.
@@ -291,7 +292,7 @@ impl Follower {
         let (server, resource) = (&*self.server, resource());
         let done = match (action, self.wanted.get(name), self.known.get(name)) {
             (Action::Create, Some(wanted), _) => {
-                let created = Registry::create(server, &resource, "", wanted.object()).await;
+                let created = server.create_as(MANAGER, &resource, "", wanted.object()).await;
                 match created {
                     Err(status) if status.reason == "AlreadyExists" => return Ok(()),
                     created => created.map(drop),
@@ -304,7 +305,7 @@ impl Follower {
                     object.set(&["spec"], spec.clone());
                     Ok(())
                 };
-                Registry::update(server, &resource, "", name, &change).await.map(drop)
+                server.update_as(MANAGER, (&resource, ""), "", name, &change).await.map(drop)
             }
             (Action::Delete, _, Some(known)) => {
                 let options = Object::from_value(json!({"preconditions": {"uid": known.object.uid()}}));
@@ -337,7 +338,7 @@ impl Follower {
             }
             Ok(())
         };
-        match Registry::update(&*self.server, &resource(), "", seen.name(), &change).await {
+        match self.server.update_as(MANAGER, (&resource(), "status"), "", seen.name(), &change).await {
             Ok(_) => true,
             Err(status) => {
                 if !status.is_not_found() && !status.is_conflict() {

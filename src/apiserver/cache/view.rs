@@ -42,7 +42,12 @@ impl View {
             return custom.from_stored(object);
         }
         let mut object = match self.def.storage.as_ref().and_then(|s| s.conversion.as_ref()) {
-            Some(conversion) => conversion.from_stored(object)?,
+            Some(conversion) => {
+                let mut object = conversion.from_stored(object)?;
+                // Which zero values Go prints differs from version to version.
+                api::codec::normalize(&self.def.schema, &mut object).map_err(Status::internal)?;
+                object
+            }
             None => object,
         };
         object.set_gvk(&self.def.gvk);

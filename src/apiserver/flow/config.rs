@@ -30,6 +30,8 @@ const ADJUST_EVERY: Duration = Duration::from_secs(10);
 const EXEMPT: &str = "exempt";
 const CATCH_ALL: &str = "catch-all";
 const MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
+/// Who owns what a new cluster has of them (`controlplane.apfBootstrapFieldManager`).
+const PRODUCER: &str = "api-priority-and-fairness-config-producer-v1";
 /// More queues than this make no difference but in memory.
 const QUEUES_MAX: usize = 1 << 16;
 /// Of one schema's status in a minute.
@@ -331,7 +333,7 @@ impl Follower {
             if known.iter().any(|held| held.name() == object.name()) {
                 continue;
             }
-            match Registry::create(&*self.server, &resource(plural), "", object.clone()).await {
+            match self.server.create_as(PRODUCER, &resource(plural), "", object.clone()).await {
                 Err(status) if status.reason != "AlreadyExists" => return Err(status),
                 _ => {}
             }

@@ -152,7 +152,13 @@ pub async fn list(
     let metadata = if partial { meta.to_value() } else { meta.value_for(served) };
     let list = json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items});
     if accept.format == Format::Protobuf {
-        return partial_protobuf(200, served, accept, "PartialObjectMetadataList", Object::from_value(list));
+        return partial_protobuf(
+            200,
+            &served.def.schema.types,
+            accept,
+            "PartialObjectMetadataList",
+            Object::from_value(list),
+        );
     }
     value(200, accept, &list)
 }

@@ -310,7 +310,7 @@ proptest! {
         for text in [text, any] {
             let mut headers = HeaderMap::new();
             headers.insert(http::header::ACCEPT, HeaderValue::from_str(&text).unwrap());
-            let _agreed = crate::negotiate::negotiate(&headers, &Query::default(), true, true);
+            let _agreed = crate::negotiate::negotiate(&headers, &Query::default(), crate::negotiate::Shapes::All, true);
         }
     }
 

@@ -95,7 +95,12 @@ pub fn before_create(def: &KindDef, ctx: &RequestContext<'_>, object: &mut Objec
     def.strategy.prepare_for_create(ctx, object);
     let path = Path::new("metadata");
     let rule = |name: &str, prefix: bool| def.strategy.validate_name(name, prefix);
-    let mut errors = api::meta::validate_object_meta(object, def.namespaced, &rule, &path);
+    // Of what is no object of its kind nothing else is said (apiextensions `customResourceValidator.Validate`).
+    let is_other = def.custom.is_some() && object.kind() != def.gvk.kind;
+    let mut errors = match is_other {
+        true => ErrorList::new(),
+        false => api::meta::validate_object_meta(object, def.namespaced, &rule, &path),
+    };
     errors.extend(def.strategy.validate(ctx, object));
     if errors.is_empty() {
         // The last line of defence, for kinds that check less.
@@ -226,7 +231,12 @@ pub fn before_update(
     let path = Path::new("metadata");
     let rule = |name: &str, _: bool| validate_path_segment(name);
     let mut errors = api::meta::validate_object_meta(object, def.namespaced, &rule, &path);
-    errors.extend(api::meta::validate_object_meta_update(object, old, &path));
+    let of_update = api::meta::validate_object_meta_update(object, old, &path);
+    if repeats(def) {
+        // The validators of these look at the metadata once more.
+        errors.extend(of_update.iter().cloned());
+    }
+    errors.extend(of_update);
     if let Some(base) = object.str(&["metadata", "generateName"]).filter(|base| !base.is_empty())
         && matches!(part, Part::Main)
         && def.rechecks_names
@@ -266,13 +276,18 @@ fn differs(def: &KindDef, object: &Object, old: &Object) -> bool {
     object.0.keys().chain(old.0.keys()).filter(counts).any(|key| object.0.get(key) != old.0.get(key))
 }
 
+/// Kinds whose problems are told as often as they are found.
+fn repeats(def: &KindDef) -> bool {
+    def.custom.is_some() || JSON_GROUPS.contains(&def.gvk.group.as_str())
+}
+
 fn invalid(def: &KindDef, object: &Object, errors: &ErrorList) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
     // What several layers find is said once (`rest/validate.go`, `dedupedImperativeErrs`), of kinds with declarative
     // validation: not of custom resources, definitions and API services.
-    let repeats = def.custom.is_some() || JSON_GROUPS.contains(&def.gvk.group.as_str());
+    let repeats = repeats(def);
     let mut once = ErrorList::with_capacity(errors.len());
     for error in errors {
         if repeats || !once.contains(error) {
@@ -281,7 +296,8 @@ fn invalid(def: &KindDef, object: &Object, errors: &ErrorList) -> Result<(), Sta
     }
     // Strategies check the stored kind, which for events.k8s.io is the core group's.
     let gvk = def.storage.as_ref().filter(|_| def.custom.is_none()).map_or(&def.gvk, |storage| &storage.gvk);
-    Err(Status::invalid(&gvk.group, &gvk.kind, object.name(), &once))
+    let kind = if def.custom.is_some() { object.kind() } else { &gvk.kind };
+    Err(Status::invalid(&gvk.group, kind, object.name(), &once))
 }
 
 #[cfg(test)]

@@ -58,6 +58,27 @@ impl Verb {
         Ok(object)
     }
 
+    /// Makes a body of one of the older versions one of the version that is read. Versions of one shape: only their name
+    /// differs.
+    pub(super) async fn bring_up_to_date(&mut self, older: &[&str], gvk: &Gvk) -> Result<(), Status> {
+        if older.is_empty() {
+            return Ok(());
+        }
+        let format = codec::body_format(&self.call.parts.headers)?;
+        let mut body = self.take_body().await?;
+        if format != MediaType::Protobuf
+            && let Ok(sent) = api::codec::decode_unstructured(&body, format, gvk)
+            && older.contains(&sent.object.api_version())
+        {
+            let mut object = sent.object;
+            object.set_gvk(&Gvk { kind: object.kind().to_owned(), ..gvk.clone() });
+            // JSON is YAML too.
+            body = serde_json::to_vec(&object).map_err(Status::internal)?.into();
+        }
+        *self.call.body.get_mut() = Body::from(body);
+        Ok(())
+    }
+
     /// `DeleteOptions` of the body, or of the query if there is none.
     pub(super) async fn delete_options(&mut self) -> Result<DeleteOptions, Status> {
         let body = self.take_body().await?;

@@ -92,6 +92,21 @@ impl Delete<'_> {
     }
 
     fn check_preconditions(&self, object: &Object) -> Result<(), Status> {
+        if self.served.def.strategy.deletes_itself() {
+            let conditions = [
+                ("UID", &self.options.uid, object.uid()),
+                ("ResourceVersion", &self.options.resource_version, object.resource_version()),
+            ];
+            for (noun, wanted, found) in conditions {
+                if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+                    let why = format!(
+                        "Precondition failed: {noun} in precondition: {wanted}, {noun} in object meta: {found}"
+                    );
+                    return Err(Status::conflict(&self.served.resource, object.name(), why));
+                }
+            }
+            return Ok(());
+        }
         let resource = api::GroupResource::new(self.served.def.gvk.group.clone(), self.served.def.gvk.kind.clone());
         if let Some(uid) = self.options.uid.as_deref().filter(|u| *u != object.uid()) {
             let why = format!(
@@ -129,7 +144,7 @@ impl Delete<'_> {
         let marked = match grace {
             Grace::Given(_) => true,
             _ if held => {
-                mark_deleting(&mut object, now);
+                mark_deleting(&mut object, now, strategy.deletes_itself());
                 true
             }
             _ => false,
@@ -251,8 +266,14 @@ fn add_finalizers(object: &mut Object, wanted: &[&str]) {
     }
 }
 
-/// `markAsDeleting`.
-fn mark_deleting(object: &mut Object, now: Timestamp) {
+/// `markAsDeleting`, or what the registries of namespaces and definitions do (`plain`).
+fn mark_deleting(object: &mut Object, now: Timestamp, plain: bool) {
+    if plain {
+        if !object.is_deleting() {
+            object.set(&["metadata", "deletionTimestamp"], before::time(now));
+        }
+        return;
+    }
     if !object.is_deleting() {
         bump_generation(object);
     }

@@ -67,11 +67,11 @@ impl WriteOptions {
         Ok(Self { dry_run: !dry_run.is_empty(), manager, validation, force, document })
     }
 
-    /// For writes the server makes itself.
+    /// For writes the server makes itself, whose fields nobody owns.
     pub fn internal() -> Self {
         Self {
             dry_run: false,
-            manager: "skiff".to_owned(),
+            manager: String::new(),
             validation: FieldValidation::Ignore,
             force: false,
             document: Object::default(),
@@ -177,6 +177,12 @@ impl DeleteOptions {
         }
         if let Some(policy) = query.get("propagationPolicy") {
             document.set(&["propagationPolicy"], policy);
+        }
+        // The members of `preconditions` stand in the query by their own names.
+        for field in ["uid", "resourceVersion"] {
+            if let Some(value) = query.get(field) {
+                document.set(&["preconditions", field], value);
+            }
         }
         if let Some(ignore) = query.optional_flag(IGNORE_READ_ERROR) {
             document.set(&[IGNORE_READ_ERROR], ignore);

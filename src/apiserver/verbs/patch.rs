@@ -47,7 +47,7 @@ impl Patch {
 
     /// The answer to a patch whose result is no object of its kind: the patch is what is wrong, not the request
     /// (`applyPatchToObject`, `jsonPatcher.applyPatchToCurrentObject`).
-    fn undecodable(&self, patched: &Object, status: Status) -> Status {
+    pub(super) fn undecodable(&self, patched: &Object, status: Status) -> Status {
         if status.code != 400 {
             return status;
         }
@@ -162,6 +162,8 @@ struct Applied<'a> {
     namespace: &'a str,
     subresource: &'a str,
     object: Object,
+    /// What strict decoding says of the patch: it is told when the patch fits.
+    checked: Result<Vec<String>, Status>,
     options: &'a WriteOptions,
     warnings: &'a crate::filters::Warnings,
 }
@@ -175,6 +177,10 @@ impl Change for Applied<'_> {
         let merged = super::ownership::with_manager(self.server, self.served, self.subresource, |manager| {
             manager.apply(current, &self.object, &self.options.manager, self.options.force)
         })?;
+        match &self.checked {
+            Ok(warnings) => self.warnings.extend(warnings.iter().cloned()),
+            Err(status) => return Err(status.clone()),
+        }
         let mut object = match &def.custom {
             // Nothing is pruned: nulls that pruning left stay, and may be refused.
             Some(custom) => custom.with_defaults(merged),
@@ -243,11 +249,17 @@ impl Verb {
         Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type").with_details(Details::default())
     }
 
-    pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+    /// Custom resources have no router that knows the types of patches.
+    pub(super) fn check_patch_type(&self) -> Result<(), Status> {
         let known = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH, APPLY_JSON_PATCH];
         if self.served.def.custom.is_some() && !known.contains(&self.patch_type().as_str()) {
             return Err(Status::unsupported_media_type(&known[..3]));
         }
+        Ok(())
+    }
+
+    pub(super) async fn patch(&mut self, subresource: Option<&Subresource>) -> Result<Response, Status> {
+        self.check_patch_type()?;
         if is_apply(&self.patch_type()) {
             return self.apply(subresource).await;
         }
@@ -280,7 +292,14 @@ impl Verb {
             // Upstream reads the patch as a map.
             let parts = status.message.split_once("json: cannot unmarshal ").map(|(_, rest)| rest);
             match parts.and_then(|rest| rest.split_once(" into Go value of type struct")) {
-                None => status,
+                None => match status
+                    .message
+                    .strip_prefix("error decoding object: ")
+                    .filter(|why| why.starts_with("error converting"))
+                {
+                    Some(why) => Status::bad_request(format!("error decoding patch: {why}")),
+                    None => status,
+                },
                 Some((what, _)) => Status::bad_request(format!(
                     "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {what} \
                      into Go value of type map[string]interface {{}}"
@@ -292,25 +311,19 @@ impl Verb {
             let (group, version) = object.api_version().split_once('/').unwrap_or(("", object.api_version()));
             return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={}", object.kind())));
         }
-        if self.served.def.custom.is_some() {
-            // What the schema does not know is refused when the patch is merged.
-            match options.validation {
-                FieldValidation::Ignore => {}
-                FieldValidation::Warn => self.call.warnings.extend(decoded.strict),
-                FieldValidation::Strict if decoded.strict.is_empty() => {}
-                FieldValidation::Strict => {
-                    return Err(Status::bad_request(format!(
-                        "error decoding patch: {}",
-                        api::codec::strict_error(&decoded.strict)
-                    )));
-                }
+        // What the schema does not know is refused when the patch is merged; strictness is about keys that come twice.
+        let checked = match options.validation {
+            FieldValidation::Ignore => Ok(Vec::new()),
+            FieldValidation::Strict if !decoded.strict.is_empty() => Err(Status::bad_request(format!(
+                "error strict decoding patch: error converting YAML to JSON: {}",
+                decoded.strict.join(", ")
+            ))),
+            FieldValidation::Warn | FieldValidation::Strict => {
+                // One for each of go-yaml's errors, without the line that introduces them.
+                let lines = decoded.strict.iter().flat_map(|text| text.lines());
+                Ok(lines.filter(|line| line.starts_with(' ')).map(|line| line.trim().to_owned()).collect())
             }
-        } else {
-            // Unknown and duplicate fields are told by decoding once more by the schema.
-            let checked =
-                api::codec::decode(&body, MediaType::Yaml, &self.served.def.schema, &gvk, options.validation)?;
-            self.call.warnings.extend(checked.warnings);
-        }
+        };
         // What is there already has its name.
         if !object.name().is_empty() {
             self.check_name(&object)?;
@@ -322,6 +335,7 @@ impl Verb {
             namespace: self.namespace(),
             subresource: subresource.map_or("", |s| s.name),
             object,
+            checked,
             options: &options,
             warnings: &self.call.warnings,
         };

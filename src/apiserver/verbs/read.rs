@@ -45,11 +45,16 @@ impl ListOptions {
         for requirement in fields.requirements() {
             let path = requirement.field.as_str();
             // Conversion functions of cluster-scoped kinds know no namespace.
-            let bare = served.def.namespaced || served.def.selectable_fields.is_empty() || served.def.custom.is_some();
-            let known = path == "metadata.name"
-                || (path == "metadata.namespace" && bare)
-                || served.def.selectable_fields.iter().any(|f| f.path == path);
-            if !known {
+            let bare =
+                served.def.namespaced || (served.def.selectable_fields.is_empty() && served.def.custom.is_none());
+            let of_kind = served.def.selectable_fields.iter().any(|f| f.path == path);
+            if path == "metadata.name" || of_kind {
+                continue;
+            }
+            if let Some(text) = served.def.strategy.refuse_field(path) {
+                return Err(Status::bad_request(text));
+            }
+            if path != "metadata.namespace" || !bare {
                 return Err(unknown_field(served, path));
             }
         }
@@ -73,7 +78,7 @@ impl ListOptions {
             timeout_seconds: query.number("timeoutSeconds")?,
         };
         options.validate()?;
-        options.narrowed(info)
+        options.with_defaults().narrowed(info)
     }
 
     fn validate(&self) -> Result<(), Status> {
@@ -124,6 +129,16 @@ impl ListOptions {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
     }
 
+    /// `SetListOptionsDefaults`: watches from nowhere begin with what there is, and say where it ends.
+    fn with_defaults(mut self) -> Self {
+        let from_nowhere = matches!(self.resource_version.as_str(), "" | "0");
+        if self.watch && from_nowhere && self.send_initial_events.is_none() && self.version_match.is_empty() {
+            self.send_initial_events = Some(true);
+            "NotOlderThan".clone_into(&mut self.version_match);
+        }
+        self
+    }
+
     /// Lets a name or namespace in the field selector stand for the URL's.
     fn narrowed(mut self, info: &RequestInfo) -> Result<Self, Status> {
         let by_field = self.selection.fields.requires_exact("metadata.name").map(ToOwned::to_owned);
@@ -150,7 +165,7 @@ impl ListOptions {
 
 fn unknown_field(served: &Served, path: &str) -> Status {
     // Conversion functions and the default (metadata only) word this differently upstream.
-    if served.def.selectable_fields.is_empty() {
+    if served.def.selectable_fields.is_empty() && served.def.custom.is_none() {
         Status::bad_request(format!(
             "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ))
@@ -176,6 +191,12 @@ pub fn parse_version(text: &str) -> Result<Option<i64>, Status> {
     }
 }
 
+/// A version that cannot be read, as upstream's storage tells it where no handler words it again.
+pub(super) fn of_storage(status: &Status) -> Status {
+    let why = status.message.strip_prefix("invalid resource version: ").unwrap_or(&status.message);
+    Status::new(500, "", why)
+}
+
 /// The object by name, at least as new as `resourceVersion` asks.
 pub async fn get(
     served: &Served,
@@ -184,7 +205,8 @@ pub async fn get(
     name: &str,
     version: &str,
 ) -> Result<Arc<Entry>, Status> {
-    match parse_version(version)? {
+    // The storage says this here, not the handler, so nobody makes a bad request of it.
+    match parse_version(version).map_err(|status| of_storage(&status))? {
         None => drop(stored.cache.fresh().await?),
         Some(0) => stored.cache.ready().await?,
         Some(version) => drop(stored.cache.not_older_than(version).await?),
@@ -236,7 +258,7 @@ fn first_illegal(token: &str) -> usize {
 }
 
 fn encode_continue(last_key: &str, revision: i64) -> String {
-    let token = ContinueToken { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: format!("{last_key}\0") };
+    let token = ContinueToken { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: format!("/{last_key}\0") };
     // Strings and numbers always serialise.
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
@@ -248,17 +270,20 @@ pub async fn list(
     options: &ListOptions,
 ) -> Result<(ListMeta, Vec<Arc<Entry>>), Status> {
     let selection = &options.selection;
+    // Who takes any version gets everything (`delegator.ShouldDelegateList`).
+    let any = options.resource_version == "0" && options.continue_token.is_empty();
+    let limit = if any { 0 } else { options.limit };
     let mut listing = match selection.before_conversion() {
-        None => page(server, stored, options, selection, options.limit).await?,
+        None => page(server, stored, options, selection, limit).await?,
         Some(broad) => page(server, stored, options, &broad, 0).await?,
     };
     stored.cache.check_readable(selection)?;
     stored.view.prepare(&listing.entries).await?;
     if selection.before_conversion().is_some() {
         listing.entries.retain(|entry| selection.matches(entry));
-        listing.more = options.limit > 0 && listing.entries.len() > options.limit;
+        listing.more = limit > 0 && listing.entries.len() > limit;
         if listing.more {
-            listing.entries.truncate(options.limit);
+            listing.entries.truncate(limit);
         }
     }
     let prefix = selection.key_prefix();

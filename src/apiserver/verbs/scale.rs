@@ -16,9 +16,11 @@ use super::options::WriteOptions;
 use super::ownership::ServedVersions;
 use super::write::Change;
 use super::{Verb, before};
+use crate::filters::Warnings;
 use crate::respond::{self, Response};
 use crate::served::Served;
 use crate::server::ApiServer;
+use crate::table::Table;
 
 pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &ScalePaths) -> Result<Response, Status> {
     let name = verb.call.info.name.clone();
@@ -30,8 +32,7 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
             let path = format!(".{}", names(&paths.spec_replicas).join("."));
             return Err(Status::internal(format_args!("the spec replicas field {path:?} does not exist")));
         }
-        let scale = of(&object, subresource, paths)?;
-        return respond::document(200, verb.accept, &subresource.gvk, &subresource.schema, scale);
+        return answer(&verb, subresource, of(&object, subresource, paths)?);
     }
     let applies = super::patch::is_apply(&verb.patch_type());
     let kind = if verb.call.info.verb == "update" { "UpdateOptions" } else { "PatchOptions" };
@@ -48,11 +49,28 @@ pub(super) async fn serve(mut verb: Verb, subresource: &Subresource, paths: &Sca
         Source::Patch(verb.read_patch().await?.0)
     };
     let server = Arc::clone(&verb.server);
-    let change = ScaleChange { server: &server, served: &served, subresource, paths, source, options: &options };
+    let warnings = verb.call.warnings.clone();
+    let change = ScaleChange {
+        server: &server,
+        served: &served,
+        subresource,
+        paths,
+        source,
+        options: &options,
+        warnings: &warnings,
+    };
     let written = verb.write(Some(subresource), &options, true)?.update(&change, false).await?;
     verb.stored()?.view.prepare(std::slice::from_ref(&written.entry)).await?;
     let scale = of(&verb.stored()?.view.object(&written.entry)?, subresource, paths)?;
-    respond::document(200, verb.accept, &subresource.gvk, &subresource.schema, scale)
+    answer(&verb, subresource, scale)
+}
+
+fn answer(verb: &Verb, subresource: &Subresource, scale: Object) -> Result<Response, Status> {
+    let custom = verb.served.def.custom.is_some();
+    let include = verb.include_object()?;
+    let table = || Table::of_scale(custom, verb.accept.meta_version(), include, verb.server.clock.now());
+    let package = if custom { "v1" } else { "autoscaling" };
+    respond::document(200, verb.accept, (&subresource.gvk, &subresource.schema), scale, package, table)
 }
 
 enum Source {
@@ -68,6 +86,7 @@ struct ScaleChange<'a> {
     paths: &'a ScalePaths,
     source: Source,
     options: &'a WriteOptions,
+    warnings: &'a Warnings,
 }
 
 impl ScaleChange<'_> {
@@ -104,7 +123,11 @@ impl ScaleChange<'_> {
             Source::Patch(patch) => {
                 let patched = patch.apply_to(&self.subresource.schema, old)?;
                 let resets = api::apply::resets_ownership(&patched);
-                let mut new = conform(&patched)?;
+                let Subresource { gvk, schema, .. } = self.subresource;
+                let decoded = api::codec::decode_value(&patched.0, schema, gvk, self.options.validation)
+                    .map_err(|status| patch.undecodable(&patched, status))?;
+                self.warnings.extend(decoded.warnings);
+                let mut new = decoded.object;
                 if resets {
                     api::apply::reset_ownership(&mut new);
                 }
@@ -139,12 +162,10 @@ impl Change for ScaleChange<'_> {
         api::apply::scale::to_scale(current, &mappings, &mut old).map_err(Status::internal)?;
         let scale = self.written(&old)?;
         if !scale.uid().is_empty() && scale.uid() != current.uid() {
-            let why = format!(
-                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                scale.uid(),
-                current.uid()
-            );
-            return Err(Status::conflict(&self.served.resource, current.name(), why));
+            let key = self.served.key(current.namespace(), current.name());
+            let uids = (current.name(), scale.uid(), current.uid());
+            let prefix = &self.served.stored()?.cache.prefix;
+            return Err(super::write::uid_conflict(self.served, prefix, &key, self.options.dry_run, uids));
         }
         let replicas = scale.i64(&["spec", "replicas"]).unwrap_or_default();
         if replicas < 0 {

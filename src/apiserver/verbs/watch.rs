@@ -79,14 +79,14 @@ pub async fn open(
 ) -> Result<Result<Frames, Status>, Status> {
     let cache = &stored.cache;
     // The storage says this here, not the handler, so nobody makes a bad request of it.
-    let revision = options.revision().map_err(|status| {
-        let why = status.message.strip_prefix("invalid resource version: ").unwrap_or(&status.message);
-        Status::new(500, "", why)
-    })?;
+    let revision = options.revision().map_err(|status| super::read::of_storage(&status))?;
     let initial = options.send_initial_events == Some(true);
     let start = match (options.send_initial_events, revision) {
         (Some(true), Some(version)) if version > 0 => {
-            cache.not_older_than(version).await?;
+            // What goes wrong from here on is told as an event (`Cacher.Watch`).
+            if let Err(status) = cache.not_older_than(version).await {
+                return Ok(Err(status));
+            }
             WatchStart::Existing
         }
         (Some(true) | None, None) => {

@@ -69,6 +69,23 @@ impl Change for Replace {
     }
 }
 
+/// `NewInvalidObjError` of an object whose uid is another than its writer wants.
+pub(super) fn uid_conflict(
+    served: &Served,
+    prefix: &str,
+    key: &str,
+    dry_run: bool,
+    (name, wanted, found): (&str, &str, &str),
+) -> Status {
+    // A dry run asks before the store does, which knows the prefix.
+    let prefix = if dry_run { prefix.strip_prefix("/registry").unwrap_or(prefix) } else { prefix };
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {prefix}{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+         failed: UID in precondition: {wanted}, UID in object meta: {found}"
+    );
+    Status::conflict(&served.resource, name, why)
+}
+
 impl<'a> Write<'a> {
     fn admission(&self) -> Admission<'a> {
         Admission {
@@ -104,8 +121,10 @@ impl<'a> Write<'a> {
         }
         before::ensure_namespace(&self.served.def, self.namespace, &mut object)?;
         self.dedup_owners(&mut object, false);
-        if !self.trusted {
+        if self.has_owner() {
             super::ownership::on_create(self, &mut object);
+        }
+        if !self.trusted {
             object = self.admission().mutate(Operation::Create, object, None, &self.options.document).await?;
             self.dedup_owners(&mut object, true);
         }
@@ -191,6 +210,11 @@ impl<'a> Write<'a> {
             status.message = format!("object is being deleted: {}", status.message);
         }
         status
+    }
+
+    /// Whether somebody comes to own what is written: of the server's own writes those that name a manager.
+    fn has_owner(&self) -> bool {
+        !self.trusted || !self.options.manager.is_empty()
     }
 
     /// `dedupOwnerReferencesAndAddWarning`.
@@ -287,10 +311,10 @@ impl<'a> Write<'a> {
         if !change.is_patch() {
             self.dedup_owners(&mut object, false);
         }
+        if self.has_owner() && !change.owns_fields() {
+            super::ownership::on_update(self, &mut object, old);
+        }
         if !self.trusted {
-            if !change.owns_fields() {
-                super::ownership::on_update(self, &mut object, old);
-            }
             object = self.mutate_update(object, old).await?;
             self.dedup_owners(&mut object, true);
         }
@@ -390,15 +414,8 @@ impl<'a> Write<'a> {
     }
 
     fn uid_conflict(&self, wanted: &str, found: &str) -> Status {
-        let prefix = self.stored.cache.prefix.as_str();
-        // A dry run asks before the store does, which knows the prefix.
-        let prefix = if self.options.dry_run { prefix.strip_prefix("/registry").unwrap_or(prefix) } else { prefix };
-        let key = format!("{prefix}{}", self.served.key(self.namespace, self.name));
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
-             failed: UID in precondition: {wanted}, UID in object meta: {found}"
-        );
-        Status::conflict(&self.served.resource, self.name, why)
+        let key = self.served.key(self.namespace, self.name);
+        uid_conflict(self.served, &self.stored.cache.prefix, &key, self.options.dry_run, (self.name, wanted, found))
     }
 
     /// The last finalizer is gone: the update becomes the deletion (`deleteWithoutFinalizers`).

@@ -108,15 +108,14 @@ fn default(object: &mut Object) {
 fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     let selector = spec.at("selector");
     let template = spec.at("template");
-    if selector.is_null() {
-        errors.push(Error::required(at.child("selector"), ""));
-    } else {
+    let labels = template.at("metadata").at("labels");
+    // No selector selects nothing.
+    if selector.is_null() || is_selector(selector) && !selector_matches(selector, labels) {
+        let at = at.child("template").child("metadata").child("labels");
+        errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
+    }
+    if !selector.is_null() {
         label_selector(errors, &at.child("selector"), selector);
-        let labels = template.at("metadata").at("labels");
-        if is_selector(selector) && !selector_matches(selector, labels) {
-            let at = at.child("template").child("metadata").child("labels");
-            errors.push(Error::invalid(at, labels.clone(), "`selector` does not match template `labels`"));
-        }
         if selects_everything(selector) {
             let text = "empty selector is invalid for daemonset";
             errors.push(Error::invalid(at.child("selector"), selector.clone(), text).printed(LABEL_SELECTOR));

@@ -5,7 +5,7 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{immutable_as, is_selector, label_selector, non_negative, selects_everything};
-use crate::columns::{age, container_images, container_names, field, integer, name, number, selector, wide};
+use crate::columns::{age, container_images, container_names, integer, name, number, selector, wide};
 use crate::define::Extra;
 use crate::json::{Json, dig, existing, fill};
 use crate::podspec::{defaults, validate, warnings};
@@ -60,10 +60,7 @@ pub(super) fn extra() -> Extra {
         wide("Images", |o, _| container_images(dig(o, &["spec", "template", "spec"]))),
         wide("Selector", |o, _| selector(dig(o, &["spec", "selector"]))),
     ];
-    Extra::new(rules, columns)
-        .with_generation()
-        .with_scale(&["spec", "selector"])
-        .with_fields(vec![field("status.replicas", |o| number(o, &["status", "replicas"]).to_string())])
+    Extra::new(rules, columns).with_generation().with_scale(&["spec", "selector"])
 }
 
 fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {

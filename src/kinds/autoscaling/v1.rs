@@ -5,7 +5,7 @@ use api::kind::Conversion;
 use api::{Object, Status};
 use serde_json::{Value, json};
 
-use crate::json::{Json, dig};
+use crate::json::{Json, dig, existing, fill};
 
 /// Metrics beyond the CPU target, in v1's form.
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -25,6 +25,19 @@ impl Conversion for V1 {
 
     fn from_stored(&self, object: Object) -> Result<Object, Status> {
         Ok(to_v1(object))
+    }
+}
+
+/// Keeps what annotations say of the status, which only the status's writers change.
+pub(super) fn keep_status(object: &mut Object, old: &Object) {
+    for key in [CURRENT, CONDITIONS] {
+        match old.annotation(key) {
+            Some(text) => object.set(&["metadata", "annotations", key], text),
+            None => drop(object.remove(&["metadata", "annotations", key])),
+        }
+    }
+    if object.at("metadata").count("annotations") == 0 {
+        object.remove(&["metadata", "annotations"]);
     }
 }
 
@@ -69,6 +82,13 @@ fn to_v2(mut object: Object) -> Object {
     }
     if let conditions @ Value::Array(_) = annotation(&object, CONDITIONS) {
         object.set(&["status", "conditions"], conditions);
+    }
+    // As Go prints v2's status.
+    if let Some(status) = existing(&mut object.0, "status") {
+        fill(status, "currentMetrics", Value::Null);
+        if status.int("currentReplicas") == Some(0) {
+            status.remove("currentReplicas");
+        }
     }
     for key in [METRICS, CURRENT, BEHAVIOR, CONDITIONS] {
         object.remove(&["metadata", "annotations", key]);
@@ -376,7 +396,8 @@ mod tests {
             {"type": "Object", "object": {"describedObject": {"kind": "Service", "name": "s"}, "metric": {"name": "o"},
                 "target": {"type": "Value", "value": "7"}}},
             cpu(60)],
-            "behavior": {"scaleDown": {"selectPolicy": "Min"}}}, "status": {"conditions": [{"type": "AbleToScale"}]}}))
+            "behavior": {"scaleDown": {"selectPolicy": "Min"}}}, "status": {"currentMetrics": null,
+            "conditions": [{"type": "AbleToScale"}]}}))
         .unwrap();
         assert_eq!(to_v2(to_v1(v2.clone())), v2);
     }

@@ -33,6 +33,9 @@ pub(super) fn extra() -> Extra {
         },
         validate_update: Some(validate_update),
         validate_status: super::job_status::validate,
+        field_refusal: |path| {
+            (path != "metadata.namespace").then(|| format!("field label {path:?} not supported for Job"))
+        },
         // Jobs leave their pods by default, as they always did in batch/v1.
         propagation: Propagation::Orphan,
         warnings: |object, old| {

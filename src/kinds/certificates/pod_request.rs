@@ -37,6 +37,8 @@ pub(super) fn extra() -> Extra {
         }),
         validate_status,
         unconditional_update: false,
+        // The conversion function forgot the namespace.
+        field_refusal: |path| Some(format!("field label not supported: {path}")),
         ..Rules::GENERIC
     };
     let columns = vec![

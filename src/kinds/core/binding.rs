@@ -20,10 +20,10 @@ impl Action for Binding {
         if body.name() != name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
-        check(&name, &body)?;
+        check(&body)?;
         let pods = Gvr::new("", "v1", "pods");
         let now = timestamp(ctx.now);
-        let change = |pod: &mut Object| assign(pod, &body, &now);
+        let change = |pod: &mut Object| assign(pod, &body, &now, ctx.dry_run);
         if ctx.dry_run {
             let mut pod = ctx.registry.get(&pods, namespace, &name).await?;
             change(&mut pod)?;
@@ -45,7 +45,7 @@ pub(super) fn success() -> Object {
 }
 
 /// `ValidatePodBinding`.
-fn check(name: &str, body: &Object) -> Result<(), Status> {
+fn check(body: &Object) -> Result<(), Status> {
     let target = body.at("target");
     let at = Path::new("target");
     let mut errors = Vec::new();
@@ -56,16 +56,28 @@ fn check(name: &str, body: &Object) -> Result<(), Status> {
     if target.text("name").is_empty() {
         errors.push(Error::required(at.child("name"), ""));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, &errors)) }
+    // Nobody makes an invalid object of it.
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Status::new(500, "", one.as_str())),
+        many => Err(Status::new(500, "", format!("[{}]", many.join(", ")))),
+    }
 }
 
-fn assign(pod: &mut Object, body: &Object, now: &str) -> Result<(), Status> {
+fn assign(pod: &mut Object, body: &Object, now: &str, dry_run: bool) -> Result<(), Status> {
     let name = pod.name().to_owned();
+    // A dry run asks before the store does, which knows the prefix.
+    let prefix = if dry_run { "" } else { "/registry" };
+    let key = format!("{prefix}/pods/{}/{name}", pod.namespace());
     for (member, own) in [("uid", pod.uid()), ("resourceVersion", pod.resource_version())] {
         let wanted = dig(body, &["metadata", member]).as_str().unwrap_or_default();
         if !wanted.is_empty() && wanted != own {
             let noun = if member == "uid" { "UID" } else { "ResourceVersion" };
-            let why = format!("Precondition failed: {noun} in precondition: {wanted}, {noun} in object meta: {own}");
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+                 failed: {noun} in precondition: {wanted}, {noun} in object meta: {own}"
+            );
             return Err(Status::conflict(&super::connect::pods(), &name, why));
         }
     }
@@ -87,8 +99,7 @@ fn assign(pod: &mut Object, body: &Object, now: &str) -> Result<(), Status> {
             pod.set(&["metadata", member, key], value.clone());
         }
     }
-    let generation = pod.generation();
-    set_condition(pod, json!({"type": "PodScheduled", "status": "True", "observedGeneration": generation}), now);
+    set_condition(pod, json!({"type": "PodScheduled", "status": "True"}), now);
     Ok(())
 }
 
@@ -126,7 +137,7 @@ mod tests {
         let body = object(
             json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "target": {"kind": "Node", "name": "n"}}),
         );
-        assign(&mut pod, &body, "2026-01-01T00:00:00Z").unwrap();
+        assign(&mut pod, &body, "2026-01-01T00:00:00Z", false).unwrap();
         assert_eq!(pod.str(&["spec", "nodeName"]), Some("n"));
         assert_eq!(pod.annotation("a"), Some("b"));
         assert_eq!(pod.array(&["status", "conditions"])[0].text("status"), "True");
@@ -136,7 +147,7 @@ mod tests {
     fn a_pod_is_bound_once() {
         let mut pod = object(json!({"metadata": {"name": "p"}, "spec": {"nodeName": "m"}}));
         let body = object(json!({"metadata": {"name": "p"}, "target": {"name": "n"}}));
-        let status = assign(&mut pod, &body, "").unwrap_err();
+        let status = assign(&mut pod, &body, "", false).unwrap_err();
         assert_eq!(status.code, 409);
         assert_eq!(
             status.message,

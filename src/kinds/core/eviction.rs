@@ -26,8 +26,12 @@ fn budgets() -> Gvr {
 
 #[async_trait]
 impl Action for Eviction {
+    fn accepts(&self) -> &'static [&'static str] {
+        &["policy/v1beta1"]
+    }
+
     async fn run(&self, ctx: &ActionContext<'_>, namespace: &str, name: &str, body: Object) -> Result<Object, Status> {
-        if !body.name().is_empty() && body.name() != name {
+        if body.name() != name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
         let mut options = body.at("deleteOptions").as_object().cloned().unwrap_or_default();
@@ -46,9 +50,8 @@ impl Action for Eviction {
             let wanted = options.at("preconditions").clone();
             let mark = |pod: &mut Object| {
                 preconditions(pod, &wanted)?;
-                let generation = pod.generation();
                 let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-                    "message": "Eviction API: evicting", "observedGeneration": generation});
+                    "message": "Eviction API: evicting"});
                 set_condition(pod, condition, &now);
                 Ok(())
             };

@@ -25,13 +25,14 @@ pub(super) fn extra() -> Extra {
         },
         validate: |object| {
             let mut errors = ErrorList::new();
-            finalizers(&mut errors, object);
+            finalizers(&mut errors, object, false);
             errors
         },
         validate_update: Some(|_, _| ErrorList::new()),
         validate_status,
         name: api::validation::dns1123_label,
         finalizers: spec_finalizers,
+        deletes_itself: true,
         deletion: start_deletion,
         ..Rules::GENERIC
     };
@@ -64,19 +65,19 @@ fn create(_: &RequestContext<'_>, object: &mut Object) {
     }
 }
 
-/// A namespace that is being deleted says so at once, and has no grace (`REST.Delete` of namespaces).
+/// A namespace that is being deleted says so at once (`REST.Delete` of namespaces).
 fn start_deletion(object: &mut Object) {
     object.set(&["status", "phase"], "Terminating");
-    object.remove(&["metadata", "deletionGracePeriodSeconds"]);
 }
 
 fn spec_finalizers(object: &Object) -> Vec<&str> {
     object.array(&["spec", "finalizers"]).iter().filter_map(Value::as_str).collect()
 }
 
-fn finalizers(errors: &mut ErrorList, object: &Object) {
-    let at = Path::new("spec").child("finalizers");
-    for name in object.array(&["spec", "finalizers"]) {
+fn finalizers(errors: &mut ErrorList, object: &Object, indexed: bool) {
+    for (index, name) in object.array(&["spec", "finalizers"]).iter().enumerate() {
+        let at = Path::new("spec").child("finalizers");
+        let at = if indexed { at.index(index) } else { at };
         let name = name.as_str().unwrap_or_default();
         invalid_all(errors, &at, name, qualified_name(name));
         if !name.contains('/') && !matches!(name, KUBERNETES | "orphan" | "foregroundDeletion") {
@@ -121,7 +122,7 @@ impl Strategy for Finalize {
 
     fn validate_update(&self, _: &RequestContext<'_>, object: &Object, _: &Object) -> ErrorList {
         let mut errors = ErrorList::new();
-        finalizers(&mut errors, object);
+        finalizers(&mut errors, object, true);
         errors
     }
 

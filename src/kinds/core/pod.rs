@@ -320,11 +320,7 @@ fn graceful(object: &Object, requested: Option<i64>) -> Option<i64> {
     if spec.text("nodeName").is_empty() || matches!(phase(object), "Failed" | "Succeeded") {
         seconds = 0;
     }
-    match seconds {
-        0 => None,
-        ..0 => Some(1),
-        seconds => Some(seconds),
-    }
+    Some(if seconds < 0 { 1 } else { seconds })
 }
 
 fn name_warnings(object: &Object) -> Vec<String> {
@@ -339,9 +335,16 @@ fn name_warnings(object: &Object) -> Vec<String> {
     )]
 }
 
-/// Takes `spec` from the stored pod, but for what `keep` copies from the request.
+/// Takes the stored pod, but for what `keep` copies from the request's spec (`dropPodUpdates`).
 fn only(object: &mut Object, old: &Object, keep: impl FnOnce(&mut Members, &Value)) {
     let given = object.at("spec").clone();
+    let metadata = object.at("metadata").clone();
+    restore(&mut object.0, "metadata", old);
+    if let Some(kept) = existing(&mut object.0, "metadata") {
+        for member in ["name", "namespace", "resourceVersion", "uid", "managedFields"] {
+            restore(kept, member, &metadata);
+        }
+    }
     restore(&mut object.0, "spec", old);
     restore(&mut object.0, "status", old);
     if let Some(spec) = existing(&mut object.0, "spec") {
@@ -397,8 +400,15 @@ impl Strategy for Resize {
     }
 
     fn validate_update(&self, _: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+        let refused = |text: &str| vec![Error::forbidden(Path::default(), text)];
+        if old.annotation("kubernetes.io/config.mirror").is_some() {
+            return refused("static pods cannot be resized");
+        }
+        if dig(old, &["spec", "os"]).text("name") == "windows" {
+            return refused("windows pods cannot be resized");
+        }
         let mut errors = checked(object);
-        update::resize(&mut errors, &Path::new("spec"), object.at("spec"), old.at("spec"));
+        update::resize(&mut errors, &Path::new("spec"), object, old);
         errors
     }
 }
@@ -454,13 +464,13 @@ mod tests {
         };
         let running = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
         check(running.clone(), None, Some(30));
-        check(running.clone(), Some(0), None);
+        check(running.clone(), Some(0), Some(0));
         check(running, Some(-1), Some(1));
-        check(json!({"spec": {"terminationGracePeriodSeconds": 30}}), None, None);
+        check(json!({"spec": {"terminationGracePeriodSeconds": 30}}), None, Some(0));
         check(
             json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Failed"}}),
             None,
-            None,
+            Some(0),
         );
     }
 }

@@ -76,6 +76,10 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
         errors.push(Error::required(at.child("selector"), ""));
     }
     non_negative(errors, at.child("replicas"), spec.at("replicas"));
+    if spec.at("template").is_null() {
+        errors.push(Error::required(at.child("template"), ""));
+        return;
+    }
     let mut as_selector = spec.clone();
     as_selector["selector"] = json!({"matchLabels": spec.at("selector")});
     validate::template_for(errors, &at.child("template"), &as_selector, "ReplicationController");

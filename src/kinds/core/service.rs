@@ -229,6 +229,9 @@ fn drop_unused(spec: &mut Members, before: &Value) {
     if externally_accessible(before) && !externally_accessible(spec) {
         drop_if_same(spec, before, "externalTrafficPolicy");
     }
+    if kind(before) != "ExternalName" && kind(spec) == "ExternalName" {
+        drop_if_same(spec, before, "internalTrafficPolicy");
+    }
 }
 
 fn drop_if_same(spec: &mut Members, before: &Value, member: &str) {

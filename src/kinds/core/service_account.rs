@@ -101,8 +101,7 @@ impl Action for Token {
             return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &errors));
         }
         let (bound_object, node) = bound(ctx, namespace, name, spec.at("boundObjectRef")).await?;
-        let audiences: Vec<String> =
-            spec.list("audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let audiences = spec.list("audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let request = TokenRequest {
             namespace: namespace.to_owned(),
             service_account: name.to_owned(),
@@ -115,6 +114,7 @@ impl Action for Token {
         let (token, expires) = ctx.tokens.issue(request).await?;
         body.set(&["metadata", "name"], name);
         body.set(&["metadata", "namespace"], namespace);
+        body.set(&["metadata", "uid"], account.uid());
         body.set(&["metadata", "creationTimestamp"], timestamp(ctx.now));
         body.set(&["spec", "expirationSeconds"], seconds);
         body.set(&["status"], json!({"token": token, "expirationTimestamp": timestamp(expires)}));

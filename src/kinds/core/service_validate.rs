@@ -297,7 +297,9 @@ pub(super) fn service_update(object: &Object, old: &Object) -> ErrorList {
                 }
                 Some(first) if *first != old[0] => {
                     let text = "may not change once set";
-                    errors.push(Error::invalid(at.child(member).index(0), first.clone(), text));
+                    // Upstream shows all addresses, sometimes instead of families.
+                    let shown = if new.len() == old.len() { member } else { "clusterIPs" };
+                    errors.push(Error::invalid(at.child(member).index(0), spec.at(shown).clone(), text));
                 }
                 _ => {}
             }
@@ -305,7 +307,8 @@ pub(super) fn service_update(object: &Object, old: &Object) -> ErrorList {
                 && old_second != new_second
             {
                 let text = "may not change once set";
-                errors.push(Error::invalid(at.child(member).index(1), new_second.clone(), text));
+                let index = usize::from(member == "clusterIPs");
+                errors.push(Error::invalid(at.child(member).index(index), spec.at(member).clone(), text));
             }
         }
     }
@@ -393,6 +396,6 @@ mod tests {
         };
         let texts: Vec<String> =
             service_update(&object("10.0.0.2"), &object("10.0.0.1")).iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["spec.clusterIPs[0]: Invalid value: \"10.0.0.2\": may not change once set"]);
+        assert_eq!(texts, ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"]);
     }
 }

@@ -1,5 +1,6 @@
 //! What may change in a pod (`ValidatePodUpdate`, `ValidatePodEphemeralContainersUpdate`, `ValidatePodResize`).
 
+use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
@@ -163,14 +164,19 @@ pub(crate) fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &
 }
 
 /// CPU and memory of containers may change, nothing else and not the quality of service.
-pub(crate) fn resize(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
-    if super::qos::class(new) != super::qos::class(old) {
-        errors.push(Error::invalid(
-            path.clone(),
-            super::qos::class(new),
-            "Pod QOS Class may not change as a result of resizing",
-        ));
+pub(crate) fn resize(errors: &mut ErrorList, path: &Path, new: &Object, old: &Object) {
+    let known = |pod: &Object| pod.at("status").text("qosClass").to_owned();
+    let before = Some(known(old)).filter(|class| !class.is_empty());
+    if super::qos::class(new.at("spec")) != before.as_deref().unwrap_or_else(|| super::qos::class(old.at("spec"))) {
+        let text = "Pod QOS Class may not change as a result of resizing";
+        errors.push(Error::invalid(path.clone(), known(new), text));
     }
+    // `isPodResizeRequestSupported`: what runs tells its resources, if its node can resize it.
+    let running = old.array(&["status", "containerStatuses"]).iter().find(|c| c.at("state").has("running"));
+    if running.is_some_and(|c| !c.has("resources")) {
+        errors.push(Error::forbidden(path.clone(), "Pod running on node without support for resize"));
+    }
+    let (new, old) = (new.at("spec"), old.at("spec"));
     let strip = |spec: &Value| {
         let mut spec = spec.clone();
         for list in ["containers", "initContainers"] {

@@ -93,7 +93,8 @@ impl Guard {
         let reference = object.at("roleRef");
         let (resource, scope) = match reference.text("kind") {
             "Role" => ("roles", namespace),
-            _ => ("clusterroles", ""),
+            "ClusterRole" => ("clusterroles", ""),
+            other => return Err(Status::new(500, "", format!("unsupported role reference kind: {other:?}"))),
         };
         let role = reference.text("name");
         if may(ctx, "bind", resource, namespace, role).await {

@@ -130,9 +130,9 @@ fn nested<'o>(object: &'o Object, path: &str) -> Result<Option<&'o Value>, Strin
     let Some(mut value) = object.0.get(*first) else { return Ok(None) };
     for (index, name) in rest.iter().enumerate() {
         let Value::Object(map) = value else {
-            let so_far: Vec<String> = names.iter().take(index + 1).map(|n| format!(".{n}")).collect();
+            let so_far: Vec<String> = names.iter().take(index + 2).map(|n| format!(".{n}")).collect();
             return Err(format!(
-                "{} accessor error: {value} is of the type {}, expected map[string]interface {{}}",
+                "{} accessor error: {value} is of the type {}, expected map[string]interface{{}}",
                 so_far.concat(),
                 go_type(value)
             ));
