@@ -9,10 +9,12 @@ use super::apply::insert;
 use super::ephemeral::Ephemeral;
 use super::lease::Leases;
 use super::rows::{Row, blob, decode, revision_of};
-use super::schema::{meta, quick_check, set_meta, sql};
+use super::schema::{damaged, meta, quick_check, set_meta, sql};
 use crate::store::{KeyRange, StoreError};
 
 const READ: &str = "read the state of the last run";
+/// No store comes this far: at a million revisions a second it would take a month, and the numbers of rows end at twice it.
+const REVISION_MAX: i64 = i64::MAX >> 21;
 
 /// The state that a start begins with.
 pub(super) struct Recovered {
@@ -52,6 +54,10 @@ pub(super) fn recover(conn: &Connection, path: &Path, prefixes: &[Bytes]) -> Res
     let cursor = meta(conn, "cursor")?.unwrap_or(0);
     // What was promised to writes in memory counts as used. An empty store is at revision 1, as etcd's.
     let revision = newest.map_or(0, revision_of).max(meta(conn, "ceiling")?.unwrap_or(0)).max(compacted).max(1);
+
+    if revision > REVISION_MAX {
+        return Err(damaged(path, format!("it says that it is at revision {revision}")));
+    }
 
     let place = Ephemeral::new(prefixes, 0, Vec::new());
     let (mut kept, to_disk): (Vec<Row>, Vec<Row>) =

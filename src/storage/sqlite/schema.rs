@@ -140,6 +140,11 @@ fn plan_once(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
+/// That the database is damaged, as `report` says.
+pub(super) fn damaged(path: &Path, report: String) -> StoreError {
+    failed(OpenError::Damaged { path: path.to_owned(), report })
+}
+
 fn failed(error: OpenError) -> StoreError {
     StoreError::Engine { step: "open the database", source: Box::new(error) }
 }
@@ -269,7 +274,7 @@ pub(super) fn quick_check(conn: &Connection, path: &Path) -> Result<(), StoreErr
     if report == "ok" {
         return Ok(());
     }
-    Err(failed(OpenError::Damaged { path: path.to_owned(), report }))
+    Err(damaged(path, report))
 }
 
 /// An error while a database was opened: if SQLite stumbled over its contents, that the database is damaged.

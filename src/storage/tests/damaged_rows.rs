@@ -2,6 +2,8 @@
 //! ends, with what is there or with an error, and none of them panics. `STORAGE_DAMAGED_ROUNDS` lengthens the run.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base::Shutdown;
@@ -20,7 +22,7 @@ fn key(n: usize) -> Bytes {
     format!("/k/{}", n % KEYS).into()
 }
 
-async fn open(path: &Path) -> Option<(std::sync::Arc<SqliteStore>, Shutdown)> {
+async fn open(path: &Path) -> Option<(Arc<SqliteStore>, Shutdown)> {
     let shutdown = Shutdown::new();
     let prefixes = vec![Bytes::from_static(b"/k/3")];
     let options = SqliteOptions { history: None, ephemeral_prefixes: prefixes, ..SqliteOptions::default() };
@@ -115,6 +117,12 @@ async fn use_all(store: &SqliteStore) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strange_rows_do_no_harm() {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (seen, earlier) = (panics.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        earlier(panic);
+    }));
     let rounds: usize = std::env::var("STORAGE_DAMAGED_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
@@ -138,6 +146,7 @@ async fn strange_rows_do_no_harm() {
         };
         let used = tokio::time::timeout(Duration::from_secs(60), used).await;
         refused += usize::from(!used.unwrap_or_else(|_| panic!("it hangs after {done}")));
+        assert_eq!(panics.load(Ordering::SeqCst), 0, "a panic after {done}");
         std::fs::remove_file(&path).unwrap();
     }
     println!("{rounds} damaged databases, {refused} refused at the start");
