@@ -24,7 +24,18 @@ pub enum EnvError {
     NotText { name: String },
     #[error("couldn't read env file for {name:?}: {why}")]
     File { name: String, why: String },
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
 }
+
+/// What a container is given when everything that its texts refer to has been put in is larger than the kernel takes.
+#[derive(Debug, thiserror::Error)]
+#[error("the container's environment and arguments are longer than {EXPANDED_MAX} bytes")]
+pub struct TooLong;
+
+/// Linux gives a program at most 6 MiB of arguments and environment (`exec.c` `bprm_stack_limits`). A few variables that
+/// refer to each other twice stand for more than there is memory, so their expansion ends here.
+pub const EXPANDED_MAX: usize = 8 << 20;
 
 /// The variables in order; later ones win.
 pub async fn make(
@@ -34,6 +45,7 @@ pub async fn make(
     ips: &[IpAddr],
 ) -> Result<Vec<(String, String)>, EnvError> {
     let services = service_variables(ctx, pod).await;
+    let mut room = EXPANDED_MAX;
     let mut known: HashMap<String, String> = HashMap::new();
     let mut result: Vec<(String, String)> = Vec::new();
     for (name, value) in env_from(ctx, pod, container).await? {
@@ -45,7 +57,7 @@ pub async fn make(
             Some(source) => from_source(ctx, pod, container, ips, variable, source).await?,
             None => {
                 let text = variable.value.as_deref().unwrap_or_default();
-                Some(expand(text, |name| known.get(name).or_else(|| services.get(name)).cloned()))
+                Some(expand(text, &mut room, |name| known.get(name).or_else(|| services.get(name)).cloned())?)
             }
         };
         // An optional reference to what is not there leaves the variable out.
@@ -183,8 +195,12 @@ async fn from_file(
     }
 }
 
-/// `$(NAME)` becomes its value when known; `$$` is one `$` (upstream `third_party/forked/golang/expansion`).
-pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+/// `$(NAME)` becomes its value when known; `$$` is one `$` (upstream `third_party/forked/golang/expansion`). What it
+/// makes is taken from `room`, in bytes.
+///
+/// # Errors
+/// There was not so much room.
+pub fn expand(text: &str, room: &mut usize, lookup: impl Fn(&str) -> Option<String>) -> Result<String, TooLong> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -197,6 +213,7 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
             match after.split_once(')') {
                 Some((name, tail)) => {
                     match lookup(name) {
+                        Some(value) if out.len() + value.len() > *room => return Err(TooLong),
                         Some(value) => out.push_str(&value),
                         None => {
                             out.push_str("$(");
@@ -216,7 +233,8 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
         }
     }
     out.push_str(rest);
-    out
+    *room = room.checked_sub(out.len()).ok_or(TooLong)?;
+    Ok(out)
 }
 
 /// Variables for the API's service and, with service links, for every service of the namespace.
@@ -276,12 +294,24 @@ mod tests {
     #[test]
     fn expansion_knows_references_and_escapes() {
         let lookup = |name: &str| (name == "A").then(|| "1".to_owned());
-        let check = |text: &str, expected: &str| assert_eq!(expand(text, lookup), expected, "{text}");
+        let check =
+            |text: &str, expected: &str| assert_eq!(expand(text, &mut 100, lookup).unwrap(), expected, "{text}");
         check("$(A)-$(B)", "1-$(B)");
         check("$$(A)", "$(A)");
         check("$A $", "$A $");
         check("$(A", "$(A");
         check("$$$(A)", "$1");
         check("plain", "plain");
+    }
+
+    #[test]
+    fn variables_that_double_each_other_end() {
+        let (mut value, mut room, mut steps) = ("x".repeat(10), EXPANDED_MAX, 0);
+        while let Ok(next) = expand("$(A)$(A)", &mut room, |_| Some(value.clone())) {
+            (value, steps) = (next, steps + 1);
+        }
+        assert!(value.len() < EXPANDED_MAX && steps < 20, "{steps}");
+        let mut room = 10;
+        assert!(expand("123456", &mut room, |_| None).is_ok() && expand("12345", &mut room, |_| None).is_err());
     }
 }

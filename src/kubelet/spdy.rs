@@ -2,18 +2,20 @@
 //! and port-forward of later ones inside a WebSocket.
 //!
 //! Streams come only from the client. As in upstream's library (`moby/spdystream`), windows are not counted: a reader
-//! that is slow holds up the whole connection, by bounded queues.
+//! that is slow holds up the whole connection, by bounded queues. How many streams are open and how many bytes wait for
+//! their readers is bounded for each connection.
 
 mod dictionary;
 mod headers;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use base::Shutdown;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use headers::{Compressor, Decompressor};
 
@@ -33,6 +35,10 @@ const MAX_CONTROL: usize = 1 << 20;
 const QUEUE: usize = 64;
 /// Bytes in one data frame that we send.
 const CHUNK: usize = 64 << 10;
+/// Bytes of all streams that wait to be read; then nothing is read from the connection.
+const BYTES_WAITING_MAX: usize = 4 << 20;
+/// Streams that a client may have open; one more ends the connection. A forwarded connection takes two.
+const STREAMS_MAX: usize = 8192;
 
 /// One stream that the client opened.
 pub struct Stream {
@@ -51,6 +57,11 @@ pub struct StreamWriter {
 }
 
 impl StreamWriter {
+    /// The stream's number: the client gives odd ones, in order.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Returns whether the connection still takes data.
     pub async fn send(&self, data: Bytes) -> bool {
         self.out.send(Frame::Data { id: self.id, data, fin: false }).await.is_ok()
@@ -64,6 +75,15 @@ impl StreamWriter {
     /// Gives the stream up.
     pub async fn reset(&self) -> bool {
         self.out.send(Frame::Reset(self.id)).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+impl Stream {
+    /// One without a connection.
+    pub fn alone(id: u32, headers: HashMap<String, String>) -> Self {
+        let (out, _) = mpsc::channel(1);
+        Self { headers, data: mpsc::channel(1).1, writer: StreamWriter { id, out } }
     }
 }
 
@@ -150,7 +170,7 @@ async fn read_all<R: AsyncRead + Unpin>(
     out: mpsc::Sender<Frame>,
 ) -> io::Result<()> {
     let mut decompressor = Decompressor::new();
-    let mut open: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
+    let mut open = Open::default();
     loop {
         let first = match reader.read_u32().await {
             Ok(first) => first,
@@ -167,7 +187,7 @@ async fn read_all<R: AsyncRead + Unpin>(
                 let mut data = vec![0; rest.min(CHUNK)];
                 reader.read_exact(&mut data).await?;
                 rest -= data.len();
-                deliver(&mut open, first, data, if rest == 0 { flags } else { 0 }).await;
+                open.deliver(first, data, if rest == 0 { flags } else { 0 }).await;
                 if rest == 0 {
                     break;
                 }
@@ -187,7 +207,7 @@ async fn read_all<R: AsyncRead + Unpin>(
                 let headers = decompressor.read(block)?;
                 let (sender, data) = mpsc::channel(QUEUE);
                 if flags & FIN == 0 {
-                    open.insert(id, sender);
+                    open.insert(id, sender)?;
                 }
                 let writer = StreamWriter { id, out: out.clone() };
                 let gone = out.send(Frame::Reply(id)).await.is_err();
@@ -200,7 +220,7 @@ async fn read_all<R: AsyncRead + Unpin>(
                 decompressor.read(payload.get(4..).ok_or_else(short)?)?;
             }
             (RST_STREAM, Ok(id)) => {
-                open.remove(&id);
+                open.streams.remove(&id);
             }
             (PING, Ok(id)) => {
                 if out.send(Frame::Ping(id)).await.is_err() {
@@ -215,16 +235,68 @@ async fn read_all<R: AsyncRead + Unpin>(
     }
 }
 
-async fn deliver(open: &mut HashMap<u32, mpsc::Sender<Bytes>>, id: u32, data: Vec<u8>, flags: u8) {
-    if !data.is_empty()
-        && let Some(sender) = open.get(&id)
-        && sender.send(Bytes::from(data)).await.is_err()
-    {
-        // Nobody reads it any more.
-        open.remove(&id);
+/// Streams on which the client may send.
+struct Open {
+    streams: HashMap<u32, mpsc::Sender<Bytes>>,
+    /// Bytes that may still wait.
+    room: Arc<Semaphore>,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { streams: HashMap::new(), room: Arc::new(Semaphore::new(BYTES_WAITING_MAX)) }
     }
-    if flags & FIN != 0 {
-        open.remove(&id);
+}
+
+/// Bytes that count against the connection's until they have been read.
+struct Counted {
+    data: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Open {
+    fn insert(&mut self, id: u32, sender: mpsc::Sender<Bytes>) -> io::Result<()> {
+        if self.streams.len() >= STREAMS_MAX {
+            // The client has not ended those that were given up here.
+            self.streams.retain(|_, sender| !sender.is_closed());
+            if self.streams.len() >= STREAMS_MAX {
+                return Err(io::Error::other("too many streams are open"));
+            }
+        }
+        self.streams.insert(id, sender);
+        Ok(())
+    }
+
+    /// Hands data on when there is room for it. Data for streams that nobody reads is thrown away.
+    async fn deliver(&mut self, id: u32, data: Vec<u8>, flags: u8) {
+        if !data.is_empty()
+            && let Some(sender) = self.streams.get(&id)
+        {
+            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let hand_on = async {
+                // Nobody closes it, and no piece is larger than all there is.
+                let Ok(room) = Arc::clone(&self.room).acquire_many_owned(size).await else { return false };
+                sender.send(Bytes::from_owner(Counted { data, _room: room })).await.is_ok()
+            };
+            let taken = tokio::select! {
+                biased;
+                () = sender.closed() => false,
+                taken = hand_on => taken,
+            };
+            if !taken {
+                // Nobody reads it any more.
+                self.streams.remove(&id);
+            }
+        }
+        if flags & FIN != 0 {
+            self.streams.remove(&id);
+        }
     }
 }
 
@@ -278,6 +350,59 @@ mod tests {
         drop((read, write));
         driver.await.unwrap().unwrap();
         assert!(closed.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_read_is_bounded() {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let (mut streams, driver) = serve(server, Shutdown::new());
+        let driver = tokio::spawn(driver);
+        let (mut read, mut write) = tokio::io::split(client);
+        let drain = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
+        let mut compressor = Compressor::new();
+        let mut held = Vec::new();
+        for n in 0..4 {
+            write.write_all(&syn_stream(&mut compressor, 2 * n + 1, &[("streamtype", "data")])).await.unwrap();
+            held.push(streams.recv().await.unwrap());
+        }
+        // More than may wait, to streams that nobody reads: the connection stops taking it.
+        let sending = tokio::spawn(async move {
+            for n in 0..4u32 {
+                for _ in 0..BYTES_WAITING_MAX / CHUNK / 2 {
+                    write.write_all(&(2 * n + 1).to_be_bytes()).await.unwrap();
+                    write.write_all(&u32::try_from(CHUNK).unwrap().to_be_bytes()).await.unwrap();
+                    write.write_all(&vec![7; CHUNK]).await.unwrap();
+                }
+            }
+            write
+        });
+        let waiting = |held: &[Stream]| held.iter().map(|stream| stream.data.len()).sum::<usize>();
+        while waiting(&held) < BYTES_WAITING_MAX / CHUNK {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(waiting(&held) == BYTES_WAITING_MAX / CHUNK && !sending.is_finished());
+        // Whoever gives its stream up frees what it held.
+        held.clear();
+        sending.await.unwrap().shutdown().await.unwrap();
+        driver.await.unwrap().unwrap();
+        drain.abort();
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_too_many_end_the_connection() {
+        let (sender, _kept) = mpsc::channel(1);
+        let mut open = Open::default();
+        for id in 0..u32::try_from(STREAMS_MAX).unwrap() {
+            open.insert(id, sender.clone()).unwrap();
+        }
+        assert!(open.insert(u32::MAX, sender).is_err());
+        drop(_kept);
+        let (sender, _kept) = mpsc::channel(1);
+        open.insert(u32::MAX, sender).unwrap();
+        assert_eq!(open.streams.len(), 1, "those that were given up still count");
     }
 
     /// Lets a server read what a client may send, to its end.

@@ -63,7 +63,11 @@ impl Indexes {
         let mut count = 0i64;
         while let (Some(x), Some(y)) = (a.peek().copied(), b.peek().copied()) {
             count += width((x.0.max(y.0), x.1.min(y.1))).max(0);
-            if x.1 < y.1 { a.next() } else { b.next() };
+            if x.1 < y.1 {
+                a.next()
+            } else {
+                b.next()
+            };
         }
         i32::try_from(count).unwrap_or(i32::MAX)
     }

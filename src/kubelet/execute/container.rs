@@ -118,10 +118,12 @@ async fn prepare(ctx: &Context, pod: &Pod, start: &Start<'_>, image: &Image) -> 
     let env = env::make(ctx, pod, container, start.ips).await.map_err(|e| text(&e))?;
     let security = security::of(&ctx.config, pod, container, image).map_err(|e| text(&e))?;
     let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-    let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|text| env::expand(text, lookup)).collect()
+    let mut room = env::EXPANDED_MAX;
+    let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, env::TooLong> {
+        list.iter().flatten().map(|text| env::expand(text, &mut room, lookup)).collect()
     };
-    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let command = expanded(&container.command).map_err(|e| text(&e))?;
+    let args = expanded(&container.args).map_err(|e| text(&e))?;
     let mut mounts = volume_mounts(ctx, pod, container, start.mounted, &env).await?;
     let devices = volume_devices(container, start.mounted)?;
     let termination_file = termination_log(ctx, pod, container, &mut mounts)?;
@@ -349,13 +351,14 @@ fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<String, Fai
     }
     let Some(expression) = mount.sub_path_expr.as_deref().filter(|p| !p.is_empty()) else { return Ok(String::new()) };
     let missing = std::cell::RefCell::new(None);
-    let path = env::expand(expression, |name| {
+    let path = env::expand(expression, &mut { env::EXPANDED_MAX }, |name| {
         let value = env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
         if value.is_none() {
             *missing.borrow_mut() = Some(name.to_owned());
         }
         value
-    });
+    })
+    .map_err(|e| config_error(e.to_string()))?;
     match missing.into_inner() {
         Some(name) => Err(config_error(format!("missing value for {name:?}"))),
         None if path.starts_with('/') => {

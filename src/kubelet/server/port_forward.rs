@@ -1,9 +1,10 @@
 //! `port-forward`: connections into the pod's network namespace (upstream `cri-streaming` `portforward`), over SPDY,
 //! SPDY inside a WebSocket, or WebSocket channels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::extract::ws::{Message, WebSocket};
@@ -17,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::remote::{negotiate_spdy, run_beside, switching};
 use super::{query, text, websocket};
@@ -30,6 +32,10 @@ const CHANNELS: &str = "v4.channel.k8s.io";
 const CHANNELS_BASE64: &str = "v4.base64.channel.k8s.io";
 const QUEUE: usize = 64;
 const BUFFER: usize = 32 << 10;
+/// Upstream's `DefaultStreamCreationTimeout`: how long one stream of a pair waits for the other.
+const PAIR_WITHIN: Duration = Duration::from_secs(30);
+/// Connections that one client may have forwarded at a time; further ones wait.
+const PAIRS_MAX: usize = 1024;
 
 /// Where the ports are: the pod's network namespace, or the node's.
 #[derive(Debug, Clone)]
@@ -83,35 +89,107 @@ async fn serve_spdy<T: AsyncRead + AsyncWrite + Send + 'static>(io: T, netns: Na
     let closed = Shutdown::new();
     let (mut incoming, driver) = spdy::serve(io, closed);
     let session = async move {
-        let mut waiting: HashMap<String, spdy::Stream> = HashMap::new();
+        let mut unpaired = Unpaired::default();
         let mut running = FuturesUnordered::new();
         loop {
             let stream = tokio::select! {
                 biased;
                 Some(()) = running.next(), if !running.is_empty() => continue,
-                stream = incoming.recv() => stream,
+                () = unpaired.give_up_late() => continue,
+                stream = incoming.recv(), if running.len() < PAIRS_MAX => stream,
             };
             let Some(stream) = stream else { break };
-            let header = |name: &str| stream.headers.get(name).cloned().unwrap_or_default();
-            let Ok(port) = header("port").parse::<u16>() else {
-                stream.writer.reset().await;
-                continue;
-            };
-            // Old clients send no id: the error stream comes right before its data stream.
-            let id = stream.headers.get("requestid").cloned().unwrap_or_else(|| format!("port {port}"));
-            let is_data = header("streamtype") == "data";
-            match waiting.remove(&id) {
-                None => {
-                    waiting.insert(id, stream);
-                }
-                Some(other) => {
-                    let (data, error) = if is_data { (stream, other) } else { (other, stream) };
+            match unpaired.add(stream) {
+                Added::Waits => {}
+                Added::Refused(stream) => drop(stream.writer.reset().await),
+                Added::Pair { port, data, error } => {
                     running.push(forward_pair(netns.clone(), port, data, error).boxed());
                 }
             }
         }
     };
     run_beside(driver, session).await;
+}
+
+/// Streams whose other half has not come yet (`httpStreamHandler` of upstream's `portforward/httpstream.go`).
+#[derive(Default)]
+struct Unpaired {
+    streams: HashMap<String, Half>,
+    /// When each gives up, in order; those that found their other half meanwhile too.
+    deadlines: VecDeque<(Instant, String)>,
+}
+
+struct Half {
+    stream: spdy::Stream,
+    is_data: bool,
+    until: Instant,
+}
+
+/// What became of a stream.
+enum Added {
+    Waits,
+    Pair {
+        port: u16,
+        data: spdy::Stream,
+        error: spdy::Stream,
+    },
+    /// Its headers are not what they should be, or there is one like it already.
+    Refused(spdy::Stream),
+}
+
+impl Unpaired {
+    fn add(&mut self, stream: spdy::Stream) -> Added {
+        let header = |name: &str| stream.headers.get(name).map(String::as_str).unwrap_or_default();
+        let port = header("port").parse::<u16>().unwrap_or_default();
+        let is_data = match header("streamtype") {
+            "data" => true,
+            "error" => false,
+            _ => return Added::Refused(stream),
+        };
+        if port == 0 {
+            return Added::Refused(stream);
+        }
+        let id = match header("requestid") {
+            // Old clients send no id: the error stream comes right before its data stream.
+            "" if is_data => stream.writer.id().wrapping_sub(2).to_string(),
+            "" => stream.writer.id().to_string(),
+            id => id.to_owned(),
+        };
+        match self.streams.remove(&id) {
+            None => {
+                let until = Instant::now() + PAIR_WITHIN;
+                self.deadlines.push_back((until, id.clone()));
+                self.streams.insert(id, Half { stream, is_data, until });
+                Added::Waits
+            }
+            Some(other) if other.is_data == is_data => {
+                self.streams.insert(id, other);
+                Added::Refused(stream)
+            }
+            Some(other) if is_data => Added::Pair { port, data: stream, error: other.stream },
+            Some(other) => Added::Pair { port, data: other.stream, error: stream },
+        }
+    }
+
+    /// Gives up those that have waited too long, when the next one has. May be cancelled at any time.
+    async fn give_up_late(&mut self) {
+        loop {
+            let Some((until, _)) = self.deadlines.front() else { return std::future::pending().await };
+            tokio::time::sleep_until(*until).await;
+            let Some((until, id)) = self.deadlines.pop_front() else { continue };
+            if self.streams.get(&id).is_none_or(|half| half.until != until) {
+                continue;
+            }
+            let Some(Half { stream, is_data, .. }) = self.streams.remove(&id) else { continue };
+            tracing::debug!(request = id, "the other stream of a forwarded connection did not come");
+            if !is_data {
+                let why = format!("(request={id}) timed out waiting for streams");
+                stream.writer.send(Bytes::from(why)).await;
+            }
+            stream.writer.reset().await;
+            return;
+        }
+    }
 }
 
 async fn forward_pair(netns: Namespace, port: u16, data: spdy::Stream, error: spdy::Stream) {
@@ -286,5 +364,61 @@ async fn channels(socket: WebSocket, netns: Namespace, ports: Vec<u16>, base64: 
         () = forward_all => write.await,
         () = &mut write => {}
         () = read => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream without a connection; what it sends is dropped.
+    fn stream(id: u32, headers: &[(&str, &str)]) -> spdy::Stream {
+        let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        spdy::Stream::alone(id, headers)
+    }
+
+    fn kind(added: &Added) -> &'static str {
+        match added {
+            Added::Waits => "waits",
+            Added::Pair { .. } => "pair",
+            Added::Refused(_) => "refused",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_are_paired_by_their_request_or_their_numbers() {
+        let mut unpaired = Unpaired::default();
+        let mut check = |id: u32, headers: &[(&str, &str)], want: &str| {
+            assert_eq!(kind(&unpaired.add(stream(id, headers))), want, "{id} {headers:?}");
+        };
+        check(1, &[("streamtype", "error"), ("port", "80"), ("requestid", "0")], "waits");
+        check(3, &[("streamtype", "error"), ("port", "80"), ("requestid", "1")], "waits");
+        check(5, &[("streamtype", "error"), ("port", "80"), ("requestid", "1")], "refused");
+        check(7, &[("streamtype", "data"), ("port", "80"), ("requestid", "1")], "pair");
+        check(9, &[("streamtype", "data"), ("port", "80"), ("requestid", "0")], "pair");
+        check(11, &[("streamtype", "error"), ("port", "80")], "waits");
+        check(13, &[("streamtype", "data"), ("port", "80")], "pair");
+        check(15, &[("streamtype", "data"), ("port", "0")], "refused");
+        check(17, &[("streamtype", "data"), ("port", "x")], "refused");
+        check(19, &[("port", "80")], "refused");
+        check(21, &[("streamtype", "else"), ("port", "80")], "refused");
+        assert!(unpaired.streams.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stays_alone_is_given_up() {
+        let mut unpaired = Unpaired::default();
+        let began = Instant::now();
+        let of = |id: &'static str, kind| [("streamtype", kind), ("port", "80"), ("requestid", id)];
+        unpaired.add(stream(1, &of("0", "data")));
+        unpaired.add(stream(3, &of("1", "error")));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        unpaired.add(stream(5, &of("2", "error")));
+        assert_eq!(kind(&unpaired.add(stream(7, &of("0", "error")))), "pair");
+        unpaired.give_up_late().await;
+        assert_eq!((began.elapsed(), unpaired.streams.len()), (PAIR_WITHIN, 1));
+        unpaired.give_up_late().await;
+        assert_eq!(began.elapsed(), PAIR_WITHIN + Duration::from_secs(10));
+        assert!(unpaired.streams.is_empty() && unpaired.deadlines.is_empty());
     }
 }
