@@ -17,6 +17,13 @@ fn a_person_with_kubectl_finds_what_they_expect() {
 }
 
 #[test]
+fn kubectls_rarer_commands_work() {
+    let instance = Instance::start("more", 5).unwrap();
+    let mut script = Command::new(here().join("kubectl-more.sh"));
+    println!("{}", output(script.arg(instance.kubeconfig()).arg(tool("kubectl").unwrap())).unwrap());
+}
+
+#[test]
 fn the_previous_kubectl_finds_it_too() {
     let instance = Instance::start("walk33", 2).unwrap();
     let mut script = Command::new(here().join("kubectl.sh"));

@@ -73,6 +73,12 @@ async fn other_forms_come_from_the_same_bytes() {
     let table = Harness::read(h.send(table).await).await.expect(200);
     assert_eq!((&table["kind"], &table["rows"][0]["cells"]), (&json!("Table"), &json!(["a"])));
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let scale = with_accept(&format!("{WIDGETS}/a/scale"), "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let scale = Harness::read(h.send(scale).await).await.expect(200);
+    let names: Vec<&Value> = scale["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(json!(names), json!(["Name", "Desired", "Available", "Age"]));
+    assert_eq!(json!(scale["rows"][0]["cells"].as_array().unwrap()[..3]), json!(["a", 1, 0]));
+    assert_eq!(scale["metadata"]["resourceVersion"], scale["rows"][0]["object"]["metadata"]["resourceVersion"]);
     let partial = with_accept(WIDGETS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io");
     let partial = Harness::read(h.send(partial).await).await.expect(200);
     assert_eq!(partial["items"][0]["kind"], "PartialObjectMetadata");
