@@ -176,6 +176,9 @@ async fn discovery_and_documents_have_both_servers_kinds() {
     let (code, document) = front.get("/openapi/v3/apis/example.com/v1").await;
     assert_eq!(code, 200);
     assert!(document["components"]["schemas"].get("com.example.v1.Widget").is_some());
+    // The other server's second document is asked for after its first.
+    let joined = |v: &Value| v["definitions"].get("com.example.v1.Widget").is_some();
+    front.until("/openapi/v2", |_, v| joined(v)).await;
     let (_, all) = front.get("/openapi/v2").await;
     assert!(all["definitions"].get("com.example.v1.Widget").is_some());
     assert!(all["paths"].get("/apis/example.com/v1/namespaces/{namespace}/widgets").is_some());
