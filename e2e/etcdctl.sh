@@ -252,9 +252,9 @@ none+='|etcd_server_(apply_dur|client_req|feature|go_version|health|heartbeat|le
 none+='|etcd_debugging_mvcc_index_comp)'
 for side in real ours; do endpoint=$real; [ $side = ours ] && endpoint=$ours; curl -s "http://$endpoint/metrics" | awk '/^# TYPE/ {print $3}' | grep -vE "$none" | sort >"$work/$side.names"; done
 compared=$((compared + 1)); missing=$(comm -23 "$work/real.names" "$work/ours.names"); [ -z "$missing" ] || { echo "DIFFERENT: /metrics has no" $missing; failed=$((failed + 1)); }
-# Three minutes; what is said in the end counts, not the figures nor the bar of progress.
+# Three minutes; what is said in the end counts, not the figures (less than nothing, if a process gave memory back) nor the bar of progress.
 verdict() { local side endpoint; for side in real ours; do endpoint=$real; [ $side = ours ] && endpoint=$ours
-  timeout 200 "$kit/etcdctl" --endpoints "$endpoint" "$@" 2>&1 | tr '\r' '\n' | grep -oE '(PASS|FAIL|ERROR|Error).*' | sed -E 's/[0-9.]+/N/g' >"$work/$side.text"; done
+  timeout 200 "$kit/etcdctl" --endpoints "$endpoint" "$@" 2>&1 | tr '\r' '\n' | grep -oE '(PASS|FAIL|ERROR|Error).*' | sed -E 's/-?[0-9.]+/N/g' >"$work/$side.text"; done
   compared=$((compared + 1)); cmp -s "$work/real.text" "$work/ours.text" || { echo "DIFFERENT: etcdctl $*"; diff "$work/real.text" "$work/ours.text"; failed=$((failed + 1)); }; }
 if [ -n "${LONG:-}" ]; then
   verdict check perf --load s; verdict check perf --load s --auto-compact --auto-defrag --prefix /mine/
