@@ -130,8 +130,10 @@ pub fn protobuf_any(def: &KindDef, value: &Value) -> Result<Bytes, Status> {
 }
 
 pub fn list_meta_protobuf(meta: &ListMeta) -> Vec<u8> {
+    // What is not stored has no version.
+    let version = if meta.revision == 0 { String::new() } else { meta.revision.to_string() };
     protobuf::list_meta(&protobuf::ListMeta {
-        resource_version: &meta.revision.to_string(),
+        resource_version: &version,
         continue_token: &meta.continue_token,
         remaining_item_count: meta.remaining.and_then(|r| i64::try_from(r).ok()),
     })

@@ -288,7 +288,7 @@ impl Verb {
         let (meta, entries) = if component_status::serves(&self.served) {
             let mut entries = component_status::list(&self.server, &self.served).await?;
             entries.retain(|entry| options.selection.matches(entry));
-            (ListMeta::default(), entries)
+            (respond::ListMeta::default(), entries)
         } else {
             read::list(&self.server, stored, &options).await?
         };

@@ -210,29 +210,6 @@ pub(crate) fn expirations(signer: &str) -> (i64, i64) {
     (MIN_EXPIRATION, if kubernetes { MAX_EXPIRATION_KUBERNETES } else { MAX_EXPIRATION })
 }
 
-/// Whether bytes are PEM blocks of certificates and nothing else (`validateCertificate` of signing requests).
-///
-/// # Errors
-/// Upstream's text for what they are instead.
-pub(crate) fn certificates(bytes: &[u8]) -> Result<(), String> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let mut blocks = 0;
-    for block in Pem::iter_from_buffer(bytes) {
-        let Ok(block) = block else { break };
-        if block.label != "CERTIFICATE" {
-            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
-        }
-        blocks += 1;
-        block.parse_x509().map_err(|_| "x509: malformed certificate".to_owned())?;
-    }
-    if blocks == 0 {
-        return Err("must contain at least one CERTIFICATE PEM block".to_owned());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
