@@ -44,8 +44,12 @@ async fn write(store: &dyn Store, key: u32, bytes: usize) -> Result<i64, StoreEr
     Ok(store.txn(Txn { success: (0..4).map(put).collect(), ..Txn::default() }).await?.revision.0)
 }
 
+/// One at a time: between fork and exec, a child that another test starts holds this process's files, and so its locks.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test]
 async fn writing_goes_on_when_there_is_space_again() {
+    let _alone = ALONE.lock().await;
     let Some(disk) = SmallDisk::mount(24) else { return };
     let path = disk.path().join("db");
     let options = || SqliteOptions { wal_bytes: 1024 * 1024, ..SqliteOptions::default() };
@@ -82,6 +86,7 @@ async fn writing_goes_on_when_there_is_space_again() {
 
 #[tokio::test]
 async fn a_disk_that_cannot_be_written_is_named() {
+    let _alone = ALONE.lock().await;
     let Some(disk) = SmallDisk::mount(24) else { return };
     let path = disk.path().join("db");
     let shutdown = Shutdown::new();
