@@ -465,7 +465,6 @@ func reasons(w *world) error {
 	_, notFound := pods.Get(w.ctx, "nope", metav1.GetOptions{})
 	_, invalid := pods.Create(w.ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})
 	_, exists := w.set.CoreV1().Namespaces().Create(w.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.ns}}, metav1.CreateOptions{})
-	_, expired := pods.List(w.ctx, metav1.ListOptions{Limit: 1, Continue: "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiJhXHUwMDAwIn0"})
 	_, bad := pods.List(w.ctx, metav1.ListOptions{FieldSelector: "spec.nope=1"})
 	nobody := rest.CopyConfig(w.config)
 	nobody.Impersonate.UserName = "nobody"
@@ -476,7 +475,7 @@ func reasons(w *world) error {
 	_, unknown := restmapper.NewDiscoveryRESTMapper(nil).KindFor(schema.GroupVersionResource{Resource: "x"})
 	causes, _ := apierrors.StatusCause(invalid, metav1.CauseTypeFieldValueRequired)
 	return first(same("not found", apierrors.IsNotFound(notFound), true), same("invalid", apierrors.IsInvalid(invalid), true),
-		same("exists", apierrors.IsAlreadyExists(exists), true), same("expired", apierrors.IsResourceExpired(expired), true),
+		same("exists", apierrors.IsAlreadyExists(exists), true),
 		same("bad", apierrors.IsBadRequest(bad), true), same("forbidden", apierrors.IsForbidden(forbidden), true),
 		same("unauthorized", apierrors.IsUnauthorized(unauthorized), true), same("no match", meta.IsNoMatchError(unknown), true),
 		same("cause", causes.Field, "spec.containers"))

@@ -373,7 +373,16 @@ func metrics(w *world) error {
 	if err != nil {
 		return err
 	}
-	early, _, err := ask(token.Status.Token)
+	// A refusal is remembered for half a minute, so somebody else is refused.
+	other := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "refused", Namespace: w.ns}}
+	if _, err := w.set.CoreV1().ServiceAccounts(w.ns).Create(w.ctx, other, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	refused, err := w.set.CoreV1().ServiceAccounts(w.ns).CreateToken(w.ctx, other.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	early, _, err := ask(refused.Status.Token)
 	if err != nil {
 		return err
 	}
@@ -391,7 +400,6 @@ func metrics(w *world) error {
 		_ = w.set.RbacV1().ClusterRoles().Delete(w.ctx, w.ns, metav1.DeleteOptions{})
 	}()
 	var text string
-	// The filter keeps what it was told for some seconds.
 	err = w.soon("the permission", func() (bool, error) {
 		code, body, err := ask(token.Status.Token)
 		text = body
