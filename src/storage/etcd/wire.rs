@@ -369,7 +369,9 @@ async fn connect(
     stream.set_nodelay(true)?;
     Ok(match tls {
         None => Connection::Plain(stream),
-        Some((connector, name)) => Connection::Tls(Box::new(connector.connect(name, stream).await?), refusal),
+        Some((connector, name)) => {
+            Connection::Tls { stream: Box::new(connector.connect(name, stream).await?), refusal, failed: None }
+        }
     })
 }
 
@@ -395,7 +397,7 @@ fn is_about_certificates(alert: &rustls::AlertDescription) -> bool {
 /// With or without TLS.
 enum Connection {
     Plain(TcpStream),
-    Tls(Box<TlsConnection>, Refusal),
+    Tls { stream: Box<TlsConnection>, refusal: Refusal, failed: Option<io::Error> },
 }
 
 /// Where a connection leaves the alert that ended it.
@@ -420,32 +422,39 @@ fn read_noting(
     read
 }
 
-/// Looks for the alert behind a write that failed: the member may have closed the connection, and have said why before
-/// that, before anybody read. Nothing of it will be read otherwise.
-fn note_behind<T>(
+/// Tells how a write ended, after looking for the alert behind one that failed: the member may have closed the connection,
+/// and have said why before that, before anybody read. Nothing of it will be read otherwise. While the runtime does not
+/// know yet that there is something to read, or that nothing will come, the failure is kept in `failed`.
+fn after_write<T>(
     stream: &mut TlsConnection,
     refusal: &Refusal,
+    failed: &mut Option<io::Error>,
     cx: &mut Context<'_>,
-    written: Poll<io::Result<T>>,
+    write: impl FnOnce(Pin<&mut TlsConnection>, &mut Context<'_>) -> Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
-    if matches!(written, Poll::Ready(Err(_))) {
-        let mut scratch = [0; 4096];
-        loop {
-            let mut buf = ReadBuf::new(&mut scratch);
-            match read_noting(stream, refusal, cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-                Poll::Ready(_) | Poll::Pending => break,
-            }
+    if failed.is_none() {
+        match write(Pin::new(stream), cx) {
+            Poll::Ready(Err(error)) => *failed = Some(error),
+            other => return other,
         }
     }
-    written
+    let mut scratch = [0; 4096];
+    loop {
+        let mut buf = ReadBuf::new(&mut scratch);
+        match read_noting(stream, refusal, cx, &mut buf) {
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+            Poll::Ready(_) => break,
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+    Poll::Ready(Err(failed.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
 }
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream, refusal) => read_noting(stream, refusal, cx, buf),
+            Self::Tls { stream, refusal, .. } => read_noting(stream, refusal, cx, buf),
         }
     }
 }
@@ -454,9 +463,8 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream, refusal) => {
-                let written = Pin::new(&mut **stream).poll_write(cx, buf);
-                note_behind(stream, refusal, cx, written)
+            Self::Tls { stream, refusal, failed } => {
+                after_write(stream, refusal, failed, cx, |stream, cx| stream.poll_write(cx, buf))
             }
         }
     }
@@ -464,9 +472,8 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, refusal) => {
-                let written = Pin::new(&mut **stream).poll_flush(cx);
-                note_behind(stream, refusal, cx, written)
+            Self::Tls { stream, refusal, failed } => {
+                after_write(stream, refusal, failed, cx, |stream, cx| stream.poll_flush(cx))
             }
         }
     }
@@ -474,7 +481,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -540,10 +547,9 @@ mod tests {
         check(Status::from_error(Box::new(error)), Fate::NotArrived);
     }
 
-    #[tokio::test]
-    async fn a_refusal_is_read_even_if_the_connection_is_found_closed_by_a_write() {
+    /// A server that wants a certificate of its own authority, and a client that has none.
+    fn demanding() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
         use rcgen::{CertificateParams, KeyPair};
-        use tokio::io::AsyncWriteExt;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
@@ -562,15 +568,21 @@ mod tests {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        (Arc::new(server), Arc::new(client))
+    }
 
+    #[tokio::test]
+    async fn a_refusal_is_read_even_if_the_connection_is_found_closed_by_a_write() {
+        use tokio::io::AsyncWriteExt;
+        let (server, client) = demanding();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let refusing = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(stream).await.map(drop)
+            tokio_rustls::TlsAcceptor::from(server).accept(stream).await.map(drop)
         });
         let refusal = Refusal::default();
-        let tls = (TlsConnector::from(Arc::new(client)), ServerName::try_from("localhost").unwrap());
+        let tls = (TlsConnector::from(client), ServerName::try_from("localhost").unwrap());
         let mut connection = connect("127.0.0.1", port, Some(tls), refusal.clone()).await.unwrap();
         assert!(refusing.await.unwrap().is_err(), "the server took a client without a certificate");
         // Nobody reads. The first writes may still go into the socket.
@@ -578,5 +590,27 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(*refusal.lock(), Some(rustls::AlertDescription::CertificateRequired));
+    }
+
+    #[tokio::test]
+    async fn every_call_that_is_refused_for_its_certificate_says_so() {
+        let (server, client) = demanding();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let refused = tokio_rustls::TlsAcceptor::from(server.clone()).accept(stream).await.map(drop);
+                assert!(refused.is_err(), "the server took a client without a certificate");
+            }
+        });
+        let members = Members::new(&[endpoint], Some(&client)).unwrap();
+        for call in 0..50 {
+            let request = etcd_client::proto::PbStatusRequest::default();
+            let answer: Result<etcd_client::proto::PbStatusResponse, _> =
+                members.call_member(0, "/etcdserverpb.Maintenance/Status", request).await;
+            let error = base::chain(&*plain(answer.unwrap_err())).to_string();
+            assert!(error.contains("it asks for a client certificate"), "call {call}: {error}");
+        }
     }
 }
