@@ -171,7 +171,23 @@ impl Delete<'_> {
         if self.options.dry_run {
             return Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, revision).await?)));
         }
-        let Some(at) = self.server.objects.delete(self.stored, key, revision).await? else { return Ok(None) };
+        let mut tried = 0;
+        let at = loop {
+            if let Some(at) = self.server.objects.delete(self.stored, key, revision).await? {
+                break at;
+            }
+            if !marked {
+                return Ok(None);
+            }
+            // Others, such as the kubelet, have seen that there is no grace and end the object too. Whoever is first, it is
+            // gone (`updateForGracefulDeletionAndFinalizers` ignores that it is not found).
+            tried += 1;
+            match self.server.objects.load(self.stored, key).await? {
+                Some(found) if found.object.uid() == object.uid() && tried < ATTEMPTS => revision = found.revision,
+                Some(found) if found.object.uid() == object.uid() => return Ok(None),
+                _ => return Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, revision).await?))),
+            }
+        };
         if let Some(hook) = &self.served.def.hook {
             hook.deleted(&object).await;
         }
