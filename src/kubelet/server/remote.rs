@@ -365,7 +365,9 @@ async fn session(
     let session = opened.map_err(|e| base::chain(&e).to_string())?;
     let Session { stdin, stdout, stderr, resize, exit } = session;
     let output = async {
-        tokio::join!(pump_out(stdout, streams.stdout), pump_out(stderr, streams.stderr));
+        // What a program complains of goes first: a client may leave at what it takes for the end of the output, as
+        // `kubectl cp` does at the end of an archive.
+        tokio::join!(biased; pump_out(stderr, streams.stderr), pump_out(stdout, streams.stdout));
         exit.await.map_err(|_| "the container runtime went away".to_owned())
     };
     let input = async {
