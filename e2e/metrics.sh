@@ -3,19 +3,9 @@
 # that stock has and skiff lacks, or a label, must be listed in metrics-left-out.txt with its reason; what is listed and is there fails as well.
 # BIN names the binary.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"; . "$here/pki.sh"
-DIR=${1:-/var/tmp/skiff-metrics}; export NAME=${NAME:-metrics} NET=${NET:-94} PORT=${PORT:-18660} KUBELET_PORT=${KUBELET_PORT:-18670}
-export BIN=${BIN:-$here/../target-link/debug/skiff}
-pids=()
-over() {
-  trap - EXIT
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done; kill -9 "$pid" 2>/dev/null || true; done
-  "$here/instance.sh" clean "$DIR/skiff" >/dev/null 2>&1 || true
-  [ -n "${KEEP:-}" ] || rm -rf "$DIR"
-}
-over; trap over EXIT
-mkdir -p "$DIR"; K=$KB/kubectl
+DIR=${1:-/var/tmp/skiff-metrics}; NAME=${NAME:-metrics} NET=${NET:-94} PORT=${PORT:-18660} KUBELET_PORT=${KUBELET_PORT:-18670}
+BIN=${BIN:-$(dirname "$0")/../target-link/debug/skiff}
+. "$(dirname "$0")/beside.sh"
 # requests NAME KUBECONFIG: the same for both; leaves NAME.metrics
 requests() {
   local k="$K --kubeconfig $2 --request-timeout=10s"
@@ -46,24 +36,6 @@ requests() {
   sleep 2
   $k get --raw /metrics > "$DIR/$1.metrics"
 }
-SKIFF_ARGS="--disable-agent --disable-kube-proxy" "$here/instance.sh" launch "$DIR/skiff"
-S=$DIR/skiff/data/admin.kubeconfig
-for _ in $(seq 300); do [ -e "$S" ] && "$K" --kubeconfig "$S" get --raw /readyz >/dev/null 2>&1 && break; sleep 0.1; done
-requests skiff "$S"
-"$here/instance.sh" stop "$DIR/skiff"
-P=$DIR/pki; HOST=https://127.0.0.1:$((PORT + 1)); E=$((PORT + 2)); mkdir -p "$P" "$DIR/etcd"; chmod 700 "$DIR/etcd"
-authority ca kubernetes
-certificate apiserver ca /CN=kube-apiserver serverAuth "DNS:localhost,IP:127.0.0.1"
-certificate admin ca /O=system:masters/CN=admin clientAuth
-openssl genrsa -out "$P/sa.key" 2048 2>/dev/null
-go_() { n=$1; shift; setsid "$@" >> "$DIR/$n.log" 2>&1 < /dev/null & pids+=($!); }
-go_ etcd "$TB/etcd" --name a --data-dir "$DIR/etcd" --listen-client-urls "http://127.0.0.1:$E" --advertise-client-urls "http://127.0.0.1:$E" \
-  --listen-peer-urls "http://127.0.0.1:$((E + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((E + 1))" --initial-cluster "a=http://127.0.0.1:$((E + 1))" --log-level warn
-go_ kube-apiserver "$KB/kube-apiserver" --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --secure-port="$((PORT + 1))" --etcd-servers="http://127.0.0.1:$E" \
-  --endpoint-reconciler-type=none --service-cluster-ip-range=10.$((NET + 1)).0.0/16 --authorization-mode=Node,RBAC --client-ca-file="$P/ca.crt" \
-  --tls-cert-file="$P/apiserver.crt" --tls-private-key-file="$P/apiserver.key" --service-account-issuer=https://kubernetes.default.svc \
-  --service-account-key-file="$P/sa.key" --service-account-signing-key-file="$P/sa.key"
-O=$(kubeconfig admin ca)
-for _ in $(seq 600); do "$K" --kubeconfig "$O" get --raw /readyz >/dev/null 2>&1 && break; sleep 0.2; done
-requests stock "$O"
+with_skiff requests
+with_stock requests
 python3 "$here/metrics.py" "$DIR/stock.metrics" "$DIR/skiff.metrics" "$here/metrics-left-out.txt"

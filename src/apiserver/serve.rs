@@ -72,6 +72,8 @@ const RESET_STREAMS_MAX: usize = 20;
 const FAULTY_STREAMS_MAX: usize = 1024;
 /// Answers below this size are gone once they are written.
 const SMALL_ANSWER: u64 = 16 << 10;
+/// Of the thread that answers health checks, above the others of the process: it has little to do, and at once (setpriority(2)).
+const FRONT_PRIORITY: i32 = -10;
 /// First byte of a TLS handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
 
@@ -97,6 +99,10 @@ pub async fn listen(listener: TcpListener, tls: Tls, service: ApiService, shutdo
         Err(error) => return tracing::error!(%error, "cannot hand over the listening socket"),
     };
     let serve = move || {
+        // Zero is the thread that asks. Without the right to it the front takes its turn among the workers.
+        if let Err(error) = rustix::process::setpriority_process(None, FRONT_PRIORITY) {
+            tracing::debug!(%error, "health checks get no priority");
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let lanes = Lanes { front: runtime.handle().clone(), main };
         runtime.block_on(async {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
@@ -25,9 +25,10 @@ use super::lanes::Place;
 
 /// Go's `rstAvoidanceDelay`.
 const LINGER: Duration = Duration::from_millis(500);
-/// Bytes that a connection may send at the front: those who ask for health send hundreds, and whoever floods goes where it
-/// takes turns with everybody.
+/// Bytes that a connection may send at the front in [`FRONT_BYTES_PERIOD`]: those who ask for health send hundreds, for as
+/// long as the server lives, and whoever floods goes where it takes turns with everybody.
 const FRONT_BYTES_MAX: usize = 32 << 10;
+const FRONT_BYTES_PERIOD: Duration = Duration::from_secs(1);
 /// Bytes that are thrown away meanwhile; then the kernel holds the client back.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -99,8 +100,9 @@ pub(super) struct Lingering {
     place: Arc<Place>,
     /// The socket belongs to the runtime where the connection is polled.
     settled: bool,
-    /// Bytes that came before that.
+    /// Bytes that came before that, in the present period.
     heard: usize,
+    period_began: Instant,
 }
 
 /// The time for the heads of requests.
@@ -141,7 +143,7 @@ impl Lingering {
     ) -> Self {
         let heads = heads.map(|activity| Heads { activity, timer: None });
         let settled = place.has_moved();
-        Self { stream, tunnel, state: State::Open, heads, place, settled, heard: 0 }
+        Self { stream, tunnel, state: State::Open, heads, place, settled, heard: 0, period_began: Instant::now() }
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -172,6 +174,10 @@ impl AsyncRead for Lingering {
             heads.activity.bytes_came();
         }
         if !self.settled {
+            let now = Instant::now();
+            if now.duration_since(self.period_began) >= FRONT_BYTES_PERIOD {
+                (self.heard, self.period_began) = (0, now);
+            }
             self.heard += buffer.filled().len() - before;
             if self.heard > FRONT_BYTES_MAX {
                 self.place.ask_to_move();

@@ -11,9 +11,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -24,10 +21,11 @@ import (
 	"regexp"
 	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"beside/server"
 )
 
 var (
@@ -40,43 +38,11 @@ var (
 	probe   = flag.Bool("probe", false, "ask for the server's health until standard input says something")
 )
 
-type server struct {
-	url string
-	tls *tls.Config
-}
-
-func must(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func open(path string) server {
-	text, err := os.ReadFile(path)
-	must(err)
-	field := func(name string) string {
-		found := regexp.MustCompile(name + `["']?: *["']?([^"',}\s]+)`).FindSubmatch(text)
-		if found == nil {
-			must(fmt.Errorf("%s has no %s", path, name))
-		}
-		return string(found[1])
-	}
-	data := func(name string) []byte {
-		bytes, err := base64.StdEncoding.DecodeString(field(name))
-		must(err)
-		return bytes
-	}
-	pair, err := tls.X509KeyPair(data("client-certificate-data"), data("client-key-data"))
-	must(err)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(data("certificate-authority-data"))
-	return server{field("server"), &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots}}
-}
+type target struct{ server.Server }
 
 // client has connections of its own. h1: HTTP/1.1; buffer: bytes that it takes in without reading.
-func (s server) client(h1 bool, buffer int) *http.Client {
-	config := s.tls.Clone()
+func (s target) client(h1 bool, buffer int) *http.Client {
+	config := s.TLS.Clone()
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: !h1, MaxIdleConnsPerHost: 4}
 	if h1 {
 		config.NextProtos = []string{"http/1.1"}
@@ -112,15 +78,8 @@ func (a account) send(request *http.Request) (*http.Response, error) {
 	return a.Do(request)
 }
 
-// anonymous has no certificate to show.
-func (s server) anonymous() server {
-	config := s.tls.Clone()
-	config.Certificates = nil
-	return server{s.url, config}
-}
-
 // token makes a service account that may do everything with ConfigMaps, and a token of it.
-func (s server) token(setup account, name string) string {
+func (s target) token(setup account, name string) string {
 	s.do(context.Background(), setup, "POST", "/api/v1/namespaces/load/serviceaccounts", []byte(`{"metadata":{"name":"`+name+`"}}`))
 	code, text, err := s.do(context.Background(), setup, "POST", "/api/v1/namespaces/load/serviceaccounts/"+name+"/token",
 		[]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"expirationSeconds":3600}}`))
@@ -129,16 +88,16 @@ func (s server) token(setup account, name string) string {
 		err = json.Unmarshal(text, &answer)
 	}
 	if err != nil || answer.Status.Token == "" {
-		must(fmt.Errorf("cannot make a token: %d %s %v", code, text, err))
+		server.Must(fmt.Errorf("cannot make a token: %d %s %v", code, text, err))
 	}
 	return answer.Status.Token
 }
 
 // cut is how many watchers the server has cut off because they were slow. They learn of it when they have read what was sent before, which
 // for those that hardly read is never.
-func (s server) cut(setup account) int {
+func (s target) cut(setup account) int {
 	_, text, err := s.do(context.Background(), setup, "GET", "/metrics", nil)
-	must(err)
+	server.Must(err)
 	total := 0.0
 	for _, found := range regexp.MustCompile(`(?m)^apiserver_terminated_watchers_total\{[^}]*\} (\S+)$`).FindAllSubmatch(text, -1) {
 		n, _ := strconv.ParseFloat(string(found[1]), 64)
@@ -155,8 +114,8 @@ func quantile(times []time.Duration, part float64) float64 {
 	return float64(times[int(part*float64(len(times)-1))].Microseconds()) / 1000
 }
 
-func ask(s server) {
-	s = s.anonymous()
+func ask(s target) {
+	s = target{s.Anonymous()}
 	end := make(chan struct{})
 	go func() { bufio.NewReader(os.Stdin).ReadString('\n'); close(end) }()
 	kept := s.client(true, 0)
@@ -168,7 +127,7 @@ func ask(s server) {
 			sort.Slice(times, func(a, b int) bool { return times[a] < times[b] })
 			text, err := json.Marshal(map[string]any{"asked": len(times), "p50_ms": quantile(times, .5), "p99_ms": quantile(times, .99),
 				"p999_ms": quantile(times, .999), "max_ms": quantile(times, 1), "over_100ms": late, "failed": broken})
-			must(err)
+			server.Must(err)
 			fmt.Println(string(text))
 			return
 		default:
@@ -194,9 +153,9 @@ func ask(s server) {
 	}
 }
 
-func (s server) do(ctx context.Context, c account, method, path string, body []byte) (int, []byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, s.url+path, bytes.NewReader(body))
-	must(err)
+func (s target) do(ctx context.Context, c account, method, path string, body []byte) (int, []byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, s.URL+path, bytes.NewReader(body))
+	server.Must(err)
 	request.Header.Set("Content-Type", "application/json")
 	answer, err := c.send(request)
 	if err != nil {
@@ -205,31 +164,6 @@ func (s server) do(ctx context.Context, c account, method, path string, body []b
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	return answer.StatusCode, text, err
-}
-
-// pss and anonymous memory of the processes, in MiB
-func memory() (int, int) {
-	total, anonymous := 0, 0
-	for _, pid := range strings.Split(*pids, ",") {
-		text, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
-		if err != nil {
-			continue
-		}
-		for _, line := range strings.Split(string(text), "\n") {
-			words := strings.Fields(line)
-			if len(words) < 2 {
-				continue
-			}
-			kib, _ := strconv.Atoi(words[1])
-			switch words[0] {
-			case "Pss:":
-				total += kib
-			case "Pss_Anon:":
-				anonymous += kib
-			}
-		}
-	}
-	return total >> 10, anonymous >> 10
 }
 
 type group struct {
@@ -280,7 +214,7 @@ func (g *group) report(seconds int) map[string]any {
 
 func main() {
 	flag.Parse()
-	s := open(flag.Arg(0))
+	s := target{server.Open(flag.Arg(0))}
 	background := context.Background()
 	if *probe {
 		ask(s)
@@ -308,10 +242,10 @@ func main() {
 	for n := 0; n < *objects; n++ {
 		code, text, err := s.do(background, setup, "POST", maps, object(n, 0))
 		if err != nil || (code != 201 && code != 409) {
-			must(fmt.Errorf("cannot create: %d %s %v", code, text, err))
+			server.Must(fmt.Errorf("cannot create: %d %s %v", code, text, err))
 		}
 	}
-	before, beforeAnonymous := memory()
+	before, beforeAnonymous := server.Memory(*pids)
 
 	ctx, stop := context.WithCancel(background)
 	var wait sync.WaitGroup
@@ -331,7 +265,7 @@ func main() {
 		}
 		start(func() {
 			for ctx.Err() == nil {
-				request, _ := http.NewRequestWithContext(ctx, "GET", s.url+maps+"?watch=1&resourceVersion=0", nil)
+				request, _ := http.NewRequestWithContext(ctx, "GET", s.URL+maps+"?watch=1&resourceVersion=0", nil)
 				answer, err := account{client, slowToken}.send(request)
 				if err != nil {
 					time.Sleep(time.Second)
@@ -366,7 +300,7 @@ func main() {
 	peak, peakAnonymous := 0, 0
 	start(func() {
 		for ctx.Err() == nil {
-			total, anonymous := memory()
+			total, anonymous := server.Memory(*pids)
 			peak, peakAnonymous = max(peak, total), max(peakAnonymous, anonymous)
 			time.Sleep(200 * time.Millisecond)
 		}
@@ -418,7 +352,7 @@ func main() {
 		// Everything there is, then two seconds of changes.
 		ctx, end := context.WithTimeout(storm, 20*time.Second)
 		defer end()
-		request, _ := http.NewRequestWithContext(ctx, "GET", s.url+maps+"?watch=1&timeoutSeconds=2", nil)
+		request, _ := http.NewRequestWithContext(ctx, "GET", s.URL+maps+"?watch=1&timeoutSeconds=2", nil)
 		answer, err := client.send(request)
 		if err != nil {
 			return 0, err
@@ -456,7 +390,7 @@ func main() {
 	stop()
 	wait.Wait()
 	time.Sleep(3 * time.Second)
-	after, _ := memory()
+	after, _ := server.Memory(*pids)
 
 	sort.Slice(lags, func(a, b int) bool { return lags[a] < lags[b] })
 	result := map[string]any{
@@ -468,6 +402,6 @@ func main() {
 		result[g.name] = g.report(*seconds)
 	}
 	text, err := json.Marshal(result)
-	must(err)
+	server.Must(err)
 	fmt.Println(string(text))
 }

@@ -7,8 +7,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"flag"
@@ -16,13 +14,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"beside/server"
 )
 
 var (
@@ -33,39 +30,9 @@ var (
 	only    = flag.String("only", "", "the only kind")
 )
 
-func must(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
 type target struct {
 	address string
 	config  *tls.Config
-}
-
-func open(path string) target {
-	text, err := os.ReadFile(path)
-	must(err)
-	field := func(name string) string {
-		found := regexp.MustCompile(name + `["']?: *["']?([^"',}\s]+)`).FindSubmatch(text)
-		if found == nil {
-			must(fmt.Errorf("%s has no %s", path, name))
-		}
-		return string(found[1])
-	}
-	data := func(name string) []byte {
-		bytes, err := base64.StdEncoding.DecodeString(field(name))
-		must(err)
-		return bytes
-	}
-	pair, err := tls.X509KeyPair(data("client-certificate-data"), data("client-key-data"))
-	must(err)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(data("certificate-authority-data"))
-	address := strings.TrimPrefix(field("server"), "https://")
-	return target{address, &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, ServerName: "localhost"}}
 }
 
 func (t target) dial(protocol string, known bool) (*tls.Conn, error) {
@@ -89,20 +56,8 @@ func (t target) dial(protocol string, known bool) (*tls.Conn, error) {
 }
 
 func memory() int {
-	total := 0
-	for _, pid := range strings.Split(*pids, ",") {
-		text, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
-		if err != nil {
-			continue
-		}
-		for _, line := range strings.Split(string(text), "\n") {
-			if words := strings.Fields(line); len(words) > 1 && words[0] == "Pss:" {
-				kib, _ := strconv.Atoi(words[1])
-				total += kib
-			}
-		}
-	}
-	return total >> 10
+	total, _ := server.Memory(*pids)
+	return total
 }
 
 // frame of HTTP/2
@@ -199,7 +154,9 @@ func (t target) flood(ctx context.Context, count int, reads bool, known bool, se
 
 func main() {
 	flag.Parse()
-	t := open(flag.Arg(0))
+	s := server.Open(flag.Arg(0))
+	s.TLS.ServerName = "localhost"
+	t := target{s.Address(), s.TLS}
 	zero := []byte{0, 4, 0, 0, 0, 0} // SETTINGS_INITIAL_WINDOW_SIZE: nothing may be sent
 	kinds := []struct {
 		name string
@@ -362,6 +319,6 @@ func main() {
 			"memory_before": before, "memory_peak": peak, "memory_after": memory()})
 	}
 	text, err := json.Marshal(results)
-	must(err)
+	server.Must(err)
 	fmt.Println(string(text))
 }
