@@ -100,9 +100,29 @@ pub(super) struct Lingering {
     place: Arc<Place>,
     /// The socket belongs to the runtime where the connection is polled.
     settled: bool,
-    /// Bytes that came before that, in the present period.
-    heard: usize,
-    period_began: Instant,
+    heard: Heard,
+}
+
+/// What came at the front lately.
+struct Heard {
+    bytes: usize,
+    since: Instant,
+}
+
+impl Heard {
+    fn new() -> Self {
+        Self { bytes: 0, since: Instant::now() }
+    }
+
+    /// Whether it is too much with so many bytes more.
+    fn is_flood(&mut self, more: usize) -> bool {
+        let now = Instant::now();
+        if now.duration_since(self.since) >= FRONT_BYTES_PERIOD {
+            *self = Self { bytes: 0, since: now };
+        }
+        self.bytes += more;
+        self.bytes > FRONT_BYTES_MAX
+    }
 }
 
 /// The time for the heads of requests.
@@ -143,7 +163,7 @@ impl Lingering {
     ) -> Self {
         let heads = heads.map(|activity| Heads { activity, timer: None });
         let settled = place.has_moved();
-        Self { stream, tunnel, state: State::Open, heads, place, settled, heard: 0, period_began: Instant::now() }
+        Self { stream, tunnel, state: State::Open, heads, place, settled, heard: Heard::new() }
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -173,15 +193,8 @@ impl AsyncRead for Lingering {
         } else if let Some(heads) = &self.heads {
             heads.activity.bytes_came();
         }
-        if !self.settled {
-            let now = Instant::now();
-            if now.duration_since(self.period_began) >= FRONT_BYTES_PERIOD {
-                (self.heard, self.period_began) = (0, now);
-            }
-            self.heard += buffer.filled().len() - before;
-            if self.heard > FRONT_BYTES_MAX {
-                self.place.ask_to_move();
-            }
+        if !self.settled && self.heard.is_flood(buffer.filled().len() - before) {
+            self.place.ask_to_move();
         }
         Poll::Ready(read)
     }
@@ -242,5 +255,21 @@ impl AsyncWrite for Lingering {
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn health_checks_stay_at_the_front_for_ever_and_floods_do_not() {
+        let mut heard = Heard::new();
+        for check in 0..10_000 {
+            assert!(!heard.is_flood(150), "check {check} was sent away");
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+        let taken = (0..1_000).take_while(|_| !heard.is_flood(150)).count();
+        assert!((200..230).contains(&taken), "{taken} checks at once");
     }
 }
