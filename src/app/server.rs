@@ -574,7 +574,7 @@ fn write_kubeconfigs(options: &ServerOptions, layout: &Layout, credentials: &Cre
         }
     };
     let server = format!("https://{host}:{}", options.https_listen_port);
-    let text = pki::kubeconfig::render("skiff", &server, credentials.ca.cert_pem(), &credentials.admin);
+    let text = pki::kubeconfig::render("skiff", &server, credentials.ca.cert_pem(), &credentials.admin)?;
     pki::files::write(&layout.admin_kubeconfig(), &text, pki::files::PRIVATE)?;
     if let Some(path) = &options.write_kubeconfig {
         pki::files::write(path, &text, options.write_kubeconfig_mode)?;
