@@ -49,9 +49,10 @@ sample: setup-test build ## Conformance tests of every area, listed in e2e/confo
 conformance: setup-test release ## All conformance tests.
 	e2e/conformance.sh all
 
-clients: setup-test build ## Programs on the Go and Python client libraries; downloads the latter.
+clients: setup-test build ## Programs on the client libraries of Go, Python, Java and Rust; downloads these.
+	@packaging/setup-debian.sh default-jdk-headless maven
 	@export NAME=clients NET=66 PORT=17743 KUBELET_PORT=17750; d=/var/tmp/skiff-clients; e2e/instance.sh clean $$d; \
-	e2e/clients.sh "$$(e2e/instance.sh start $$d)"; result=$$?; e2e/instance.sh clean $$d; exit $$result
+	e2e/clients.sh "$$(e2e/instance.sh start $$d)" go python java rust; result=$$?; e2e/instance.sh clean $$d; exit $$result
 
 fuzz: setup ## Every property test with as many random cases as MINUTES (10) or HOURS allow, one after the other at low priority.
 	e2e/fuzz.py

@@ -24,6 +24,9 @@ use crate::table::Slot;
 
 /// Longest wait for the client to open all its streams.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a command without a terminal may go on after its client has left. Upstream leaves it alone for ever, with nobody to
+/// take its output.
+const AFTERLIFE: Duration = Duration::from_secs(30);
 /// Protocols that SPDY clients may choose, the best first.
 const SPDY_PROTOCOLS: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 
@@ -363,6 +366,12 @@ async fn session(
         Action::Attach => ctx.runtime.attach(id).await,
     };
     let session = opened.map_err(|e| base::chain(&e).to_string())?;
+    let outlives = matches!(action, Action::Exec(_)) && !wanted.tty;
+    join(session, streams, outlives).await
+}
+
+/// Joins both sides until the process ends or the client leaves. `outlives`: the process may then go on for a while.
+async fn join(session: Session, streams: Streams, outlives: bool) -> Result<i32, String> {
     let Session { stdin, stdout, stderr, resize, exit } = session;
     let output = async {
         // What a program complains of goes first: a client may leave at what it takes for the end of the output, as
@@ -370,31 +379,47 @@ async fn session(
         tokio::join!(biased; pump_out(stderr, streams.stderr), pump_out(stdout, streams.stdout));
         exit.await.map_err(|_| "the container runtime went away".to_owned())
     };
-    let input = async {
-        tokio::join!(pump_in(stdin, streams.stdin), pump_resize(resize, streams.resize));
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        biased;
-        result = output => result,
-        () = input => Err("the input ended".to_owned()),
-        () = streams.closed.cancelled() => Err("the client went away".to_owned()),
+    let input = async { tokio::join!(pump_in(stdin, streams.stdin), pump_resize(resize, streams.resize)) };
+    tokio::pin!(output, input);
+    let mut fed = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut output => return result,
+            _ = &mut input, if !fed => fed = true,
+            () = streams.closed.cancelled() => break,
+        }
     }
+    let feed = async {
+        if !fed {
+            input.await;
+        }
+    };
+    // What the client had sent is for the process even so: a client that uploads a file leaves when everything is sent.
+    let rest = async {
+        match outlives {
+            true => drop(tokio::join!(feed, output)),
+            false => feed.await,
+        }
+    };
+    let _killed = tokio::time::timeout(AFTERLIFE, rest).await;
+    Err("the client went away".to_owned())
 }
 
 async fn pump_out(from: Option<runtime::Reader>, to: Option<Out>) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; 32 << 10];
-    // A stream that breaks off has said what it had to say. Without a reader the output is thrown away, so that the
-    // process does not block.
+    // A stream that breaks off has said what it had to say. Without somebody who takes it the output is thrown away, so
+    // that the process does not block.
+    let mut to = to;
     while let Ok(n) = from.read(&mut buffer).await {
         if n == 0 {
             break;
         }
-        if let Some(to) = &to
-            && !to.send(Bytes::copy_from_slice(&buffer[..n])).await
+        if let Some(out) = &to
+            && !out.send(Bytes::copy_from_slice(&buffer[..n])).await
         {
-            break;
+            to = None;
         }
     }
 }
@@ -482,5 +507,57 @@ mod tests {
         drop(bytes);
         pump_resize(sizes, Some(receiver)).await;
         assert_eq!(seen.recv().await, Some((100, 30)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_sent_before_it_left_reaches_the_process() {
+        use tokio::io::AsyncReadExt;
+        for outlives in [true, false] {
+            let (mut process, stdin) = tokio::io::duplex(4);
+            let (resize, _sizes) = mpsc::channel(1);
+            let (ended, exit) = tokio::sync::oneshot::channel();
+            let session = Session { stdin: Some(Box::pin(stdin)), stdout: None, stderr: None, resize, exit };
+            let (client, receiver) = mpsc::channel(8);
+            let closed = Shutdown::new();
+            let streams = Streams {
+                stdin: Some(receiver),
+                resize: None,
+                stdout: None,
+                stderr: None,
+                error: None,
+                status: true,
+                closed: closed.clone(),
+            };
+            for part in ["a long ", "text"] {
+                client.send(Bytes::from(part)).await.unwrap();
+            }
+            drop(client);
+            closed.cancel();
+            let run = async {
+                let mut text = String::new();
+                process.read_to_string(&mut text).await.unwrap();
+                // Nobody may wait any more.
+                let waited_for = ended.send(0).is_ok();
+                (text, waited_for)
+            };
+            let (result, (text, _)) = tokio::join!(join(session, streams, outlives), run);
+            assert_eq!((result, text.as_str()), (Err("the client went away".to_owned()), "a long text"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_does_not_end_after_its_client_is_given_up() {
+        let (resize, _sizes) = mpsc::channel(1);
+        let (mut ended, exit) = tokio::sync::oneshot::channel();
+        let session = Session { stdin: None, stdout: None, stderr: None, resize, exit };
+        let closed = Shutdown::new();
+        closed.cancel();
+        let streams =
+            Streams { stdin: None, resize: None, stdout: None, stderr: None, error: None, status: true, closed };
+        let began = tokio::time::Instant::now();
+        assert!(join(session, streams, true).await.is_err());
+        assert_eq!(began.elapsed(), AFTERLIFE);
+        // Which is what kills it.
+        ended.closed().await;
     }
 }

@@ -139,12 +139,21 @@ where
             std::future::pending::<()>().await;
         };
         let write = write_all(sink, queue);
-        tokio::pin!(write);
-        tokio::select! {
-            biased;
-            () = session => write.await,
-            () = &mut write => closed.cancel(),
-            () = read => {}
+        tokio::pin!(session, read, write);
+        let mut writes = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut session => break,
+                () = &mut write, if writes => {
+                    writes = false;
+                    closed.cancel();
+                }
+                () = &mut read => {}
+            }
+        }
+        if writes {
+            write.await;
         }
     })
 }
