@@ -213,6 +213,8 @@ public class Official {
           if (new String(answer, 0, length).endsWith("web")) return true;
         }
         return false;
+      } catch (IllegalStateException early) { // nobody listens yet: the streams are gone before they are asked for
+        return false;
       }
     });
   }
