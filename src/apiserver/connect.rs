@@ -19,7 +19,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use crate::respond::{self, Response};
@@ -172,20 +171,7 @@ impl Carrier {
         if upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let other = hyper::upgrade::on(&mut response);
             let Some(own) = own else { return Err(Status::bad_request("upgrade requests need HTTP/1.1")) };
-            let shutdown = server.shutdown.clone();
-            server.tasks.spawn(async move {
-                let tunnel = async {
-                    let (own, other) = futures::future::try_join(own, other).await.map_err(std::io::Error::other)?;
-                    tokio::io::copy_bidirectional(&mut TokioIo::new(own), &mut TokioIo::new(other)).await
-                };
-                tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => {}
-                    ended = tunnel => if let Err(error) = ended {
-                        tracing::debug!(%error, "tunnel ended with an error");
-                    }
-                }
-            });
+            crate::tunnel::join(&server, own, other);
             return Ok(response.map(|_| Body::empty()));
         }
         if self.is_read {

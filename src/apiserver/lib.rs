@@ -39,6 +39,7 @@ pub mod webhook;
 pub mod zpages;
 
 mod local;
+mod tunnel;
 mod websocket;
 
 #[cfg(test)]

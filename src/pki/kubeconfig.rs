@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use sec1::der::pem::PemLabel;
 use sec1::der::Document;
+use sec1::der::pem::PemLabel;
 use sec1::pkcs8::PrivateKeyInfo;
 use sec1::{EcParameters, EcPrivateKey, LineEnding};
 

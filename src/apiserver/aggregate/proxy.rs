@@ -7,7 +7,6 @@ use axum::body::Body;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::Remote;
 use crate::connect::{is_upgrade, remove_hop_by_hop};
@@ -61,7 +60,7 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
     if let Some(own) = own
         && response.status() == StatusCode::SWITCHING_PROTOCOLS
     {
-        tunnel(server, own, hyper::upgrade::on(&mut response));
+        crate::tunnel::join(server, own, hyper::upgrade::on(&mut response));
         return response.map(|_| Body::empty());
     }
     // `RejectForwardingRedirects`.
@@ -74,24 +73,6 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
     }
     remove_hop_by_hop(response.headers_mut());
     response.map(Body::new)
-}
-
-/// Joins two upgraded connections until one ends.
-fn tunnel(server: &ApiServer, own: OnUpgrade, other: OnUpgrade) {
-    let shutdown = server.shutdown.clone();
-    server.tasks.spawn(async move {
-        let joined = async {
-            let (own, other) = futures::future::try_join(own, other).await.map_err(std::io::Error::other)?;
-            tokio::io::copy_bidirectional(&mut TokioIo::new(own), &mut TokioIo::new(other)).await
-        };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => {}
-            ended = joined => if let Err(error) = ended {
-                tracing::debug!(%error, "tunnel ended with an error");
-            }
-        }
-    });
 }
 
 /// The request as it goes out: the client's, with the user's name in place of its credentials.

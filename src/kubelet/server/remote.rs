@@ -24,6 +24,8 @@ use crate::table::Slot;
 
 /// Longest wait for the client to open all its streams.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to close the connection when the session is over.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// How long a command without a terminal may go on after its client has left. Upstream leaves it alone for ever, with nobody to
 /// take its output.
 const AFTERLIFE: Duration = Duration::from_secs(30);
@@ -243,7 +245,6 @@ fn upgrade_spdy(ctx: &Arc<Context>, id: ContainerId, action: Action, wanted: Wan
 
 /// Runs a session while its connection is driven; what the session sent last still gets out.
 pub(super) async fn run_beside(driver: impl Future<Output = std::io::Result<()>>, session: impl Future<Output = ()>) {
-    const LINGER: Duration = Duration::from_secs(2);
     tokio::pin!(driver);
     tokio::pin!(session);
     let ended = tokio::select! {

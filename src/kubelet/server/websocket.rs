@@ -13,7 +13,7 @@ use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
-use super::remote::{Out, Streams, Wanted};
+use super::remote::{LINGER, Out, Streams, Wanted};
 
 /// Subprotocols of exec and attach; those with `base64` carry text.
 const PROTOCOLS: [&str; 6] = [
@@ -154,6 +154,15 @@ where
         }
         if writes {
             write.await;
+            // The client closes the connection when it has read the end.
+            let left = async {
+                tokio::select! {
+                    biased;
+                    () = closed.cancelled() => {}
+                    () = read => {}
+                }
+            };
+            let _left = tokio::time::timeout(LINGER, left).await;
         }
     })
 }
