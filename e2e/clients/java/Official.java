@@ -213,7 +213,7 @@ public class Official {
           if (new String(answer, 0, length).endsWith("web")) return true;
         }
         return false;
-      } catch (IllegalStateException early) { // nobody listens yet: the streams are gone before they are asked for
+      } catch (IllegalStateException | java.io.IOException early) { // nobody listens yet: the streams are gone at once
         return false;
       }
     });
