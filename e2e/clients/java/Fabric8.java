@@ -26,26 +26,14 @@ import java.util.concurrent.*;
 
 /** Fabric8.java KUBECONFIG: what programs on the Fabric8 client do, against real containers. Ends with 'N passed, N failed'. */
 public class Fabric8 {
-  static final String BOX = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", AGN = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
   static final String NS = "fabric8-" + ProcessHandle.current().pid();
   static KubernetesClient client;
 
-  interface Case { void run() throws Exception; }
-
-  static void is(boolean right, Object what) {
-    if (!right) throw new AssertionError(String.valueOf(what));
-  }
-
-  static void soon(Callable<Boolean> what) throws Exception {
-    for (long end = System.nanoTime() + 60_000_000_000L; System.nanoTime() < end; Thread.sleep(100)) if (what.call()) return;
-    throw new AssertionError("not within a minute");
-  }
-
-  static KubernetesClientException refused(int code, Case what) throws Exception {
+  static KubernetesClientException refused(int code, Cases.Case what) throws Exception {
     try {
       what.run();
     } catch (KubernetesClientException error) {
-      is(error.getCode() == code, error);
+      Cases.is(error.getCode() == code, error);
       return error;
     }
     throw new AssertionError("it worked");
@@ -65,21 +53,21 @@ public class Fabric8 {
     var maps = client.configMaps().inNamespace(NS);
     ConfigMap made = client.resource(map("one")).create();
     refused(409, () -> client.resource(map("one")).create());
-    is(maps.withName("one").edit(m -> new ConfigMapBuilder(m).addToData("x", "y").build()).getData().size() == 2, "edit");
+    Cases.is(maps.withName("one").edit(m -> new ConfigMapBuilder(m).addToData("x", "y").build()).getData().size() == 2, "edit");
     refused(409, () -> client.resource(new ConfigMapBuilder(made).addToData("late", "1").build()).update());
-    is(maps.withName("one").patch(PatchContext.of(PatchType.JSON_MERGE), "{\"data\":{\"x\":null}}").getData().equals(Map.of("k", "v")), "merge patch");
-    is(maps.withName("one").patch(PatchContext.of(PatchType.JSON), "[{\"op\":\"test\",\"path\":\"/data/k\",\"value\":\"v\"},{\"op\":\"add\",\"path\":\"/data/j\",\"value\":\"1\"}]").getData().containsKey("j"), "JSON patch");
-    is(maps.withLabel("f", "8").list(new ListOptionsBuilder().withLimit(1L).build()).getItems().size() == 1, "a page");
-    is(maps.withField("metadata.name", "one").list().getItems().size() == 1, "a field selector");
-    is(!maps.withName("one").delete().isEmpty() && maps.withName("one").get() == null, "deletion");
-    is(maps.withName("none").delete().isEmpty(), "deletion of nothing");
+    Cases.is(maps.withName("one").patch(PatchContext.of(PatchType.JSON_MERGE), "{\"data\":{\"x\":null}}").getData().equals(Map.of("k", "v")), "merge patch");
+    Cases.is(maps.withName("one").patch(PatchContext.of(PatchType.JSON), "[{\"op\":\"test\",\"path\":\"/data/k\",\"value\":\"v\"},{\"op\":\"add\",\"path\":\"/data/j\",\"value\":\"1\"}]").getData().containsKey("j"), "JSON patch");
+    Cases.is(maps.withLabel("f", "8").list(new ListOptionsBuilder().withLimit(1L).build()).getItems().size() == 1, "a page");
+    Cases.is(maps.withField("metadata.name", "one").list().getItems().size() == 1, "a field selector");
+    Cases.is(!maps.withName("one").delete().isEmpty() && maps.withName("one").get() == null, "deletion");
+    Cases.is(maps.withName("none").delete().isEmpty(), "deletion of nothing");
   }
 
   static void apply() throws Exception {
     client.resource(map("ssa")).fieldManager("one").serverSideApply();
     ConfigMap other = new ConfigMapBuilder(map("ssa")).addToData("k", "w").build();
-    is(refused(409, () -> client.resource(other).fieldManager("two").serverSideApply()).getStatus().getDetails().getCauses().get(0).getField().equals(".data.k"), "the conflict");
-    is(client.resource(other).fieldManager("two").forceConflicts().serverSideApply().getData().get("k").equals("w"), "force");
+    Cases.is(refused(409, () -> client.resource(other).fieldManager("two").serverSideApply()).getStatus().getDetails().getCauses().get(0).getField().equals(".data.k"), "the conflict");
+    Cases.is(client.resource(other).fieldManager("two").forceConflicts().serverSideApply().getData().get("k").equals("w"), "force");
   }
 
   static void informer() throws Exception {
@@ -90,12 +78,12 @@ public class Fabric8 {
       public void onDelete(ConfigMap m, boolean unknown) { seen.add("delete " + m.getMetadata().getName()); }
     })) {
       client.resource(map("informed")).create();
-      soon(() -> seen.contains("add informed"));
+      Cases.soon(() -> seen.contains("add informed"));
       client.configMaps().inNamespace(NS).withName("informed").edit(m -> new ConfigMapBuilder(m).addToData("x", "y").build());
-      soon(() -> seen.contains("update informed") && "y".equals(informer.getStore().getByKey(NS + "/informed").getData().get("x")));
+      Cases.soon(() -> seen.contains("update informed") && "y".equals(informer.getStore().getByKey(NS + "/informed").getData().get("x")));
       // Out of the selector is out of the informer.
       client.configMaps().inNamespace(NS).withName("informed").edit(m -> new ConfigMapBuilder(m).editMetadata().removeFromLabels("f").endMetadata().build());
-      soon(() -> seen.contains("delete informed"));
+      Cases.soon(() -> seen.contains("delete informed"));
     }
   }
 
@@ -107,53 +95,53 @@ public class Fabric8 {
       public void eventReceived(Action action, ConfigMap m) { seen.add(action + ""); }
       public void onClose(WatcherException cause) { closed.complete(cause); }
     })) {
-      is(closed.get(20, TimeUnit.SECONDS).isHttpGone(), "too old");
+      Cases.is(closed.get(20, TimeUnit.SECONDS).isHttpGone(), "too old");
     } catch (KubernetesClientException error) {
-      is(error.getCode() == 410, error);
+      Cases.is(error.getCode() == 410, error);
     }
     try (var none = client.configMaps().inNamespace(NS).watch(new Watcher<ConfigMap>() {
       public void eventReceived(Action action, ConfigMap m) { seen.add(action + " " + m.getMetadata().getName()); }
       public void onClose(WatcherException cause) {}
     })) {
       client.resource(map("watched")).create();
-      soon(() -> seen.contains("ADDED watched"));
+      Cases.soon(() -> seen.contains("ADDED watched"));
     }
   }
 
   static void exec() throws Exception {
-    pod("box", BOX, "sleep", "600");
+    pod("box", Cases.BOX, "sleep", "600");
     var out = new ByteArrayOutputStream();
     var errors = new ByteArrayOutputStream();
     try (ExecWatch run = client.pods().inNamespace(NS).withName("box").redirectingInput().writingOutput(out).writingError(errors).exec("sh", "-c", "read a; echo got $a; echo bad >&2; exit 3")) {
       run.getInput().write("this\n".getBytes());
       run.getInput().flush();
-      is(run.exitCode().get(20, TimeUnit.SECONDS) == 3, "exit code");
+      Cases.is(run.exitCode().get(20, TimeUnit.SECONDS) == 3, "exit code");
     }
-    is(out.toString().equals("got this\n") && errors.toString().equals("bad\n"), out + "/" + errors);
+    Cases.is(out.toString().equals("got this\n") && errors.toString().equals("bad\n"), out + "/" + errors);
     Path there = Files.createTempFile("f", "8"), back = Files.createTempFile("f", "8");
     byte[] bytes = new byte[300_000];
     new java.util.Random(2).nextBytes(bytes);
     Files.write(there, bytes);
     var box = client.pods().inNamespace(NS).withName("box");
-    is(box.file("/tmp/file").upload(there), "upload");
-    is(box.file("/tmp/file").copy(back) && java.util.Arrays.equals(Files.readAllBytes(back), bytes), "download");
+    Cases.is(box.file("/tmp/file").upload(there), "upload");
+    Cases.is(box.file("/tmp/file").copy(back) && java.util.Arrays.equals(Files.readAllBytes(back), bytes), "download");
     Files.delete(there);
     Files.delete(back);
   }
 
   static void logs() throws Exception {
-    pod("says", BOX, "sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 600");
+    pod("says", Cases.BOX, "sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 600");
     var says = client.pods().inNamespace(NS).withName("says");
-    soon(() -> says.getLog().contains("line 3"));
-    is(says.tailingLines(1).getLog().equals("line 3\n"), "tail");
+    Cases.soon(() -> says.getLog().contains("line 3"));
+    Cases.is(says.tailingLines(1).getLog().equals("line 3\n"), "tail");
     try (var follow = says.watchLog()) {
-      is(new String(follow.getOutput().readNBytes(7)).equals("line 1\n"), "follow");
+      Cases.is(new String(follow.getOutput().readNBytes(7)).equals("line 1\n"), "follow");
     }
   }
 
   static void forward() throws Exception {
-    pod("web", AGN, "/agnhost", "netexec", "--http-port=8080");
-    soon(() -> {
+    pod("web", Cases.AGN, "/agnhost", "netexec", "--http-port=8080");
+    Cases.soon(() -> {
       try (LocalPortForward forward = client.pods().inNamespace(NS).withName("web").portForward(8080)) {
         try (var stream = URI.create("http://localhost:" + forward.getLocalPort() + "/hostname").toURL().openStream()) {
           return new String(stream.readAllBytes()).equals("web");
@@ -167,13 +155,13 @@ public class Fabric8 {
   static void deployment() throws Exception {
     Deployment d = new DeploymentBuilder().withNewMetadata().withName("d").withNamespace(NS).endMetadata().withNewSpec().withReplicas(2).withNewSelector().addToMatchLabels("app", "d").endSelector()
         .withNewTemplate().withNewMetadata().addToLabels("app", "d").endMetadata().withNewSpec().withTerminationGracePeriodSeconds(0L)
-        .addNewContainer().withName("c").withImage(BOX).withCommand("sleep", "600").endContainer().endSpec().endTemplate().endSpec().build();
+        .addNewContainer().withName("c").withImage(Cases.BOX).withCommand("sleep", "600").endContainer().endSpec().endTemplate().endSpec().build();
     client.resource(d).create();
     var found = client.apps().deployments().inNamespace(NS).withName("d");
     found.waitUntilReady(60, TimeUnit.SECONDS);
-    is(found.scale(1).getSpec().getReplicas() == 1, "scale");
+    Cases.is(found.scale(1).getSpec().getReplicas() == 1, "scale");
     found.rolling().restart();
-    soon(() -> client.apps().replicaSets().inNamespace(NS).withLabel("app", "d").list().getItems().size() == 2);
+    Cases.soon(() -> client.apps().replicaSets().inNamespace(NS).withLabel("app", "d").list().getItems().size() == 2);
     found.waitUntilCondition(x -> x.getStatus().getUpdatedReplicas() != null && x.getStatus().getUpdatedReplicas() == 1 && x.getStatus().getReplicas() == 1, 60, TimeUnit.SECONDS);
     found.withPropagationPolicy(DeletionPropagation.FOREGROUND).delete();
     found.waitUntilCondition(x -> x == null, 60, TimeUnit.SECONDS);
@@ -190,9 +178,9 @@ public class Fabric8 {
     client.resource(definition).waitUntilCondition(c -> c != null && c.getStatus() != null && c.getStatus().getConditions().stream().anyMatch(x -> x.getType().equals("Established") && x.getStatus().equals("True")), 20, TimeUnit.SECONDS);
     var toys = client.genericKubernetesResources(new ResourceDefinitionContext.Builder().withGroup(group).withVersion("v1").withKind("Toy").withPlural("toys").withNamespaced(true).build()).inNamespace(NS);
     var toy = toys.resource(Serialization("{\"apiVersion\":\"" + group + "/v1\",\"kind\":\"Toy\",\"metadata\":{\"name\":\"a\",\"namespace\":\"" + NS + "\"},\"spec\":{}}")).create();
-    is(Integer.valueOf(3).equals(toy.get("spec", "size")), toy);
+    Cases.is(Integer.valueOf(3).equals(toy.get("spec", "size")), toy);
     String message = refused(422, () -> toys.withName("a").patch(PatchContext.of(PatchType.JSON_MERGE), "{\"spec\":{\"size\":0}}")).getMessage();
-    is(message.contains("should be greater than or equal to 1"), message);
+    Cases.is(message.contains("should be greater than or equal to 1"), message);
     toys.withName("a").delete();
     client.resource(definition).delete();
   }
@@ -203,12 +191,12 @@ public class Fabric8 {
 
   static void yaml() throws Exception {
     String text = "apiVersion: v1\nkind: Service\nmetadata: {name: y1}\nspec: {ports: [{port: 80}]}\n---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: y2}\n"
-        + "spec: {defaultBackend: {service: {name: y1, port: {number: 80}}}}\n---\napiVersion: batch/v1\nkind: Job\nmetadata: {name: y3}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: " + BOX + ", command: ['true']}]}}}\n";
+        + "spec: {defaultBackend: {service: {name: y1, port: {number: 80}}}}\n---\napiVersion: batch/v1\nkind: Job\nmetadata: {name: y3}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: " + Cases.BOX + ", command: ['true']}]}}}\n";
     var items = client.load(new java.io.ByteArrayInputStream(text.getBytes())).inNamespace(NS);
-    is(items.create().size() == 3, "three objects");
+    Cases.is(items.create().size() == 3, "three objects");
     client.batch().v1().jobs().inNamespace(NS).withName("y3").waitUntilCondition(j -> j.getStatus().getSucceeded() != null && j.getStatus().getSucceeded() == 1, 60, TimeUnit.SECONDS);
     items.delete();
-    is(client.services().inNamespace(NS).withName("y1").get() == null, "deleted");
+    Cases.is(client.services().inNamespace(NS).withName("y1").get() == null, "deleted");
   }
 
   static void leader() throws Exception {
@@ -218,20 +206,20 @@ public class Fabric8 {
       running.put(name, client.leaderElector().withConfig(new LeaderElectionConfigBuilder().withName(name).withLeaseDuration(Duration.ofSeconds(3)).withRenewDeadline(Duration.ofSeconds(2))
           .withRetryPeriod(Duration.ofMillis(300)).withReleaseOnCancel().withLock(new LeaseLock(NS, "lead", name))
           .withLeaderCallbacks(new LeaderCallbacks(() -> led.add(name), () -> {}, who -> {})).build()).build().start());
-      if (name.equals("a")) soon(() -> led.size() == 1);
+      if (name.equals("a")) Cases.soon(() -> led.size() == 1);
     }
     running.get("a").cancel(true);
-    soon(() -> led.size() == 2);
+    Cases.soon(() -> led.size() == 2);
     running.get("b").cancel(true);
     Lease lease = client.leases().inNamespace(NS).withName("lead").get();
-    is(lease.getSpec().getLeaseTransitions() >= 1, lease);
+    Cases.is(lease.getSpec().getLeaseTransitions() >= 1, lease);
   }
 
   public static void main(String[] arguments) throws Exception {
     client = new KubernetesClientBuilder().withConfig(Config.fromKubeconfig(new File(arguments[0]))).build();
     client.resource(new NamespaceBuilder().withNewMetadata().withName(NS).endMetadata().build()).create();
-    soon(() -> !client.serviceAccounts().inNamespace(NS).list().getItems().isEmpty());
-    Map<String, Case> cases = new LinkedHashMap<>();
+    Cases.soon(() -> !client.serviceAccounts().inNamespace(NS).list().getItems().isEmpty());
+    Map<String, Cases.Case> cases = new LinkedHashMap<>();
     cases.put("objects are made, edited, patched, listed and deleted", Fabric8::objects);
     cases.put("server-side apply with a conflict", Fabric8::apply);
     cases.put("an informer with a selector", Fabric8::informer);
@@ -243,19 +231,8 @@ public class Fabric8 {
     cases.put("a custom resource without a class", Fabric8::custom);
     cases.put("many objects from YAML", Fabric8::yaml);
     cases.put("one of two candidates leads, then the other", Fabric8::leader);
-    int failed = 0;
-    for (var each : cases.entrySet()) {
-      try {
-        each.getValue().run();
-        System.out.println("ok   " + each.getKey());
-      } catch (Throwable error) {
-        failed++;
-        System.out.println("FAIL " + each.getKey());
-        error.printStackTrace(System.out);
-      }
-    }
+    int failed = Cases.run(cases);
     client.namespaces().withName(NS).delete();
-    System.out.println(cases.size() - failed + " passed, " + failed + " failed");
     System.exit(failed > 0 ? 1 : 0);
   }
 }

@@ -38,30 +38,15 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 
 /** Official.java KUBECONFIG: what programs on the Java client do, against real containers. Ends with 'N passed, N failed'. */
 public class Official {
-  static final String BOX = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", AGN = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
   static final String NS = "java-" + ProcessHandle.current().pid();
   static ApiClient client;
   static CoreV1Api v1;
 
-  interface Case { void run() throws Exception; }
-
-  static void is(boolean right, Object what) {
-    if (!right) throw new AssertionError(String.valueOf(what));
-  }
-
-  static <T> T soon(Callable<T> what) throws Exception {
-    for (long end = System.nanoTime() + 60_000_000_000L; System.nanoTime() < end; Thread.sleep(100)) {
-      T value = what.call();
-      if (value != null && !Boolean.FALSE.equals(value)) return value;
-    }
-    throw new AssertionError("not within a minute");
-  }
-
-  static ApiException refused(int code, Case what) throws Exception {
+  static ApiException refused(int code, Cases.Case what) throws Exception {
     try {
       what.run();
     } catch (ApiException error) {
-      is(error.getCode() == code, error.getCode() + " " + error.getResponseBody());
+      Cases.is(error.getCode() == code, error.getCode() + " " + error.getResponseBody());
       return error;
     }
     throw new AssertionError("it worked");
@@ -76,21 +61,21 @@ public class Official {
   static void pod(String name, String image, String... command) throws Exception {
     v1.createNamespacedPod(NS, new V1Pod().metadata(new V1ObjectMeta().name(name)).spec(new V1PodSpec().terminationGracePeriodSeconds(0L)
         .addContainersItem(new V1Container().name("c").image(image).command(Arrays.asList(command))))).execute();
-    soon(() -> "Running".equals(v1.readNamespacedPod(name, NS).execute().getStatus().getPhase()));
+    Cases.soon(() -> "Running".equals(v1.readNamespacedPod(name, NS).execute().getStatus().getPhase()));
   }
 
   static void typed() throws Exception {
     V1ConfigMap made = v1.createNamespacedConfigMap(NS, map("one", "k", "v")).execute();
-    is(made.getMetadata().getUid() != null && made.getMetadata().getCreationTimestamp() != null, made);
+    Cases.is(made.getMetadata().getUid() != null && made.getMetadata().getCreationTimestamp() != null, made);
     refused(409, () -> v1.createNamespacedConfigMap(NS, map("one")).execute());
     V1ConfigMap newer = v1.replaceNamespacedConfigMap("one", NS, made.putDataItem("k", "w")).execute();
-    is(!newer.getMetadata().getResourceVersion().equals(made.getMetadata().getResourceVersion()), newer);
+    Cases.is(!newer.getMetadata().getResourceVersion().equals(made.getMetadata().getResourceVersion()), newer);
     String body = refused(409, () -> v1.replaceNamespacedConfigMap("one", NS, made).execute()).getResponseBody();
-    is(body.contains("the object has been modified"), body);
+    Cases.is(body.contains("the object has been modified"), body);
     refused(422, () -> v1.createNamespacedConfigMap(NS, map("Not A Name")).execute());
-    is("Success".equals(v1.deleteNamespacedConfigMap("one", NS).execute().getStatus()), "deletion");
+    Cases.is("Success".equals(v1.deleteNamespacedConfigMap("one", NS).execute().getStatus()), "deletion");
     refused(404, () -> v1.readNamespacedConfigMap("one", NS).execute());
-    is(new VersionApi(client).getCode().execute().getGitVersion().startsWith("v1.37"), "version");
+    Cases.is(new VersionApi(client).getCode().execute().getGitVersion().startsWith("v1.37"), "version");
   }
 
   static void pages() throws Exception {
@@ -101,9 +86,9 @@ public class Official {
       page.getItems().forEach(map -> names.add(map.getMetadata().getName()));
       next = page.getMetadata().getContinue();
     }
-    is(names.equals(List.of("p0", "p1", "p2", "p3", "p4", "p5", "p6")), names);
+    Cases.is(names.equals(List.of("p0", "p1", "p2", "p3", "p4", "p5", "p6")), names);
     v1.deleteCollectionNamespacedConfigMap(NS).labelSelector("java").execute();
-    is(v1.listNamespacedConfigMap(NS).labelSelector("java").execute().getItems().isEmpty(), "deleted");
+    Cases.is(v1.listNamespacedConfigMap(NS).labelSelector("java").execute().getItems().isEmpty(), "deleted");
   }
 
   static void patches() throws Exception {
@@ -116,7 +101,7 @@ public class Official {
     for (var patch : wanted.entrySet()) {
       V1ConfigMap after = PatchUtils.patch(V1ConfigMap.class, () -> v1.patchNamespacedConfigMap("patched", NS, new V1Patch(patch.getValue()))
           .fieldManager("java").force(patch.getKey().contains("apply") ? true : null).buildCall(null), patch.getKey(), client);
-      is(patch.getValue().contains("\"" + after.getData().get("k") + "\""), patch.getKey() + " " + after.getData());
+      Cases.is(patch.getValue().contains("\"" + after.getData().get("k") + "\""), patch.getKey() + " " + after.getData());
     }
     
   }
@@ -133,7 +118,7 @@ public class Official {
         seen.add(event.type + " " + event.object.getMetadata().getName());
       }
     }
-    is(seen.equals(List.of("ADDED w", "DELETED w")), seen);
+    Cases.is(seen.equals(List.of("ADDED w", "DELETED w")), seen);
   }
 
   static void informers() throws Exception {
@@ -147,14 +132,14 @@ public class Official {
       public void onDelete(V1ConfigMap map, boolean unknown) { seen.add("delete " + map.getMetadata().getName()); }
     });
     factory.startAllRegisteredInformers();
-    soon(informer::hasSynced);
+    Cases.soon(informer::hasSynced);
     v1.createNamespacedConfigMap(NS, map("informed")).execute();
-    soon(() -> seen.contains("add informed"));
+    Cases.soon(() -> seen.contains("add informed"));
     PatchUtils.patch(V1ConfigMap.class, () -> v1.patchNamespacedConfigMap("informed", NS, new V1Patch("{\"data\":{\"a\":\"b\"}}")).buildCall(null), V1Patch.PATCH_FORMAT_JSON_MERGE_PATCH, client);
-    soon(() -> seen.contains("update informed"));
-    is("b".equals(informer.getIndexer().getByKey(NS + "/informed").getData().get("a")), "the cache");
+    Cases.soon(() -> seen.contains("update informed"));
+    Cases.is("b".equals(informer.getIndexer().getByKey(NS + "/informed").getData().get("a")), "the cache");
     v1.deleteNamespacedConfigMap("informed", NS).execute();
-    soon(() -> seen.contains("delete informed"));
+    Cases.soon(() -> seen.contains("delete informed"));
     factory.stopAllRegisteredInformers();
   }
 
@@ -162,23 +147,23 @@ public class Official {
     ProtoClient proto = new ProtoClient(client);
     var namespace = V1.Namespace.newBuilder().setMetadata(Meta.ObjectMeta.newBuilder().setName(NS + "-proto")).build();
     var made = proto.create(namespace, "/api/v1/namespaces", "v1", "Namespace");
-    is(made.object != null && made.object.getMetadata().getName().equals(NS + "-proto"), made.status);
+    Cases.is(made.object != null && made.object.getMetadata().getName().equals(NS + "-proto"), made.status);
     var list = proto.list(V1.NamespaceList.newBuilder(), "/api/v1/namespaces");
-    is(((V1.NamespaceList) list.object).getItemsList().stream().anyMatch(n -> n.getMetadata().getName().equals(NS)), "the list");
+    Cases.is(((V1.NamespaceList) list.object).getItemsList().stream().anyMatch(n -> n.getMetadata().getName().equals(NS)), "the list");
     var again = proto.create(namespace, "/api/v1/namespaces", "v1", "Namespace");
-    is(again.status != null && again.status.getReason().equals("AlreadyExists"), again.status);
+    Cases.is(again.status != null && again.status.getReason().equals("AlreadyExists"), again.status);
     proto.delete(V1.Namespace.newBuilder(), "/api/v1/namespaces/" + NS + "-proto");
   }
 
   static void exec() throws Exception {
-    pod("box", BOX, "sleep", "600");
+    pod("box", Cases.BOX, "sleep", "600");
     Process process = new Exec(client).exec(NS, "box", new String[] {"sh", "-c", "read line; echo got $line; echo bad >&2; exit 3"}, true, false);
     InputStream output = process.getInputStream(), errors = process.getErrorStream(); // not to be had once it has ended
     process.getOutputStream().write("this\n".getBytes());
     process.getOutputStream().flush();
-    is(new String(output.readAllBytes()).equals("got this\n"), "output");
-    is(new String(errors.readAllBytes()).equals("bad\n"), "errors");
-    is(process.waitFor() == 3, process.exitValue());
+    Cases.is(new String(output.readAllBytes()).equals("got this\n"), "output");
+    Cases.is(new String(errors.readAllBytes()).equals("bad\n"), "errors");
+    Cases.is(process.waitFor() == 3, process.exitValue());
   }
 
   static void copy() throws Exception {
@@ -187,22 +172,22 @@ public class Official {
     Copy copy = new Copy(client);
     copy.copyFileToPod(NS, "box", "c", bytes, Path.of("/tmp/random"));
     try (InputStream back = copy.copyFileFromPod(NS, "box", "c", "/tmp/random")) {
-      is(Arrays.equals(back.readAllBytes(), bytes), "the file is another");
+      Cases.is(Arrays.equals(back.readAllBytes(), bytes), "the file is another");
     }
   }
 
   static void logs() throws Exception {
-    pod("says", BOX, "sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 600");
-    soon(() -> v1.readNamespacedPodLog("says", NS).execute().contains("line 3"));
-    is(v1.readNamespacedPodLog("says", NS).tailLines(1).execute().equals("line 3\n"), "tail");
+    pod("says", Cases.BOX, "sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 600");
+    Cases.soon(() -> v1.readNamespacedPodLog("says", NS).execute().contains("line 3"));
+    Cases.is(v1.readNamespacedPodLog("says", NS).tailLines(1).execute().equals("line 3\n"), "tail");
     try (InputStream stream = new io.kubernetes.client.PodLogs(client).streamNamespacedPodLog(NS, "says", "c")) {
-      is(new String(stream.readNBytes(7), StandardCharsets.UTF_8).equals("line 1\n"), "follow");
+      Cases.is(new String(stream.readNBytes(7), StandardCharsets.UTF_8).equals("line 1\n"), "follow");
     }
   }
 
   static void forward() throws Exception {
-    pod("web", AGN, "/agnhost", "netexec", "--http-port=8080");
-    soon(() -> {
+    pod("web", Cases.AGN, "/agnhost", "netexec", "--http-port=8080");
+    Cases.soon(() -> {
       try (var result = new PortForward(client).forward(NS, "web", List.of(8080))) {
         result.getOutboundStream(8080).write("GET /hostname HTTP/1.0\r\n\r\n".getBytes());
         result.getOutboundStream(8080).flush();
@@ -222,14 +207,14 @@ public class Official {
   static void deployment() throws Exception {
     AppsV1Api apps = new AppsV1Api(client);
     String text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  replicas: 2\n  selector: {matchLabels: {app: d}}\n"
-        + "  template:\n    metadata: {labels: {app: d}}\n    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: " + BOX + ", command: [sleep, '600'], ports: [{containerPort: 80}]}]}\n";
+        + "  template:\n    metadata: {labels: {app: d}}\n    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: " + Cases.BOX + ", command: [sleep, '600'], ports: [{containerPort: 80}]}]}\n";
     V1Deployment deployment = apps.createNamespacedDeployment(NS, (V1Deployment) Yaml.load(text)).execute();
-    is(new IntOrString("25%").equals(deployment.getSpec().getStrategy().getRollingUpdate().getMaxSurge()), deployment.getSpec().getStrategy());
-    soon(() -> Integer.valueOf(2).equals(apps.readNamespacedDeployment("d", NS).execute().getStatus().getReadyReplicas()));
+    Cases.is(new IntOrString("25%").equals(deployment.getSpec().getStrategy().getRollingUpdate().getMaxSurge()), deployment.getSpec().getStrategy());
+    Cases.soon(() -> Integer.valueOf(2).equals(apps.readNamespacedDeployment("d", NS).execute().getStatus().getReadyReplicas()));
     apps.replaceNamespacedDeploymentScale("d", NS, apps.readNamespacedDeploymentScale("d", NS).execute().spec(new V1ScaleSpec().replicas(1))).execute();
-    soon(() -> Integer.valueOf(1).equals(apps.readNamespacedDeployment("d", NS).execute().getStatus().getReplicas()));
+    Cases.soon(() -> Integer.valueOf(1).equals(apps.readNamespacedDeployment("d", NS).execute().getStatus().getReplicas()));
     apps.deleteNamespacedDeployment("d", NS).propagationPolicy("Foreground").execute();
-    soon(() -> apps.listNamespacedDeployment(NS).execute().getItems().isEmpty());
+    Cases.soon(() -> apps.listNamespacedDeployment(NS).execute().getItems().isEmpty());
   }
 
   static void custom() throws Exception {
@@ -240,19 +225,19 @@ public class Official {
         + "'schema':{'openAPIV3Schema':{'type':'object','properties':{'spec':{'type':'object','properties':{'size':{'type':'integer','default':3,'minimum':1}}},'status':{'type':'object','x-kubernetes-preserve-unknown-fields':true}}}}}]}}")
         .getAsJsonObject();
     definitions.create(new DynamicKubernetesObject(definition)).throwsApiException();
-    soon(() -> definitions.get("toys." + group).getObject().getRaw().toString().contains("\"Established\""));
+    Cases.soon(() -> definitions.get("toys." + group).getObject().getRaw().toString().contains("\"Established\""));
     var toys = new DynamicKubernetesApi(group, "v1", "toys", client);
     var toy = new DynamicKubernetesObject(JsonParser.parseString("{'apiVersion':'" + group + "/v1','kind':'Toy','metadata':{'name':'a','namespace':'" + NS + "'},'spec':{}}").getAsJsonObject());
-    var made = soon(() -> {
+    var made = Cases.soon(() -> {
       var answer = toys.create(toy);
       return answer.isSuccess() ? answer.getObject() : null;
     });
-    is(made.getRaw().getAsJsonObject("spec").get("size").getAsInt() == 3, made.getRaw());
+    Cases.is(made.getRaw().getAsJsonObject("spec").get("size").getAsInt() == 3, made.getRaw());
     var after = toys.updateStatus(made, object -> JsonParser.parseString("{'x':2}"));
-    is(after.isSuccess() && after.getObject().getRaw().getAsJsonObject("status").get("x").getAsInt() == 2, after.getStatus());
+    Cases.is(after.isSuccess() && after.getObject().getRaw().getAsJsonObject("status").get("x").getAsInt() == 2, after.getStatus());
     var bad = toys.patch(NS, "a", V1Patch.PATCH_FORMAT_JSON_MERGE_PATCH, new V1Patch("{\"spec\":{\"size\":0}}"));
-    is(bad.getHttpStatusCode() == 422 && bad.getStatus().getDetails().getCauses().get(0).getField().equals("spec.size"), bad.getStatus());
-    is(toys.list(NS).getObject().getItems().size() == 1, "the list");
+    Cases.is(bad.getHttpStatusCode() == 422 && bad.getStatus().getDetails().getCauses().get(0).getField().equals("spec.size"), bad.getStatus());
+    Cases.is(toys.list(NS).getObject().getItems().size() == 1, "the list");
     definitions.delete("toys." + group).throwsApiException();
   }
 
@@ -263,8 +248,8 @@ public class Official {
     io.kubernetes.client.openapi.Configuration.setDefaultApiClient(client);
     v1 = new CoreV1Api(client);
     v1.createNamespace(new V1Namespace().metadata(new V1ObjectMeta().name(NS))).execute();
-    soon(() -> !v1.listNamespacedServiceAccount(NS).execute().getItems().isEmpty());
-    Map<String, Case> cases = new LinkedHashMap<>();
+    Cases.soon(() -> !v1.listNamespacedServiceAccount(NS).execute().getItems().isEmpty());
+    Map<String, Cases.Case> cases = new LinkedHashMap<>();
     cases.put("the typed client creates, reads, updates and deletes", Official::typed);
     cases.put("a list comes in pages", Official::pages);
     cases.put("every type of patch", Official::patches);
@@ -277,20 +262,8 @@ public class Official {
     cases.put("port-forward", Official::forward);
     cases.put("a Deployment from YAML is scaled and deleted in the foreground", Official::deployment);
     cases.put("a custom resource by the dynamic client", Official::custom);
-    int failed = 0;
-    for (var each : cases.entrySet()) {
-      try {
-        each.getValue().run();
-        System.out.println("ok   " + each.getKey());
-      } catch (Throwable error) {
-        failed++;
-        System.out.println("FAIL " + each.getKey());
-        error.printStackTrace(System.out);
-        if (error instanceof ApiException refusal) System.out.println(refusal.getResponseBody());
-      }
-    }
+    int failed = Cases.run(cases);
     v1.deleteNamespace(NS).execute();
-    System.out.println(cases.size() - failed + " passed, " + failed + " failed");
     System.exit(failed > 0 ? 1 : 0);
   }
 }
