@@ -65,6 +65,11 @@ impl Cluster {
         serde_json::from_slice(&bytes).map_err(Status::internal)
     }
 
+    /// Makes an object.
+    pub(crate) async fn create<K: Resource>(&self, object: &K) -> Result<(), Status> {
+        self.client.create(object).await.map(drop).map_err(status)
+    }
+
     /// Writes the status of an object as it is here; fails with a conflict if somebody else wrote it.
     pub(crate) async fn update_status<K: Resource>(&self, object: &K) -> Result<(), Status> {
         self.client.update_status(object).await.map(drop).map_err(status)
@@ -89,6 +94,7 @@ fn status(error: Error) -> Status {
             // Reasons of answers are a closed set; anything else is shown by its code alone.
             let reason = [
                 "NotFound",
+                "AlreadyExists",
                 "Conflict",
                 "Forbidden",
                 "Unauthorized",

@@ -4,25 +4,34 @@
 //! API server itself. No plugin waits for an informer: the control plane creates its own first objects through them.
 
 mod attributes;
+mod chain;
 mod cluster;
+mod configuration;
 mod dynamic;
 mod limits;
+mod lru;
 mod plugins;
 mod quota;
 mod signers;
+mod tolerations;
 mod type_checking;
 
 use std::sync::Arc;
 
+use api::Status;
 use api::admission::AdmissionPlugin;
 use api::services::Services;
 use client::{Client, Informers};
 
+use crate::chain::Parts;
 use crate::cluster::Cluster;
 use crate::dynamic::metrics::Metrics;
 use crate::dynamic::policy::Evaluator;
 use crate::dynamic::webhook::Caller;
 
+pub use chain::{Chain, ChainOptions};
+pub use configuration::ChainError;
+pub use plugins::{ImageReviewer, NoAnswer};
 pub use type_checking::run as run_type_checking;
 
 /// What an object counts against a quota, by the quota's resource names; `None` if it does not fall under it. Reads the
@@ -36,52 +45,38 @@ pub fn quota_usage(
     measure.falls_under(quota, resource, object).then(|| measure.usage(resource, object))
 }
 
-/// Every plugin that is on by default, in upstream's order (`AllOrderedPlugins`).
+/// The plugins of a chain, in upstream's order.
 ///
 /// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may
 /// read everything. Of the API server's `services`, the authoriser decides which tokens a node may ask for and who may
 /// act for a signer of certificates.
-pub fn plugins(client: Client, informers: Informers, services: Services) -> Vec<Arc<dyn AdmissionPlugin>> {
+pub fn plugins(
+    chain: &Chain,
+    client: Client,
+    informers: Informers,
+    services: Services,
+) -> Vec<Arc<dyn AdmissionPlugin>> {
     let cluster = Cluster::new(client, informers);
-    let authorizer = &services.authorizer;
     let metrics = Metrics::default();
     let caller = Caller {
         cluster: cluster.clone(),
         kinds: Arc::clone(&services.kinds),
         webhooks: services.webhooks,
-        authorizer: Arc::clone(authorizer),
+        authorizer: Arc::clone(&services.authorizer),
         metrics: metrics.clone(),
     };
     let evaluator = Evaluator {
         cluster: cluster.clone(),
-        kinds: services.kinds,
+        kinds: Arc::clone(&services.kinds),
         registry: services.registry,
-        authorizer: Arc::clone(authorizer),
+        authorizer: Arc::clone(&services.authorizer),
         metrics,
     };
-    vec![
-        Arc::new(plugins::NamespaceLifecycle::new(cluster.clone())),
-        Arc::new(plugins::LimitRanger::new(cluster.clone())),
-        Arc::new(plugins::ServiceAccount::new(cluster.clone())),
-        Arc::new(plugins::NodeRestriction::new(cluster.clone(), Arc::clone(authorizer))),
-        Arc::new(plugins::TaintNodesByCondition),
-        Arc::new(plugins::PodSecurity::new(cluster.clone())),
-        Arc::new(plugins::Priority::new(cluster.clone())),
-        Arc::new(plugins::DefaultTolerationSeconds),
-        Arc::new(plugins::DefaultStorageClass::new(cluster.clone())),
-        Arc::new(plugins::StorageObjectInUseProtection),
-        Arc::new(plugins::PersistentVolumeClaimResize::new(cluster.clone())),
-        Arc::new(plugins::RuntimeClass::new(cluster.clone())),
-        Arc::new(plugins::CertificateApproval::new(Arc::clone(authorizer))),
-        Arc::new(plugins::CertificateSigning::new(Arc::clone(authorizer))),
-        Arc::new(plugins::CertificateSubjectRestriction),
-        Arc::new(plugins::DefaultIngressClass::new(cluster.clone())),
-        Arc::new(plugins::PodTopologyLabels::new(cluster.clone())),
-        Arc::new(plugins::MutatingAdmissionPolicy::new(evaluator.clone())),
-        Arc::new(plugins::MutatingAdmissionWebhook::new(caller.clone())),
-        Arc::new(plugins::ValidatingAdmissionPolicy::new(evaluator)),
-        Arc::new(plugins::ValidatingAdmissionWebhook::new(caller)),
-        // Last, so that nothing is charged that another plugin refuses.
-        Arc::new(plugins::ResourceQuota::new(cluster)),
-    ]
+    let (authorizer, kinds) = (services.authorizer, services.kinds);
+    chain.make(&Parts { cluster, authorizer, kinds, caller, evaluator, settings: chain.settings() })
+}
+
+/// An error without a reason: what Go's servers make of one that is no `Status`.
+fn plain_error(why: impl std::fmt::Display) -> Status {
+    Status::new(500, "", why.to_string())
 }

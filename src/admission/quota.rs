@@ -1,6 +1,9 @@
 //! What objects count against a `ResourceQuota` (kubernetes `pkg/quota/v1`).
 
+mod claim;
 mod pod;
+
+pub(crate) use pod::is_best_effort;
 
 use api::admission::{Attributes, Operation};
 use api::quantity::{Format, Quantity};
@@ -21,6 +24,8 @@ pub(crate) enum Measure {
     Pod,
     Service,
     Claim,
+    /// A claim for devices.
+    ResourceClaim,
     /// By the number of objects alone.
     Count,
 }
@@ -31,6 +36,7 @@ impl Measure {
             ("", "pods") => Self::Pod,
             ("", "services") => Self::Service,
             ("", "persistentvolumeclaims") => Self::Claim,
+            ("resource.k8s.io", "resourceclaims") => Self::ResourceClaim,
             _ => Self::Count,
         }
     }
@@ -42,7 +48,7 @@ impl Measure {
             (Self::Pod, "resize") => update,
             (Self::Pod, "") => create || (update && pod::scope_changed(attributes)),
             (Self::Claim, "status") => update && claim_status_changed(attributes),
-            (Self::Service | Self::Claim, "") => create || update,
+            (Self::Service | Self::Claim | Self::ResourceClaim, "") => create || update,
             (Self::Count, "") => create,
             _ => false,
         }
@@ -59,6 +65,7 @@ impl Measure {
                     || CLAIM_RESOURCES.contains(name)
                     || by_class.is_some_and(|rest| CLAIM_RESOURCES.contains(&rest))
             }
+            Self::ResourceClaim => claim::counts(name),
             Self::Count => count_names(resource).iter().any(|own| own == name),
         };
         names.filter(matches).collect()
@@ -69,6 +76,12 @@ impl Measure {
         let hard = quota.status.as_ref().and_then(|s| s.hard.as_ref()).into_iter().flatten();
         let matched = self.matching(hard.map(|(name, _)| name.as_str()), resource);
         !matched.is_empty() && scopes(quota).iter().all(|scope| self.matches_scope(scope, object))
+    }
+
+    /// Those of some scopes that an object is in (`MatchingScopes`).
+    pub(crate) fn matching_scopes(self, scopes: &[Scope], object: &Object) -> Vec<Scope> {
+        let knows_scopes = matches!(self, Self::Pod | Self::Claim);
+        scopes.iter().filter(|scope| knows_scopes && self.matches_scope(scope, object)).cloned().collect()
     }
 
     fn matches_scope(self, scope: &ScopedResourceSelectorRequirement, object: &Object) -> bool {
@@ -102,11 +115,13 @@ impl Measure {
             Self::Pod => pod::usage(object),
             Self::Service => service_usage(object),
             Self::Claim => claim_usage(object),
+            Self::ResourceClaim => claim::usage(object),
             Self::Count => count_names(resource).into_iter().map(|name| (name, number(1))).collect(),
         }
     }
 }
 
+/// A whole number of things.
 fn number(value: i64) -> Quantity {
     Quantity::new(value, Format::DecimalSi)
 }
@@ -121,8 +136,11 @@ fn count_names(resource: &GroupResource) -> Vec<String> {
     names
 }
 
+/// A scope of a quota, or one that is limited for everybody.
+pub(crate) type Scope = ScopedResourceSelectorRequirement;
+
 /// The scopes of a quota, old form and new.
-fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
+pub(crate) fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
     let Some(spec) = &quota.spec else { return Vec::new() };
     let plain = spec.scopes.iter().flatten().map(|name| ScopedResourceSelectorRequirement {
         scope_name: name.clone(),

@@ -2,6 +2,7 @@
 
 mod access;
 mod addons;
+mod admission_chain;
 mod bootstrap;
 pub mod check;
 mod clock_check;

@@ -3,6 +3,7 @@
 //! Precedence: flag, `SKIFF_*` variable, configuration file, default. Names are k3s's where the meaning is the same.
 
 mod access;
+mod admission;
 mod serving;
 mod storage;
 
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use access::{
     AuditFlags, AuditFormat, AuditMode, AuthenticationOptions, AuthorizationOptions, ServiceAccountOptions,
 };
+pub use admission::AdmissionFlags;
 pub use serving::ServingOptions;
 pub use storage::{
     ClusterOptions, DatastoreCommand, DatastoreCommandOptions, DatastoreKind, DatastoreOptions, SafetyOptions,
@@ -204,6 +206,8 @@ pub struct ServerOptions {
     pub service_accounts: ServiceAccountOptions,
     #[command(flatten)]
     pub authorization: AuthorizationOptions,
+    #[command(flatten)]
+    pub admission: AdmissionFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
     #[command(flatten)]

@@ -38,7 +38,7 @@ use crate::masterleases::MasterLease;
 use crate::members::{self, Host};
 use crate::options::ServerOptions;
 use crate::snapshots::{Place, Snapshots};
-use crate::{addons, clock_check, etcd, node, node_address, shared_keys};
+use crate::{addons, admission_chain, clock_check, etcd, node, node_address, shared_keys};
 
 /// A server that was killed holds its data until the kernel has ended its last thread.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -113,6 +113,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     if !options.disable_agent && options.containerd.is_none() {
         runtime::containerd::child::find(None)?; // said before anything is made, not in the middle of the start
     }
+    let chain = admission_chain::read(&options.admission.chain())?;
     let layout = Layout::new(&options.data_dir);
     if let Some(written) = clock_check::set_back(&layout, clock.now()) {
         tracing::error!(now = %clock.now(), %written, "THE CLOCK WAS SET BACK: the cluster's files are newer; nothing is lost, set it right");
@@ -269,7 +270,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // Clients: admission, scheduler, controllers, add-ons.
     let mut controlling = Stage::new("controllers");
     let informers = Informers::new(loopback.clone(), controlling.shutdown.clone());
-    api.set_admission(admission::plugins(loopback.clone(), informers.clone(), api.services()));
+    api.set_admission(admission::plugins(&chain, loopback.clone(), informers.clone(), api.services()));
     if let Some(entry) = entry {
         controlling.tasks.spawn(entry.run(loopback.clone(), controlling.shutdown.clone()));
     }

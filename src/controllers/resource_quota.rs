@@ -1,7 +1,7 @@
 //! What resource quotas are used up to (`pkg/controller/resourcequota`).
 //!
 //! Admission charges what is created; this counts anew when something goes. What an object counts is
-//! [`crate::QuotaUsage`]'s, the same as admission's. Pods, services and claims are counted from the shared informers; for
+//! [`crate::QuotaUsage`]'s, the same as admission's. Pods, services and claims (for volumes and for devices) are counted from the shared informers; for
 //! any other resource that a quota names, a watch of its metadata is started, and only then.
 
 mod counter;
@@ -16,6 +16,7 @@ use api::quantity::Quantity;
 use async_trait::async_trait;
 use client::{Event, Informer, Resource, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::error::Error;
@@ -29,12 +30,17 @@ const RESYNC: Duration = Duration::from_secs(300);
 /// Older names of `count/` resources.
 const ALIASES: [&str; 4] = ["configmaps", "resourcequotas", "replicationcontrollers", "secrets"];
 
+/// Name and group of what is measured by more than its number.
+const MEASURED: [(&str, &str); 4] =
+    [("pods", ""), ("services", ""), ("persistentvolumeclaims", ""), ("resourceclaims", "resource.k8s.io")];
+
 pub(crate) fn start(context: Context) {
     let Some(usage) = context.settings.quota_usage else { return };
     let quotas = context.informers.informer::<ResourceQuota>();
     let pods = context.informers.informer::<Pod>();
     let services = context.informers.informer::<Service>();
     let claims = context.informers.informer::<PersistentVolumeClaim>();
+    let device_claims = context.informers.informer::<ResourceClaim>();
     let queue = WorkQueue::new();
     // What admission charges is only seen here once it is there: counting after every charge would take it back.
     let add_all = Context::add_all(&quotas, &queue);
@@ -69,14 +75,21 @@ pub(crate) fn start(context: Context) {
             size(old) != size(new)
         }),
     );
+    context.feed(
+        &device_claims,
+        &add_all,
+        replenished(&quotas, &queue, |old: &ResourceClaim, new: &ResourceClaim| old.spec != new.spec),
+    );
     let counters = Arc::new(Counters::new(&context, quotas.clone(), queue.clone()));
     follow_kinds(&context, &counters, add_all);
-    let ready = all_synced(vec![synced(&quotas), synced(&pods), synced(&services), synced(&claims)]);
+    let ready =
+        all_synced(vec![synced(&quotas), synced(&pods), synced(&services), synced(&claims), synced(&device_claims)]);
     let reconciler = Arc::new(Reconciler {
         quotas,
         pods,
         services,
         claims,
+        device_claims,
         counters,
         usage,
         queue: queue.clone(),
@@ -136,6 +149,7 @@ struct Reconciler {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    device_claims: Informer<ResourceClaim>,
     counters: Arc<Counters>,
     usage: QuotaUsage,
     queue: WorkQueue<ObjectKey>,
@@ -153,9 +167,10 @@ impl Reconcile for Reconciler {
         measured.status.get_or_insert_default().hard = Some(hard.clone());
         let mut used: BTreeMap<String, Quantity> =
             hard.keys().map(|name| (name.clone(), Quantity::default())).collect();
-        self.add_all(&measured, "pods", &self.pods, &mut used)?;
-        self.add_all(&measured, "services", &self.services, &mut used)?;
-        self.add_all(&measured, "persistentvolumeclaims", &self.claims, &mut used)?;
+        self.add_all(&measured, ("", "pods"), &self.pods, &mut used)?;
+        self.add_all(&measured, ("", "services"), &self.services, &mut used)?;
+        self.add_all(&measured, ("", "persistentvolumeclaims"), &self.claims, &mut used)?;
+        self.add_all(&measured, ("resource.k8s.io", "resourceclaims"), &self.device_claims, &mut used)?;
         for resource in counted(hard.keys()) {
             let Some(count) = self.counters.count(&resource, &key.namespace).await? else { continue };
             for name in [format!("count/{resource}"), resource.resource.clone()] {
@@ -184,11 +199,11 @@ impl Reconciler {
     fn add_all<K: Resource>(
         &self,
         quota: &ResourceQuota,
-        resource: &str,
+        (group, resource): (&str, &str),
         informer: &Informer<K>,
         used: &mut BTreeMap<String, Quantity>,
     ) -> Result<(), Error> {
-        let resource = GroupResource::new("", resource);
+        let resource = GroupResource::new(group, resource);
         for object in informer.namespace(quota.namespace()) {
             let Some(object) = Object::from_value(serde_json::from_slice(&object.encode()?)?) else { continue };
             let Some(usage) = (self.usage)(quota, &resource, &object) else { continue };
@@ -211,8 +226,7 @@ fn counted<'n>(names: impl Iterator<Item = &'n String>) -> BTreeSet<GroupResourc
             None if ALIASES.contains(&name.as_str()) => (name.as_str(), ""),
             None => continue,
         };
-        let measured = ["pods", "services", "persistentvolumeclaims"];
-        if !(named.1.is_empty() && measured.contains(&named.0)) {
+        if !MEASURED.contains(&named) {
             resources.insert(GroupResource::new(named.1, named.0));
         }
     }

@@ -1,4 +1,4 @@
-//! `DefaultTolerationSeconds`: pods stay five minutes on a node that is not ready or unreachable
+//! `DefaultTolerationSeconds`: pods stay a while (five minutes) on a node that is not ready or unreachable
 //! (`plugin/pkg/admission/defaulttolerationseconds`).
 
 use api::admission::{AdmissionPlugin, Attributes, Operation};
@@ -8,9 +8,17 @@ use serde_json::json;
 
 use crate::attributes::{is_resource, list_mut, text};
 
-const SECONDS: i64 = 300;
+pub(crate) struct DefaultTolerationSeconds {
+    not_ready: i64,
+    unreachable: i64,
+}
 
-pub(crate) struct DefaultTolerationSeconds;
+impl DefaultTolerationSeconds {
+    /// With the seconds on a node that is not ready, and on one that nobody reaches.
+    pub(crate) fn new((not_ready, unreachable): (i64, i64)) -> Self {
+        Self { not_ready, unreachable }
+    }
+}
 
 #[async_trait]
 impl AdmissionPlugin for DefaultTolerationSeconds {
@@ -24,13 +32,15 @@ impl AdmissionPlugin for DefaultTolerationSeconds {
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
         let Some(pod) = &mut attributes.object else { return Ok(()) };
-        for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let taints =
+            [("node.kubernetes.io/not-ready", self.not_ready), ("node.kubernetes.io/unreachable", self.unreachable)];
+        for (taint, seconds) in taints {
             let tolerated = pod.array(&["spec", "tolerations"]).iter().any(|t| {
                 matches!(text(t, "effect"), "" | "NoExecute") && (text(t, "key") == taint || text(t, "key").is_empty())
             });
             if !tolerated && let Some(tolerations) = list_mut(pod, &["spec", "tolerations"]) {
                 tolerations.push(json!({
-                    "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+                    "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
                 }));
             }
         }

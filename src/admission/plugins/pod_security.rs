@@ -4,6 +4,8 @@
 //! the audit event.
 
 mod checks;
+mod configuration;
+mod counts;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -15,15 +17,20 @@ use async_trait::async_trait;
 use client::k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 
+pub(crate) use self::configuration::Configuration;
+use self::counts::{Counts, Mode};
 use self::policy::{LevelVersion, Policy};
 use crate::attributes::{containers, text};
 use crate::cluster::Cluster;
+use crate::configuration::go_list;
 
 /// More pods of a namespace are not looked at when its labels change.
 const PODS_MAX: usize = 3000;
 
 pub(crate) struct PodSecurity {
     cluster: Cluster,
+    configuration: Configuration,
+    counts: Counts,
 }
 
 /// Where a kind has its pod template; `None` if it has none.
@@ -44,8 +51,28 @@ fn is_core(resource: &Gvr, name: &str) -> bool {
 }
 
 impl PodSecurity {
-    pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster }
+    pub(crate) fn new(cluster: Cluster, configuration: Configuration) -> Self {
+        Self { cluster, configuration, counts: Counts::default() }
+    }
+
+    fn policy_of(&self, labels: &BTreeMap<&str, &str>) -> (Policy, ErrorList) {
+        self.configuration.defaults.with_labels(labels)
+    }
+
+    /// Why nobody looks at this request's pods (`exemptNamespace`, `exemptUser`).
+    fn exemption(&self, attributes: &Attributes) -> Option<&'static str> {
+        let exemptions = &self.configuration.exemptions;
+        let has = |list: &[String], name: &str| !name.is_empty() && list.iter().any(|other| other == name);
+        if has(&exemptions.namespaces, &attributes.namespace) {
+            return Some("namespace");
+        }
+        has(&exemptions.usernames, &attributes.user.name).then_some("user")
+    }
+
+    /// Lets a request pass without a look.
+    fn let_off(&self, attributes: &Attributes, why: &'static str) {
+        annotate(attributes, "exempt", why.to_owned());
+        self.counts.exempted(attributes);
     }
 
     /// The namespace's policy, and what is wrong with its labels.
@@ -57,7 +84,7 @@ impl PodSecurity {
         let labels: BTreeMap<&str, &str> =
             found.metadata.labels.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         // Labels that say nothing sensible fail closed where they are enforced.
-        Ok(Policy::of(&labels))
+        Ok(self.policy_of(&labels))
     }
 
     /// What enforcing a new level would say of the pods that are there (`EvaluatePodsInNamespace`).
@@ -119,19 +146,75 @@ impl PodSecurity {
         warnings
     }
 
-    /// Warnings about a namespace whose labels change.
+    /// Warnings about a namespace that is made, or whose labels change (`ValidateNamespace`).
     async fn namespace_warnings(&self, attributes: &Attributes) -> Vec<String> {
-        let (Some(new), Some(old)) = (&attributes.object, &attributes.old_object) else { return Vec::new() };
+        let Some(new) = &attributes.object else { return Vec::new() };
+        let labels: BTreeMap<&str, &str> = new.labels().collect();
+        let (policy, errors) = self.policy_of(&labels);
         // What the labels say wrongly is refused: nobody looks at pods by it.
-        if !Policy::of(&new.labels().collect()).1.is_empty() {
+        if !errors.is_empty() {
             return Vec::new();
         }
-        let enforced = |object: &Object| Policy::of(&object.labels().collect()).0.enforce;
-        let (new_level, old_level) = (enforced(new), enforced(old));
-        let tighter = new_level != old_level
-            && new_level.level != policy::Level::Privileged
-            && (new_level.version != old_level.version || new_level.level > old_level.level);
-        if tighter { self.existing_pods(new.name(), new_level).await } else { Vec::new() }
+        let is_exempt = self.configuration.exemptions.namespaces.contains(&attributes.namespace);
+        if let Some(old) = attributes.old_object.as_ref().filter(|_| attributes.operation == Operation::Update) {
+            let (level, before) = (policy.enforce, self.policy_of(&old.labels().collect()).0.enforce);
+            let tighter = level != before
+                && level.level != policy::Level::Privileged
+                && (level.version != before.version || level.level > before.level);
+            if !tighter {
+                return Vec::new();
+            }
+            if !is_exempt {
+                return self.existing_pods(new.name(), level).await;
+            }
+        }
+        if !is_exempt || policy.is_open() || policy.is_like(&self.configuration.defaults) {
+            return Vec::new();
+        }
+        vec![format!(
+            "namespace {:?} is exempt from Pod Security, and the policy ({}) will be ignored",
+            new.name(),
+            policy.set_by(&labels)
+        )]
+    }
+
+    /// Labels that make no sense are refused, unless they were there before.
+    fn check_labels(&self, attributes: &Attributes) -> Result<(), Status> {
+        let Some(new) = &attributes.object else { return Ok(()) };
+        let errors = self.policy_of(&new.labels().collect()).1;
+        let before = attributes.old_object.as_ref().map(|old| self.policy_of(&old.labels().collect()).1);
+        if errors.is_empty() || before.is_some_and(|before| before == errors) {
+            return Ok(());
+        }
+        Err(Status::invalid(&attributes.gvk.group, &attributes.gvk.kind, &attributes.name, &errors))
+    }
+
+    /// `EvaluatePod`: the modes in their order; a request that is refused is not warned of.
+    fn evaluate(&self, attributes: &Attributes, policy: &Policy, pod: &Object, enforced: bool) -> Result<(), Status> {
+        let found = |mode: LevelVersion| {
+            let violations = checks::evaluate(mode, pod);
+            (!violations.is_empty()).then(|| checks::details(&violations))
+        };
+        let mut refusal = None;
+        if enforced {
+            annotate(attributes, "enforce-policy", policy.enforce.to_string());
+            refusal = found(policy.enforce);
+            self.counts.evaluated(refusal.is_none(), policy.enforce, Mode::Enforce, attributes);
+        }
+        if let Some(details) = found(policy.audit) {
+            let text = format!("would violate PodSecurity \"{}\": {details}", policy.audit);
+            annotate(attributes, "audit-violations", text);
+            self.counts.evaluated(false, policy.audit, Mode::Audit, attributes);
+        }
+        if let Some(details) = refusal {
+            let why = format!("violates PodSecurity \"{}\": {details}", policy.enforce);
+            return Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why));
+        }
+        if let Some(details) = found(policy.warn) {
+            attributes.notes.warn(format!("would violate PodSecurity \"{}\": {details}", policy.warn));
+            self.counts.evaluated(false, policy.warn, Mode::Warn, attributes);
+        }
+        Ok(())
     }
 }
 
@@ -153,61 +236,52 @@ impl AdmissionPlugin for PodSecurity {
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
         if is_core(&attributes.resource, "namespaces") {
-            check_labels(attributes)?;
+            self.check_labels(attributes)?;
             for warning in self.namespace_warnings(attributes).await {
                 attributes.notes.warn(warning);
             }
             return Ok(());
         }
+        if let Some(why) = self.exemption(attributes) {
+            self.let_off(attributes, why);
+            return Ok(());
+        }
         let enforced = is_core(&attributes.resource, "pods");
         let (policy, errors) = match self.policy(&attributes.namespace).await {
             Ok(found) => found,
-            Err(status) if enforced => return Err(status),
             Err(status) => {
+                self.counts.failed(true, attributes);
+                if enforced {
+                    return Err(status);
+                }
                 annotate(attributes, "error", status.message);
                 return Ok(());
             }
         };
         if errors.is_empty() && enforced && policy.is_open() {
             annotate(attributes, "enforce-policy", policy.enforce.to_string());
+            self.counts.evaluated(true, policy.enforce, Mode::Enforce, attributes);
             return Ok(());
         }
         if errors.is_empty() && !enforced && (Policy { enforce: policy.warn, ..policy }).is_open() {
             return Ok(());
         }
         let Some(pod) = pod_of(attributes) else { return Ok(()) };
-        if !errors.is_empty() {
-            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            let all = if let [one] = all.as_slice() { one.clone() } else { format!("[{}]", all.join(", ")) };
-            annotate(attributes, "error", format!("Failed to parse policy: {all}"));
+        let class = pod.str(&["spec", "runtimeClassName"]).filter(|class| !class.is_empty());
+        if class.is_some_and(|class| self.configuration.exemptions.runtime_classes.iter().any(|name| name == class)) {
+            self.let_off(attributes, "runtimeClass");
+            return Ok(());
         }
-        evaluate(attributes, &policy, &pod, enforced)
+        if !errors.is_empty() {
+            annotate(attributes, "error", format!("Failed to parse policy: {}", go_list(&errors)));
+            self.counts.failed(false, attributes);
+        }
+        self.evaluate(attributes, &policy, &pod, enforced)
     }
-}
 
-/// `EvaluatePod`: the modes in their order; a request that is refused is not warned of.
-fn evaluate(attributes: &Attributes, policy: &Policy, pod: &Object, enforced: bool) -> Result<(), Status> {
-    let found = |mode: LevelVersion| {
-        let violations = checks::evaluate(mode, pod);
-        (!violations.is_empty()).then(|| checks::details(&violations))
-    };
-    let mut refusal = None;
-    if enforced {
-        annotate(attributes, "enforce-policy", policy.enforce.to_string());
-        refusal = found(policy.enforce);
+    fn metrics(&self, out: &mut String) {
+        self.counts.write(out);
     }
-    if let Some(details) = found(policy.audit) {
-        let text = format!("would violate PodSecurity \"{}\": {details}", policy.audit);
-        annotate(attributes, "audit-violations", text);
-    }
-    if let Some(details) = refusal {
-        let why = format!("violates PodSecurity \"{}\": {details}", policy.enforce);
-        return Err(Status::forbidden(&attributes.resource.group_resource(), &attributes.name, why));
-    }
-    if let Some(details) = found(policy.warn) {
-        attributes.notes.warn(format!("would violate PodSecurity \"{}\": {details}", policy.warn));
-    }
-    Ok(())
 }
 
 /// Says something in the audit event.
@@ -225,17 +299,6 @@ fn pod_of(attributes: &Attributes) -> Option<Object> {
         Some(old) if attributes.operation == Operation::Update && !is_significant(object, old) => None,
         _ => Some(object.clone()),
     }
-}
-
-/// Labels that make no sense are refused, unless they were there before.
-fn check_labels(attributes: &Attributes) -> Result<(), Status> {
-    let Some(new) = &attributes.object else { return Ok(()) };
-    let errors = Policy::of(&new.labels().collect()).1;
-    let before = attributes.old_object.as_ref().map(|old| Policy::of(&old.labels().collect()).1);
-    if errors.is_empty() || before.is_some_and(|before| before == errors) {
-        return Ok(());
-    }
-    Err(Status::invalid(&attributes.gvk.group, &attributes.gvk.kind, &attributes.name, &errors))
 }
 
 /// Whether an update changes what is run (`isSignificantPodUpdate`).

@@ -21,7 +21,12 @@ use tokio::time::Instant;
 use crate::attributes::forbidden;
 use crate::cluster::Cluster;
 use crate::limits::{Amounts, add, amounts_of};
-use crate::quota::Measure;
+use crate::quota::{Measure, scopes};
+
+pub(crate) use self::configuration::Configuration;
+use self::configuration::{Cover, Limited};
+
+mod configuration;
 
 /// How often a charge is tried anew when somebody else wrote the quota.
 const ATTEMPTS: usize = 4;
@@ -31,6 +36,7 @@ const NAMESPACES_MAX: usize = 1000;
 
 pub(crate) struct ResourceQuota {
     cluster: Cluster,
+    configuration: Configuration,
     /// What is known by namespace. At most `NAMESPACES_MAX`; then those in no use are forgotten.
     namespaces: Mutex<HashMap<String, Arc<Namespace>>>,
 }
@@ -44,8 +50,8 @@ struct Namespace {
 }
 
 impl ResourceQuota {
-    pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster, namespaces: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(cluster: Cluster, configuration: Configuration) -> Self {
+        Self { cluster, configuration, namespaces: Mutex::new(HashMap::new()) }
     }
 
     fn namespace(&self, name: &str) -> Arc<Namespace> {
@@ -73,7 +79,9 @@ impl ResourceQuota {
     async fn charge(&self, measure: Measure, attributes: &Attributes) -> Result<(), Status> {
         let Some(object) = &attributes.object else { return Ok(()) };
         let namespace = self.namespace(&attributes.namespace);
-        if !self.may_have_quotas(&attributes.namespace, &namespace).await? {
+        let has_quotas = self.may_have_quotas(&attributes.namespace, &namespace).await?;
+        // What is limited for everybody needs a quota.
+        if !has_quotas && self.configuration.limited.is_empty() {
             return Ok(());
         }
         let _turn = namespace.turn.lock().await;
@@ -84,7 +92,8 @@ impl ResourceQuota {
             // A second try is about the quotas that somebody else wrote meanwhile.
             let quotas =
                 quotas.iter().filter(|q| open.as_ref().is_none_or(|names| names.iter().any(|n| n == q.name())));
-            let charged = charges(quotas.map(Arc::as_ref), measure, attributes, object)?;
+            let limited = &self.configuration.limited;
+            let charged = charges(quotas.map(Arc::as_ref), limited, measure, attributes, object)?;
             if attributes.dry_run {
                 return Ok(());
             }
@@ -145,6 +154,7 @@ impl AdmissionPlugin for ResourceQuota {
 /// `CheckRequest`: the quotas that change, with their new usage.
 fn charges<'q>(
     quotas: impl Iterator<Item = &'q Quota>,
+    limited: &[Limited],
     measure: Measure,
     attributes: &Attributes,
     object: &Object,
@@ -152,7 +162,12 @@ fn charges<'q>(
     let resource = attributes.resource.group_resource();
     let usage = measure.usage(&resource, object);
     let mut relevant = Vec::new();
-    for quota in quotas.filter(|quota| measure.falls_under(quota, &resource, object)) {
+    let mut cover = Cover::new(limited, measure, &resource, object, &usage);
+    for quota in quotas {
+        cover.add_scopes(measure.matching_scopes(&scopes(quota), object));
+        if !measure.falls_under(quota, &resource, object) {
+            continue;
+        }
         let status = quota.status.as_ref();
         let (hard, used) =
             (amounts_of(status.and_then(|s| s.hard.as_ref())), amounts_of(status.and_then(|s| s.used.as_ref())));
@@ -165,6 +180,7 @@ fn charges<'q>(
             let why = format!("status unknown for quota: {}, resources: {names}", quota.name());
             return Err(forbidden(attributes, why));
         }
+        cover.add_resources(&restricted);
         relevant.push((quota, hard, used));
     }
     let negative: Vec<&str> = usage.iter().filter(|(_, v)| v.sign() < 0).map(|(k, _)| k.as_str()).collect();
@@ -172,9 +188,18 @@ fn charges<'q>(
         let why = format!("quota usage is negative for resource(s): {}", negative.join(","));
         return Err(forbidden(attributes, why));
     }
+    let deltas: Vec<Amounts> =
+        relevant.iter().map(|(quota, ..)| delta(Some(quota), measure, attributes, &resource, &usage)).collect();
+    let adds_any = |delta: &Amounts| delta.values().any(|amount| !amount.is_zero());
+    let is_charged = match deltas.as_slice() {
+        [] => adds_any(&delta(None, measure, attributes, &resource, &usage)),
+        deltas => deltas.iter().any(adds_any),
+    };
+    if is_charged {
+        cover.check(attributes)?;
+    }
     let mut changed = Vec::new();
-    for (quota, hard, used) in relevant {
-        let delta = delta(quota, measure, attributes, &resource, &usage);
+    for ((quota, hard, used), delta) in relevant.into_iter().zip(deltas) {
         let requested: Amounts = delta.into_iter().filter(|(k, v)| !v.is_zero() && hard.contains_key(k)).collect();
         let mut total = used.clone();
         add(&mut total, &requested);
@@ -205,10 +230,10 @@ fn charges<'q>(
     Ok(changed)
 }
 
-/// What a request adds: for changes of an object that the quota counted before, only the difference, never less than
-/// nothing.
+/// What a request adds: for changes of an object that the quota (or whoever looks without one) counted before, only the
+/// difference, never less than nothing.
 fn delta(
-    quota: &Quota,
+    quota: Option<&Quota>,
     measure: Measure,
     attributes: &Attributes,
     resource: &GroupResource,
@@ -218,7 +243,7 @@ fn delta(
         .old_object
         .as_ref()
         .filter(|old| attributes.operation == Operation::Update && !old.resource_version().is_empty())
-        .filter(|old| measure.falls_under(quota, resource, old));
+        .filter(|old| quota.is_none_or(|quota| measure.falls_under(quota, resource, old)));
     let Some(old) = counted else { return usage.clone() };
     let before = measure.usage(resource, old);
     let more = usage.iter().map(|(name, amount)| {
@@ -262,7 +287,7 @@ mod tests {
             reinvocation: Default::default(),
         };
         let new = attributes.object.clone().unwrap();
-        let changed = charges([quota].into_iter(), Measure::Pod, &attributes, &new).map_err(|s| s.message)?;
+        let changed = charges([quota].into_iter(), &[], Measure::Pod, &attributes, &new).map_err(|s| s.message)?;
         Ok(changed.first().map(|q| json!(q.status.as_ref().unwrap().used).to_string()))
     }
 

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use client::k8s_openapi::api::node::v1::RuntimeClass as Class;
 use serde_json::{Map, Value};
 
-use crate::attributes::{forbidden, is_resource, text};
+use crate::attributes::{forbidden, is_resource};
 use crate::cluster::Cluster;
 use crate::limits::{amounts, amounts_of};
+use crate::tolerations;
 
 pub(crate) struct RuntimeClass {
     cluster: Cluster,
@@ -112,51 +113,11 @@ fn apply(class: &Class, pod: &mut Object) -> Result<(), String> {
         }
         tolerations.push(Value::Object(value));
     }
-    let merged = merge_tolerations(&tolerations);
+    let merged = tolerations::merge(&tolerations);
     if !merged.is_empty() {
         pod.set(&["spec", "tolerations"], merged);
     }
     Ok(())
-}
-
-/// `MergeTolerations`: what another toleration covers is left out.
-fn merge_tolerations(all: &[Value]) -> Vec<Value> {
-    let mut merged: Vec<Value> = Vec::new();
-    for (i, toleration) in all.iter().enumerate() {
-        let covered = merged.iter().any(|other| covers(other, toleration))
-            || all[i + 1..].iter().any(|other| other != toleration && covers(other, toleration));
-        if !covered {
-            merged.push(toleration.clone());
-        }
-    }
-    merged
-}
-
-/// `isSuperset`.
-fn covers(wide: &Value, narrow: &Value) -> bool {
-    if wide == narrow {
-        return true;
-    }
-    let any_key = text(wide, "key").is_empty() && text(wide, "operator") == "Exists";
-    if text(wide, "key") != text(narrow, "key") && !any_key {
-        return false;
-    }
-    let effect = text(wide, "effect");
-    if effect != text(narrow, "effect") && !effect.is_empty() {
-        return false;
-    }
-    let seconds = |t: &Value| t.get("tolerationSeconds").and_then(Value::as_i64);
-    if effect == "NoExecute"
-        && let Some(limit) = seconds(wide)
-        && seconds(narrow).is_none_or(|s| s > limit)
-    {
-        return false;
-    }
-    match text(wide, "operator") {
-        "" | "Equal" => text(narrow, "operator") == "Equal" && text(narrow, "value") == text(wide, "value"),
-        "Exists" => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

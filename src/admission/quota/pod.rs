@@ -65,7 +65,7 @@ pub(super) fn matches_scope(scope: &ScopedResourceSelectorRequirement, pod: &Obj
 }
 
 /// No container asks for or is limited in CPU or memory.
-fn is_best_effort(pod: &Object) -> bool {
+pub(crate) fn is_best_effort(pod: &Object) -> bool {
     let none = |amounts: Amounts| {
         amounts.iter().all(|(name, amount)| !matches!(name.as_str(), "cpu" | "memory") || amount.sign() <= 0)
     };

@@ -1,9 +1,13 @@
 //! The plugins over an API server that answers from a table: what they say of requests.
 
+#[path = "plugins/optional.rs"]
+mod optional;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use admission::Chain;
 use api::admission::{AdmissionPlugin, Attributes, Operation};
 use api::services::{
     AuthorizationAttributes, Authorizer, Decision, Kinds, Registry, ServedKind, Services, TokenRequest, Tokens,
@@ -152,6 +156,10 @@ fn world(objects: &[(&str, Value)]) -> World {
 }
 
 fn world_with(objects: &[(&str, Value)], answer: Answer) -> World {
+    world_of(objects, answer, &Chain::default())
+}
+
+fn world_of(objects: &[(&str, Value)], answer: Answer, chain: &Chain) -> World {
     let objects: BTreeMap<String, Value> = objects.iter().map(|(path, o)| ((*path).to_owned(), o.clone())).collect();
     let objects = Arc::new(objects);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -168,7 +176,7 @@ fn world_with(objects: &[(&str, Value)], answer: Answer) -> World {
     let client = Client::in_memory(service, UserInfo::new("test", &[]));
     let shutdown = Shutdown::new();
     let informers = Informers::new(client.clone(), shutdown.clone());
-    World { plugins: admission::plugins(client, informers, services(answer)), shutdown }
+    World { plugins: admission::plugins(chain, client, informers, services(answer)), shutdown }
 }
 
 fn request(operation: Operation, resource: &str, object: Option<Value>) -> Attributes {

@@ -18,6 +18,14 @@ pub const OWNED: &[&str] = &["MemoryPressure", "DiskPressure", "PIDPressure", "R
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
 
+/// What the node can do that pods and their changes may need, in order of names (component-helpers
+/// `nodedeclaredfeatures`).
+const DECLARED_FEATURES: [&str; 3] = [
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
+
 /// The node as it is to be registered.
 pub async fn node(ctx: &Context, conditions: Vec<NodeCondition>) -> Node {
     let config = &ctx.config;
@@ -55,6 +63,7 @@ pub async fn node(ctx: &Context, conditions: Vec<NodeCondition>) -> Node {
                 .to_vec(),
         ),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
         images: images(ctx).await,
         volumes_in_use: Some(ctx.csi.in_use()).filter(|list| !list.is_empty()),
         node_info: Some(NodeSystemInfo {

@@ -51,7 +51,14 @@ impl Policy {
 
 const OPEN: LevelVersion = LevelVersion { level: Level::Privileged, version: None };
 
-fn parse_level(text: &str) -> Result<Level, &'static str> {
+impl Default for Policy {
+    /// What counts where nobody says anything.
+    fn default() -> Self {
+        Self { enforce: OPEN, audit: OPEN, warn: OPEN }
+    }
+}
+
+pub(super) fn parse_level(text: &str) -> Result<Level, &'static str> {
     match text {
         "privileged" => Ok(Level::Privileged),
         "baseline" => Ok(Level::Baseline),
@@ -60,7 +67,7 @@ fn parse_level(text: &str) -> Result<Level, &'static str> {
     }
 }
 
-fn parse_version(text: &str) -> Result<Option<u32>, &'static str> {
+pub(super) fn parse_version(text: &str) -> Result<Option<u32>, &'static str> {
     if text == "latest" {
         return Ok(None);
     }
@@ -100,22 +107,22 @@ fn version(labels: &BTreeMap<&str, &str>, name: &str, errors: &mut ErrorList) ->
 }
 
 impl Policy {
-    /// `PolicyToEvaluate`, with what is wrong with the labels. A bad level is the strictest where it is enforced and
-    /// the loosest elsewhere.
-    pub(super) fn of(labels: &BTreeMap<&str, &str>) -> (Self, ErrorList) {
+    /// `PolicyToEvaluate`, with what is wrong with the labels; `self` is what counts where they say nothing. A bad level
+    /// is the strictest where it is enforced and the loosest elsewhere.
+    pub(super) fn with_labels(&self, labels: &BTreeMap<&str, &str>) -> (Self, ErrorList) {
         let mut errors = ErrorList::new();
-        let mut mode = |name: &str, otherwise: Level| {
+        let mut mode = |name: &str, otherwise: Level, default: LevelVersion| {
             let named = level(labels, name, otherwise, &mut errors);
             let version = version(labels, &format!("{name}-version"), &mut errors);
             let level = match named {
                 Some(Ok(level) | Err(level)) => level,
-                None => OPEN.level,
+                None => default.level,
             };
-            (named, version, LevelVersion { level, version: version.flatten() })
+            (named, version, LevelVersion { level, version: version.unwrap_or(default.version) })
         };
-        let (enforce_level, _, enforce) = mode("enforce", Level::Restricted);
-        let (_, _, audit) = mode("audit", Level::Privileged);
-        let (warn_level, warn_version, mut warn) = mode("warn", Level::Privileged);
+        let (enforce_level, _, enforce) = mode("enforce", Level::Restricted, self.enforce);
+        let (_, _, audit) = mode("audit", Level::Privileged, self.audit);
+        let (warn_level, warn_version, mut warn) = mode("warn", Level::Privileged, self.warn);
         if warn_level.is_none() && matches!(enforce_level, Some(Ok(level)) if level > warn.level) {
             warn.level = enforce.level;
             if warn_version.is_none() {
@@ -123,6 +130,23 @@ impl Policy {
             }
         }
         (Self { enforce, audit, warn }, errors)
+    }
+
+    /// What of it is not open and stands in the labels (`exemptNamespaceWarning`).
+    pub(super) fn set_by(&self, labels: &BTreeMap<&str, &str>) -> String {
+        let modes = [("enforce", self.enforce), ("audit", self.audit), ("warn", self.warn)];
+        let set = modes.into_iter().filter(|(name, mode)| {
+            let is_set = |name: &str| label(labels, name).is_some();
+            mode.level != Level::Privileged && (is_set(name) || is_set(&format!("{name}-version")))
+        });
+        set.map(|(name, mode)| format!("{name}={mode}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `Equivalent`: the version of the loosest level says nothing.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let like =
+            |a: LevelVersion, b: LevelVersion| a == b || (a.level == Level::Privileged && b.level == Level::Privileged);
+        like(self.enforce, other.enforce) && like(self.audit, other.audit) && like(self.warn, other.warn)
     }
 }
 
@@ -136,7 +160,7 @@ mod tests {
             let full: Vec<(String, &str)> =
                 labels.iter().map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), *v)).collect();
             let labels = full.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-            let (policy, found) = Policy::of(&labels);
+            let (policy, found) = Policy::default().with_labels(&labels);
             assert_eq!(
                 (policy.enforce.to_string(), policy.warn.to_string(), found.len()),
                 (enforce.into(), warn.into(), errors)
@@ -156,5 +180,18 @@ mod tests {
             "privileged:latest",
             3,
         );
+    }
+
+    #[test]
+    fn labels_say_nothing_of_what_they_do_not_name() {
+        let strict = LevelVersion { level: Level::Baseline, version: Some(30) };
+        let default = Policy { enforce: strict, ..Policy::default() };
+        let check = |labels: &[(&str, &str)], enforce: &str, warn: &str| {
+            let (policy, _) = default.with_labels(&labels.iter().copied().collect());
+            assert_eq!((policy.enforce.to_string(), policy.warn.to_string()), (enforce.into(), warn.into()));
+        };
+        check(&[], "baseline:v1.30", "privileged:latest");
+        check(&[("pod-security.kubernetes.io/enforce", "restricted")], "restricted:v1.30", "restricted:v1.30");
+        check(&[("pod-security.kubernetes.io/enforce-version", "latest")], "baseline:latest", "privileged:latest");
     }
 }

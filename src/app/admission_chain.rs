@@ -1,0 +1,36 @@
+//! The admission plugins that flags ask for, with the services that they ask.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use admission::{Chain, ChainOptions, ImageReviewer, NoAnswer};
+use anyhow::Context;
+use apiserver::remote::Remote;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// How long the service that reviews images may take for one answer.
+const REVIEW_WITHIN: Duration = Duration::from_secs(30);
+
+/// Chooses the plugins and reads their configuration.
+pub fn read(options: &ChainOptions) -> anyhow::Result<Chain> {
+    Chain::read(options, &reviewer).context("cannot set up admission")
+}
+
+fn reviewer(kubeconfig: &Path) -> Result<Arc<dyn ImageReviewer>, String> {
+    let remote = Remote::load(kubeconfig).map_err(|error| base::chain(&error).to_string())?;
+    Ok(Arc::new(Reviewer(remote)))
+}
+
+struct Reviewer(Remote);
+
+#[async_trait]
+impl ImageReviewer for Reviewer {
+    async fn review(&self, review: Bytes) -> Result<Bytes, NoAnswer> {
+        self.0
+            .post(review, REVIEW_WITHIN)
+            .await
+            .map_err(|error| NoAnswer { is_passing: error.is_passing(), text: base::chain(&error).to_string() })
+    }
+}
