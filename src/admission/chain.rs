@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use api::admission::AdmissionPlugin;
 use api::services::{Authorizer, Kinds};
+use api::webhook::Asker;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -47,8 +48,8 @@ pub(crate) struct Settings {
     pub(crate) tolerations: plugins::PodTolerationRestrictionConfiguration,
     /// There is one if the plugin is on.
     pub(crate) images: Option<plugins::ImagePolicyConfiguration>,
-    /// Kubeconfigs with which mutating and validating webhooks are called.
-    pub(crate) webhooks: Vec<PathBuf>,
+    /// Kubeconfigs with which webhooks are called, by who calls them.
+    pub(crate) webhooks: Vec<(Asker, PathBuf)>,
 }
 
 /// What plugins are made from.
@@ -175,8 +176,8 @@ impl Chain {
         Ok(Self { enabled, settings })
     }
 
-    /// Kubeconfigs whose users are the server's identities at admission webhooks, without repetitions.
-    pub fn webhook_kubeconfigs(&self) -> &[PathBuf] {
+    /// Kubeconfigs whose users are the server's identities at admission webhooks, by who calls them.
+    pub fn webhook_kubeconfigs(&self) -> &[(Asker, PathBuf)] {
         &self.settings.webhooks
     }
 
@@ -201,8 +202,11 @@ impl Settings {
             }
             "ImagePolicyWebhook" => self.images = Some(plugins::ImagePolicyConfiguration::read(document, make)?),
             MUTATING_WEBHOOK | VALIDATING_WEBHOOK => {
-                let file = plugins::webhook_kubeconfig(document)?;
-                self.webhooks.extend(file.filter(|file| !self.webhooks.contains(file)));
+                let asker = match plugin {
+                    MUTATING_WEBHOOK => Asker::MutatingAdmission,
+                    _ => Asker::ValidatingAdmission,
+                };
+                self.webhooks.extend(plugins::webhook_kubeconfig(document)?.map(|file| (asker, file)));
             }
             _ => {}
         }

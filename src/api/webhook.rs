@@ -13,9 +13,21 @@ use serde_json::Value;
 /// A `clientConfig` (`admissionregistration.k8s.io/v1` `WebhookClientConfig`, and the like of CRDs).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
+    /// Who calls: the server may have an identity of its own there for each.
+    pub asker: Asker,
     pub place: Place,
     /// PEM certificates that the server's certificate is verified against; empty: the system's.
     pub ca_bundle: Vec<u8>,
+}
+
+/// Who calls a webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Asker {
+    MutatingAdmission,
+    ValidatingAdmission,
+    /// Without an identity.
+    #[default]
+    Other,
 }
 
 /// Where a webhook is.
@@ -56,7 +68,7 @@ impl Target {
             (_, Some(url)) if !url.is_empty() => Place::Url(clean_url(url)),
             _ => return Err(WebhookError::Config("webhook configuration must have either service or URL".to_owned())),
         };
-        Ok(Self { place, ca_bundle })
+        Ok(Self { asker: Asker::Other, place, ca_bundle })
     }
 
     /// The URL as error texts show it, without a query.

@@ -2,8 +2,9 @@
 //! those that are being deleted.
 //!
 //! One task ([`run`]) handles definitions one after the other. What a definition makes the server serve is served before
-//! its status says so, so that whoever has seen the status can use it. Removal runs in tasks of its own, because it waits
-//! for finalizers.
+//! its status says so, so that whoever has seen the status can use it; discovery tells of it after that
+//! ([`Settling`]), so that whoever has seen it there does not run into the writing of the status. Removal runs in tasks of
+//! its own, because it waits for finalizers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use api::definitions::{Cleanup, Definitions, Facts};
 use api::kind::KindDef;
 use api::{Object, Status, UserInfo};
 use base::{Backoff, Shutdown, chain};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cache::WatchStart;
 use crate::cache::entry::Entry;
@@ -29,6 +30,54 @@ use crate::verbs::options::DeleteOptions;
 
 /// How long one attempt waits for the last object to go (upstream's `deleteInstances`).
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
+
+/// How long discovery waits for the writing of a status that tells of what discovery is about to tell.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Definitions whose kinds are served and whose status does not say so yet: upstream's discovery looks at the status
+/// (`customresource_discovery_controller.go`), its handler of requests does not wait for it.
+pub(crate) struct Settling(watch::Sender<Turns>);
+
+/// Statuses that were begun to be written, and those that are written or have failed. One follows the other.
+#[derive(Clone, Copy, Default)]
+struct Turns {
+    begun: u64,
+    ended: u64,
+}
+
+/// While this lives, discovery waits.
+struct Writing<'a>(&'a Settling);
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self(watch::Sender::new(Turns::default()))
+    }
+}
+
+impl Settling {
+    fn begin(&self) -> Writing<'_> {
+        self.0.send_modify(|turns| turns.begun += 1);
+        Writing(self)
+    }
+
+    /// Completes when the status that is being written now, if any, is written.
+    pub(crate) async fn written(&self) {
+        let Turns { begun, ended } = *self.0.borrow();
+        if begun == ended {
+            return;
+        }
+        let mut turns = self.0.subscribe();
+        let written = turns.wait_for(|turns| turns.ended >= begun);
+        // A store that does not answer keeps nobody from discovery.
+        let _late = tokio::time::timeout(WRITTEN_WITHIN, written).await;
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|turns| turns.ended += 1);
+    }
+}
 
 /// One definition as it was last seen.
 struct Known {
@@ -175,6 +224,8 @@ impl Follower {
         let settled = self.source.settle(&object, &neighbours, now);
         let names = self.known.get(name).map(|k| (k.facts.names.clone(), k.facts.kinds.clone()));
         let wanted = settled.as_ref().unwrap_or(&object);
+        let server = Arc::clone(&self.server);
+        let writing = settled.as_ref().map(|_| server.settling.begin());
         if self.keep(wanted, entry) {
             self.publish();
         }
@@ -183,6 +234,7 @@ impl Follower {
         } else if let Some(settled) = settled {
             self.write(name, &object, settled).await;
         }
+        drop(writing);
         let held = self.known.get(name).map(|k| (k.facts.names.clone(), k.facts.kinds.clone()));
         if names.is_some() && names != held {
             // Names were given back: others may have waited for them.
@@ -389,5 +441,25 @@ impl Removal {
                 watcher = self.watch(stored).await?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn discovery_waits_for_the_status_that_is_being_written() {
+        let settling = Settling::default();
+        settling.written().await;
+        let writing = settling.begin();
+        let mut waiting = std::pin::pin!(settling.written());
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(writing);
+        let _next = settling.begin();
+        waiting.await;
+        let began = tokio::time::Instant::now();
+        settling.written().await;
+        assert_eq!(began.elapsed(), WRITTEN_WITHIN);
     }
 }

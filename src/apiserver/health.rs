@@ -11,6 +11,8 @@ pub const GIT_VERSION: &str = concat!("v1.37.0+skiff", env!("CARGO_PKG_VERSION")
 
 /// The checks, in the order of upstream's answer.
 const CHECKS: [&str; 3] = ["ping", "log", "etcd"];
+/// Upstream's server calls itself with a certificate that ends some day; this one calls itself in memory.
+const LOOPBACK: &str = "loopback-serving-certificate";
 /// More of them that make a server ready.
 const READY_CHECKS: [&str; 2] = ["etcd-readiness", "informer-sync"];
 /// What upstream's server does once it listens, by the names of its hooks. Here it is one sequence, which is done or not; see
@@ -100,6 +102,9 @@ fn names<'s>(server: &'s ApiServer, endpoint: &str) -> Vec<&'s str> {
     let mut names: Vec<&str> = CHECKS.to_vec();
     if ready {
         names.extend(READY_CHECKS);
+    } else {
+        // After `ping` and `log`.
+        names.insert(2, LOOPBACK);
     }
     // What the store needs, such as plugins that hold keys, matters everywhere (upstream's `AddHealthChecks`).
     names.extend(server.objects.store.checks());
@@ -129,7 +134,7 @@ async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
         name if CHECKS.contains(&name)
             || READY_CHECKS.contains(&name)
             || HOOKS.contains(&name)
-            || name == "shutdown" =>
+            || matches!(name, "shutdown" | LOOPBACK) =>
         {
             Ok(())
         }

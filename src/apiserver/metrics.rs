@@ -2,17 +2,22 @@
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::Histograms;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::auth::tokens::ServiceAccountTokens;
 use crate::respond::{self, Response};
 use crate::server::ApiServer;
 
 pub(crate) mod caches;
+mod exposition;
 pub(crate) mod histogram;
 pub(crate) mod identity;
+pub mod reloads;
 pub(crate) mod requests;
 
 /// What the server counts.
@@ -23,6 +28,8 @@ pub struct Metrics {
     admission: Mutex<Admissions>,
     started: Mutex<Option<f64>>,
     handshake_errors: AtomicU64,
+    reloads: OnceLock<Arc<reloads::Reloads>>,
+    tokens: OnceLock<Arc<ServiceAccountTokens>>,
 }
 
 /// How long admission takes: whole phases, and each plugin (`admission/metrics/metrics.go`).
@@ -79,6 +86,13 @@ impl Metrics {
         }
     }
 
+    /// Tells of configuration files and of service account tokens, too. The first time counts.
+    pub fn tell_of(&self, reloads: Arc<reloads::Reloads>, tokens: Arc<ServiceAccountTokens>) {
+        if self.reloads.set(reloads).is_err() || self.tokens.set(tokens).is_err() {
+            tracing::error!("counts were given twice; the first ones stay");
+        }
+    }
+
     /// A connection ended before its handshake did.
     pub fn handshake_failed(&self) {
         self.handshake_errors.fetch_add(1, Ordering::Relaxed);
@@ -90,8 +104,8 @@ impl Metrics {
     }
 }
 
-/// The exposition text.
-pub async fn serve(server: &ApiServer) -> Response {
+/// The figures, in the form that the client takes.
+pub async fn serve(server: &ApiServer, headers: &HeaderMap) -> Response {
     let mut text = String::with_capacity(16 << 10);
     // Writing to a string cannot fail.
     let _ = write(server, &mut text);
@@ -107,7 +121,14 @@ pub async fn serve(server: &ApiServer) -> Response {
     if let Err(error) = store.metrics(&mut text).await {
         tracing::warn!(error = %base::chain(&error), "cannot read the numbers of the storage");
     }
-    respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
+    let mut response = match exposition::wants_protobuf(headers) {
+        true => respond::bytes(200, exposition::PROTOBUF, exposition::protobuf(&text)),
+        false => respond::bytes(200, exposition::TEXT, text),
+    };
+    if let Some(started) = *server.metrics.started.lock() {
+        response.headers_mut().insert("process-start-time-unix", HeaderValue::from(started as i64));
+    }
+    response
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
@@ -159,6 +180,12 @@ fn write(server: &ApiServer, out: &mut String) -> std::fmt::Result {
         audit.write_metrics(out)?;
     }
     server.decisions.write(out)?;
+    if let Some(tokens) = server.metrics.tokens.get() {
+        tokens.metrics(out);
+    }
+    if let Some(reloads) = server.metrics.reloads.get() {
+        reloads.write(out)?;
+    }
     server.aggregator.metrics(out)?;
     server.flow.write_metrics(out)?;
     process(server, out)

@@ -82,7 +82,8 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: Shapes, protobuf: b
         .ok_or_else(|| Status::not_acceptable(&[JSON, YAML, PROTOBUF]))
 }
 
-fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
+/// The parameters of a clause of `Accept`.
+pub(crate) fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
     clause
         .split(';')
         .skip(1)
@@ -90,8 +91,8 @@ fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|(k, v)| (k.trim(), v.trim().trim_matches('"')))
 }
 
-/// Thousandths.
-fn quality(clause: &str) -> u32 {
+/// How much a clause of `Accept` is wanted, in thousandths.
+pub(crate) fn quality(clause: &str) -> u32 {
     parameters(clause)
         .find(|(k, _)| *k == "q")
         .and_then(|(_, v)| v.parse::<f32>().ok())

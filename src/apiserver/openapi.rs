@@ -128,7 +128,8 @@ async fn made_v3(server: &Arc<ApiServer>, call: &Call, gv: GroupVersion, part: A
 /// Where the document is now, if another was asked for.
 fn redirected(call: &Call, current: &str) -> Option<Response> {
     call.query.get("hash").filter(|asked| *asked != current)?;
-    let mut response = respond::text(301, "");
+    let mut response = respond::bytes(301, JSON, axum::body::Body::empty());
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     let url = format!("{}?hash={current}", call.info.path);
     response.headers_mut().insert(LOCATION, HeaderValue::from_str(&url).ok()?);
     Some(response)

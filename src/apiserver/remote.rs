@@ -63,7 +63,8 @@ pub struct Remote {
     authorization: Option<Authorization>,
 }
 
-enum Authorization {
+/// What goes into the header of this name.
+pub(crate) enum Authorization {
     Fixed(HeaderValue),
     /// A file with a bearer token, read for each request, as it may be replaced.
     TokenFile(PathBuf),
@@ -71,9 +72,9 @@ enum Authorization {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Kubeconfig {
+pub(crate) struct Kubeconfig {
     clusters: Vec<Named>,
-    users: Vec<Named>,
+    pub users: Vec<Named>,
     contexts: Vec<Named>,
     #[serde(rename = "current-context")]
     current_context: String,
@@ -81,10 +82,10 @@ struct Kubeconfig {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Named {
-    name: String,
+pub(crate) struct Named {
+    pub name: String,
     cluster: Cluster,
-    user: User,
+    pub user: User,
     context: Context,
 }
 
@@ -100,7 +101,7 @@ struct Cluster {
 
 #[derive(Default, Clone, Deserialize)]
 #[serde(default)]
-struct User {
+pub(crate) struct User {
     #[serde(rename = "client-certificate")]
     client_certificate: PathBuf,
     #[serde(rename = "client-certificate-data")]
@@ -123,16 +124,102 @@ struct Context {
     user: String,
 }
 
+/// The server's own identity at a service.
+#[derive(Default)]
+pub(crate) struct Identity {
+    pub leaf: Option<Leaf>,
+    pub authorization: Option<Authorization>,
+}
+
+impl Kubeconfig {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`RemoteError::File`] or [`RemoteError::Config`].
+    pub fn load(path: &Path) -> Result<Self, RemoteError> {
+        let text = String::from_utf8(read(path)?).map_err(|e| wrong(path, e.to_string()))?;
+        serde_saphyr::from_str(&text)
+            .map_err(|e| wrong(path, e.to_string().lines().next().unwrap_or_default().to_owned()))
+    }
+
+    /// The user of the current context, if there is one.
+    pub fn current_user(&self) -> Option<&str> {
+        let context = self.contexts.iter().find(|context| context.name == self.current_context)?;
+        Some(context.context.user.as_str()).filter(|name| !name.is_empty())
+    }
+}
+
+impl User {
+    /// The certificate and what the header says; files are named relative to the kubeconfig at `path`.
+    ///
+    /// # Errors
+    /// [`RemoteError::File`] or [`RemoteError::Config`].
+    pub fn identity(&self, path: &Path) -> Result<Identity, RemoteError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let cert = material(path, &self.client_certificate_data, &self.client_certificate, "client-certificate-data")?;
+        let key = material(path, &self.client_key_data, &self.client_key, "client-key-data")?;
+        let pem = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| wrong(path, e.to_string()));
+        let leaf = if cert.is_empty() { None } else { Some(Leaf { cert_pem: pem(cert)?, key_pem: pem(key)? }) };
+        let secret = |text: String| {
+            let mut value = HeaderValue::from_str(&text).map_err(|e| wrong(path, e.to_string()))?;
+            value.set_sensitive(true);
+            Ok::<_, RemoteError>(Authorization::Fixed(value))
+        };
+        let authorization = if !self.token.is_empty() {
+            Some(secret(format!("Bearer {}", self.token))?)
+        } else if !self.token_file.as_os_str().is_empty() {
+            Some(Authorization::TokenFile(folder.join(&self.token_file)))
+        } else if !self.username.is_empty() {
+            Some(secret(format!("Basic {}", STANDARD.encode(format!("{}:{}", self.username, self.password))))?)
+        } else {
+            None
+        };
+        Ok(Identity { leaf, authorization })
+    }
+}
+
+impl Authorization {
+    /// The header's value now.
+    ///
+    /// # Errors
+    /// [`RemoteError::File`], or [`RemoteError::Config`] if a token is none.
+    pub async fn value(&self) -> Result<HeaderValue, RemoteError> {
+        match self {
+            Self::Fixed(value) => Ok(value.clone()),
+            Self::TokenFile(path) => {
+                let token = tokio::fs::read_to_string(path)
+                    .await
+                    .map_err(|source| RemoteError::File { path: path.clone(), source })?;
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+                    .map_err(|e| wrong(path, e.to_string()))?;
+                value.set_sensitive(true);
+                Ok(value)
+            }
+        }
+    }
+}
+
+fn wrong(path: &Path, why: String) -> RemoteError {
+    RemoteError::Config { path: path.to_owned(), why }
+}
+
+/// What stands in a kubeconfig itself or in a file that it names.
+fn material(path: &Path, data: &str, file: &Path, what: &str) -> Result<Vec<u8>, RemoteError> {
+    match (data, file.as_os_str().is_empty()) {
+        ("", true) => Ok(Vec::new()),
+        ("", false) => read(&path.parent().unwrap_or(Path::new("")).join(file)),
+        (data, _) => STANDARD.decode(data).map_err(|e| wrong(path, format!("{what}: {e}"))),
+    }
+}
+
 impl Remote {
     /// Reads a kubeconfig: the cluster is the service, the user is the server's own identity there.
     ///
     /// # Errors
     /// [`RemoteError::File`], [`RemoteError::Config`] or [`RemoteError::Tls`].
     pub fn load(path: &Path) -> Result<Self, RemoteError> {
-        let wrong = |why: String| RemoteError::Config { path: path.to_owned(), why };
-        let text = String::from_utf8(read(path)?).map_err(|e| wrong(e.to_string()))?;
-        let config: Kubeconfig = serde_saphyr::from_str(&text)
-            .map_err(|e| wrong(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
+        let wrong = |why: String| wrong(path, why);
+        let config = Kubeconfig::load(path)?;
         let find = |list: &[Named], name: &str| list.iter().position(|item| item.name == name);
         let context = find(&config.contexts, &config.current_context)
             .map(|at| config.contexts[at].context.clone())
@@ -144,42 +231,13 @@ impl Remote {
         if !cluster.server.starts_with("https://") && !cluster.server.starts_with("http://") {
             return Err(wrong(format!("{:?} is no URL of a server", cluster.server)));
         }
-        // Files are named relative to the kubeconfig.
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let material = |data: &str, file: &Path, what: &str| -> Result<Vec<u8>, RemoteError> {
-            match (data, file.as_os_str().is_empty()) {
-                ("", true) => Ok(Vec::new()),
-                ("", false) => read(&folder.join(file)),
-                (data, _) => STANDARD.decode(data).map_err(|e| wrong(format!("{what}: {e}"))),
-            }
-        };
-        let bundle = material(
-            &cluster.certificate_authority_data,
-            &cluster.certificate_authority,
-            "certificate-authority-data",
-        )?;
-        let cert = material(&user.client_certificate_data, &user.client_certificate, "client-certificate-data")?;
-        let key = material(&user.client_key_data, &user.client_key, "client-key-data")?;
-        let pem = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| wrong(e.to_string()));
-        let leaf = if cert.is_empty() { None } else { Some(Leaf { cert_pem: pem(cert)?, key_pem: pem(key)? }) };
+        let (data, file) = (&cluster.certificate_authority_data, &cluster.certificate_authority);
+        let bundle = material(path, data, file, "certificate-authority-data")?;
+        let Identity { leaf, authorization } = user.identity(path)?;
         let trust = RemoteTrust {
             bundle: &bundle,
             insecure: cluster.insecure_skip_tls_verify,
             server_name: (!cluster.tls_server_name.is_empty()).then_some(cluster.tls_server_name.as_str()),
-        };
-        let secret = |text: String| {
-            let mut value = HeaderValue::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-            value.set_sensitive(true);
-            Ok::<_, RemoteError>(Authorization::Fixed(value))
-        };
-        let authorization = if !user.token.is_empty() {
-            Some(secret(format!("Bearer {}", user.token))?)
-        } else if !user.token_file.as_os_str().is_empty() {
-            Some(Authorization::TokenFile(folder.join(&user.token_file)))
-        } else if !user.username.is_empty() {
-            Some(secret(format!("Basic {}", STANDARD.encode(format!("{}:{}", user.username, user.password))))?)
-        } else {
-            None
         };
         Ok(Self { client: client(&trust, leaf.as_ref())?, url: cluster.server, authorization })
     }
@@ -210,21 +268,23 @@ impl Remote {
         self.send(self.client.get(url), url, timeout).await
     }
 
+    /// As [`Self::get`], with a bearer token of its own; an empty one is none.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub async fn get_with(&self, url: &str, token: &str, timeout: Duration) -> Result<Bytes, RemoteError> {
+        let request = self.client.get(url);
+        self.send(if token.is_empty() { request } else { request.bearer_auth(token) }, url, timeout).await
+    }
+
     async fn send(
         &self,
         mut request: reqwest::RequestBuilder,
         url: &str,
         timeout: Duration,
     ) -> Result<Bytes, RemoteError> {
-        match &self.authorization {
-            Some(Authorization::Fixed(value)) => request = request.header(AUTHORIZATION, value.clone()),
-            Some(Authorization::TokenFile(path)) => {
-                let token = tokio::fs::read_to_string(path)
-                    .await
-                    .map_err(|source| RemoteError::File { path: path.clone(), source })?;
-                request = request.bearer_auth(token.trim());
-            }
-            None => {}
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.value().await?);
         }
         let unreachable = |source| RemoteError::Unreachable { url: url.to_owned(), source };
         let mut response =

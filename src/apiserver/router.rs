@@ -79,7 +79,10 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
         ["version"] => health::version(),
-        ["metrics"] => crate::compress::maybe(&call.parts.headers, crate::metrics::serve(server).await),
+        ["metrics"] => {
+            let figures = crate::metrics::serve(server, &call.parts.headers).await;
+            crate::compress::maybe(&call.parts.headers, figures)
+        }
         // Upstream serves the profiles of Go's runtime here.
         ["debug", "pprof", ..] => respond::text(501, "this server has no profiles in pprof's form\n"),
         ["debug", "api_priority_and_fairness", page] => {
@@ -92,7 +95,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
             let paths = serde_json::json!({"paths": paths(server)});
             respond::raw_json(200, &paths)
         }
-        _ => match discovery::serve(server, &call, &parts) {
+        _ => match discovered(server, &call, &parts).await {
             None => unknown(server, &call),
             Some(_) if !is_get && is_routed_document(server, &parts) => refused(),
             Some(_) if is_routed_document(server, &parts) && !discovery::is_offered(&call) => {
@@ -102,6 +105,13 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
             Some(response) => response,
         },
     }
+}
+
+async fn discovered(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response> {
+    if parts.first() == Some(&"apis") {
+        server.settling.written().await;
+    }
+    discovery::serve(server, call, parts)
 }
 
 /// What upstream's OpenAPI service says of a document that it does not have: nothing.

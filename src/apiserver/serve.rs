@@ -48,7 +48,8 @@ pub use lanes::Lanes;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long open requests may take after shutdown was asked for.
+/// How long a connection without open requests may take to end after shutdown was asked for: what was sent last must
+/// reach the client. Open requests have the time that requests have (upstream's `ShutdownTimeout`).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream's `resourceBody99Percentile`: what one stream may send before it is read.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -164,9 +165,15 @@ pub async fn listen_on(listener: TcpListener, tls: Tls, service: ApiService, shu
     drop(listener);
     connections.close();
     // Each gives itself that long; timers that they made here must not end before them.
-    if tokio::time::timeout(DRAIN_TIMEOUT + Duration::from_secs(1), connections.wait()).await.is_err() {
+    let within = drain_within(&service) + Duration::from_secs(1);
+    if tokio::time::timeout(within, connections.wait()).await.is_err() {
         tracing::info!(connections = connections.len(), "closing connections with requests under way");
     }
+}
+
+/// How long requests that are open when shutdown is asked for may take.
+fn drain_within(service: &ApiService) -> Duration {
+    service.limits().request_timeout.max(DRAIN_TIMEOUT)
 }
 
 fn builder(streams: Streams, streams_max: u32) -> auto::Builder<Streams> {
@@ -259,6 +266,7 @@ impl Connection {
         let stream = Lingering::new(stream, Arc::clone(&tunnel), Arc::clone(&place), heads);
         let streams = Streams::new(self.lanes);
         let limits = self.service.limits().clone();
+        let drain = drain_within(&self.service);
         let builder = builder(streams.clone(), limits.streams_max);
         let (service, rests, used) = (self.service, self.rests, Arc::clone(&activity));
         let answer = service_fn(move |request: Request<Incoming>| {
@@ -327,6 +335,18 @@ impl Connection {
             }
         }
         connection.as_mut().graceful_shutdown();
-        tokio::time::timeout(DRAIN_TIMEOUT, connection).await?
+        let quiet = async {
+            activity.quiet().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            done = connection => done,
+            () = quiet => Ok(()),
+            () = tokio::time::sleep(drain) => {
+                tracing::debug!("a request did not end before the server");
+                Ok(())
+            }
+        }
     }
 }

@@ -27,12 +27,15 @@ use tokio_util::task::TaskTracker;
 use crate::aggregate::Aggregator;
 use crate::audit::{Audit, PeerAddress};
 use crate::auth::decisions::Decisions;
+use crate::auth::tokens::ServiceAccountTokens;
 use crate::connect::Kubelets;
+use crate::extensions::Settling;
 use crate::filters::Authenticate;
 use crate::filters::impersonation::LastModes;
 use crate::flow::Flow;
 use crate::limits::{Limits, Stopping};
 use crate::metrics::Metrics;
+use crate::metrics::reloads::Reloads;
 use crate::registry::Objects;
 use crate::router;
 use crate::served::{KindTable, Served};
@@ -102,6 +105,8 @@ pub struct ApiServer {
     pub(crate) flags: Vec<(String, String)>,
     /// Generation of `table`.
     tables: watch::Sender<u64>,
+    /// Kinds of `table` that discovery does not tell of yet.
+    pub(crate) settling: Settling,
 }
 
 /// Requests being served.
@@ -160,6 +165,7 @@ impl ApiServer {
             limits: config.limits,
             flags: config.flags,
             tables: watch::Sender::new(table.generation),
+            settling: Settling::default(),
             advertise: config.advertise,
             kubelets: config.kubelets,
             metrics,
@@ -267,6 +273,11 @@ impl ApiServer {
     /// The tower service: behind a listener, or in memory with an [`UserInfo`] in the request's extensions.
     pub fn service(self: &Arc<Self>) -> ApiService {
         ApiService { server: Arc::clone(self), peer: None }
+    }
+
+    /// Lets `/metrics` tell of the configuration files that were taken over and of service account tokens, too.
+    pub fn tell_of(&self, reloads: Arc<Reloads>, tokens: Arc<ServiceAccountTokens>) {
+        self.metrics.tell_of(reloads, tokens);
     }
 
     /// From now on requests are told of.

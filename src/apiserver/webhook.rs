@@ -9,18 +9,18 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::selector::LabelSelector;
 use api::services::Registry;
-use api::webhook::{Place, Target, WebhookError, Webhooks};
+use api::webhook::{Asker, Place, Target, WebhookError, Webhooks};
 use api::{Gvr, Object, Status};
 use async_trait::async_trait;
 use base::Shutdown;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
@@ -39,7 +39,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::view::Selection;
 use crate::metrics::requests::Hooks;
+use crate::remote::Identity;
 use crate::server::ApiServer;
+
+mod identities;
+
+pub use identities::Identities;
 
 /// Go's `http.Transport.IdleConnTimeout` as client-go sets it.
 const IDLE_MAX: Duration = Duration::from_secs(90);
@@ -54,21 +59,40 @@ const TEXT_MAX: usize = 2 << 10;
 
 type HookClient = Client<Connector, Full<Bytes>>;
 
+/// What a connection is made with: the server's name, whom it is verified by, and as whom the server comes.
+type Configuration = (String, Vec<u8>, Option<(Asker, String)>);
+
 /// Connections to webhooks, by configuration. The least lately used configuration goes first.
 pub struct Connections {
-    clients: Mutex<IndexMap<(String, Vec<u8>), HookClient>>,
+    clients: Mutex<IndexMap<Configuration, HookClient>>,
+    /// The server's own identities, by who calls; set before anybody does.
+    identities: OnceLock<Vec<(Asker, Identities)>>,
     tasks: TaskTracker,
     shutdown: Shutdown,
 }
 
 impl Connections {
     pub(crate) fn new(tasks: TaskTracker, shutdown: Shutdown) -> Self {
-        Self { clients: Mutex::new(IndexMap::new()), tasks, shutdown }
+        Self { clients: Mutex::new(IndexMap::new()), identities: OnceLock::new(), tasks, shutdown }
     }
 
-    /// A client that shows `server_name` (a name or an address) and verifies against `bundle`.
-    fn client(&self, server_name: &str, bundle: &[u8]) -> Result<HookClient, WebhookError> {
-        let key = (server_name.to_owned(), bundle.to_vec());
+    /// As whom the server comes to `host:port`.
+    fn identity(&self, asker: Asker, place: &str) -> Option<(&str, &Identity)> {
+        let all = self.identities.get()?;
+        all.iter().find(|(other, _)| *other == asker).and_then(|(_, identities)| identities.at(place))
+    }
+
+    /// A client that shows `server_name` (a name or an address), verifies the server against the target's bundle and comes
+    /// as `identity`.
+    fn client(
+        &self,
+        server_name: &str,
+        target: &Target,
+        identity: Option<(&str, &Identity)>,
+    ) -> Result<HookClient, WebhookError> {
+        let bundle = &target.ca_bundle;
+        let whose = identity.map(|(name, _)| (target.asker, name.to_owned()));
+        let key = (server_name.to_owned(), bundle.clone(), whose);
         let mut clients = self.clients.lock();
         if let Some(found) = clients.shift_remove(&key) {
             clients.insert(key, found.clone());
@@ -76,7 +100,8 @@ impl Connections {
         }
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| WebhookError::Config(format!("invalid server name {server_name:?}")))?;
-        let config = pki::serving::bundle_client_config(bundle)
+        let leaf = identity.and_then(|(_, identity)| identity.leaf.as_ref());
+        let config = pki::serving::bundle_client_config_as(bundle, leaf)
             .map_err(|e| WebhookError::Config(base::chain(&e).to_string()))?;
         let client = pooled(self.tasks.clone(), self.shutdown.clone(), Connector::new(name, Arc::new(config)));
         if clients.len() >= CLIENTS_MAX {
@@ -215,6 +240,15 @@ impl hyper::rt::Write for Secured {
     }
 }
 
+impl ApiServer {
+    /// As whom the server comes to webhooks, by who calls them. The first time counts.
+    pub fn set_webhook_identities(&self, identities: Vec<(Asker, Identities)>) {
+        if self.webhooks.identities.set(identities).is_err() {
+            tracing::error!("identities at webhooks were set up twice; the first ones stay");
+        }
+    }
+}
+
 #[async_trait]
 impl Webhooks for ApiServer {
     async fn post(&self, target: &Target, body: Bytes, timeout: Duration) -> Result<Bytes, WebhookError> {
@@ -238,7 +272,9 @@ async fn call(server: &ApiServer, target: &Target, url: &str, body: Bytes) -> Re
     if uri.scheme_str() != Some("https") {
         return Err(WebhookError::Config("webhooks are called by https only".to_owned()));
     }
-    let client = server.webhooks.client(host.trim_matches(['[', ']']), &target.ca_bundle)?;
+    let place = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+    let identity = server.webhooks.identity(target.asker, &place);
+    let client = server.webhooks.client(host.trim_matches(['[', ']']), target, identity)?;
     let address = match &target.place {
         Place::Url(_) => authority.to_string(),
         Place::Service { namespace, name, port, .. } => {
@@ -246,7 +282,12 @@ async fn call(server: &ApiServer, target: &Target, url: &str, body: Bytes) -> Re
         }
     };
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let request = Request::post(format!("https://{address}{path}"))
+    let mut request = Request::post(format!("https://{address}{path}"));
+    if let Some(authorization) = identity.and_then(|(_, identity)| identity.authorization.as_ref()) {
+        let value = authorization.value().await.map_err(|e| WebhookError::Config(base::chain(&e).to_string()))?;
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request
         .header(HOST, authority.as_str())
         .header(USER_AGENT, "kube-apiserver-admission")
         .header(ACCEPT, "application/json, */*")

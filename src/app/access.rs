@@ -19,6 +19,7 @@ use apiserver::auth::oidc::config::{Anonymous, Configuration, Issuer, Jwt, Mappi
 use apiserver::auth::oidc::{JwtAuthenticator, Providers};
 use apiserver::auth::tokens::ServiceAccountTokens;
 use apiserver::auth::{AnonymousAccess, Authenticator};
+use apiserver::metrics::reloads::Reloads;
 use apiserver::remote::Remote;
 use base::{SharedClock, Shutdown};
 use tokio::task::JoinSet;
@@ -36,6 +37,23 @@ pub struct Tasks<'a> {
     pub clock: &'a SharedClock,
     pub tasks: &'a mut JoinSet<()>,
     pub shutdown: &'a Shutdown,
+    /// Counts files that are taken over.
+    pub reloads: &'a Arc<Reloads>,
+}
+
+/// Where the reloads of one file are counted.
+struct Counted {
+    of: &'static str,
+    reloads: Arc<Reloads>,
+    clock: SharedClock,
+}
+
+impl Tasks<'_> {
+    /// Begins to count the reloads of a file.
+    fn counted(&self, of: &'static str, file: &Path) -> Counted {
+        self.reloads.begin(of, &std::fs::read_to_string(file).unwrap_or_default());
+        Counted { of, reloads: Arc::clone(self.reloads), clock: self.clock.clone() }
+    }
 }
 
 /// Who is who.
@@ -89,7 +107,8 @@ pub fn authentication(
                 let reload = reload.clone();
                 async move { reload.take(text).await }
             };
-            run.tasks.spawn(follow(file, take, run.shutdown.clone()));
+            let counted = run.counted("authentication", &file);
+            run.tasks.spawn(follow(file, take, counted, run.shutdown.clone()));
         }
     }
     if let Some(file) = &options.authentication_token_webhook_config_file {
@@ -207,7 +226,8 @@ pub fn authorization(
                 Ok(())
             }
         };
-        run.tasks.spawn(follow(file, take, run.shutdown.clone()));
+        let counted = run.counted("authorization", &file);
+        run.tasks.spawn(follow(file, take, counted, run.shutdown.clone()));
     }
     Ok(authorizer)
 }
@@ -318,7 +338,7 @@ where
 }
 
 /// Hands a file's text over whenever it has changed. What cannot be taken leaves things as they were.
-async fn follow<F, Fut>(file: PathBuf, take: F, shutdown: Shutdown)
+async fn follow<F, Fut>(file: PathBuf, take: F, counted: Counted, shutdown: Shutdown)
 where
     F: Fn(String) -> Fut + Send,
     Fut: Future<Output = anyhow::Result<()>> + Send,
@@ -349,6 +369,7 @@ where
             () = shutdown.cancelled() => return,
             taken = take(now) => taken,
         };
+        counted.reloads.changed(counted.of, &text, taken.is_ok(), counted.clock.now());
         match taken {
             Ok(()) => tracing::info!(file = %file.display(), "took over a changed configuration"),
             Err(error) => {

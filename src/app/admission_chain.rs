@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use admission::{Chain, ChainOptions, ImageReviewer, NoAnswer};
 use anyhow::Context;
+use api::webhook::Asker;
 use apiserver::remote::Remote;
+use apiserver::webhook::Identities;
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -16,6 +18,15 @@ const REVIEW_WITHIN: Duration = Duration::from_secs(30);
 /// Chooses the plugins and reads their configuration.
 pub fn read(options: &ChainOptions) -> anyhow::Result<Chain> {
     Chain::read(options, &reviewer).context("cannot set up admission")
+}
+
+/// As whom the server comes to admission webhooks.
+pub fn identities(chain: &Chain) -> anyhow::Result<Vec<(Asker, Identities)>> {
+    let load = |(asker, file): &(Asker, std::path::PathBuf)| {
+        let loaded = Identities::load(file).context("cannot read the server's identities at admission webhooks")?;
+        Ok((*asker, loaded))
+    };
+    chain.webhook_kubeconfigs().iter().map(load).collect()
 }
 
 fn reviewer(kubeconfig: &Path) -> Result<Arc<dyn ImageReviewer>, String> {

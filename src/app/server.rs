@@ -16,6 +16,7 @@ use apiserver::auth::node::NodeAuthorizer;
 use apiserver::auth::rbac::Rbac;
 use apiserver::auth::tokens::ServiceAccountTokens;
 use apiserver::connect::Kubelets;
+use apiserver::metrics::reloads::Reloads;
 use apiserver::serve::Tls;
 use apiserver::{ApiServer, ApiService};
 use base::{SharedClock, Shutdown, SystemClock};
@@ -114,6 +115,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
         runtime::containerd::child::find(None)?; // said before anything is made, not in the middle of the start
     }
     let chain = admission_chain::read(&options.admission.chain())?;
+    let webhook_identities = admission_chain::identities(&chain)?;
     let layout = Layout::new(&options.data_dir);
     if let Some(written) = clock_check::set_back(&layout, clock.now()) {
         tracing::error!(now = %clock.now(), %written, "THE CLOCK WAS SET BACK: the cluster's files are newer; nothing is lost, set it right");
@@ -193,6 +195,7 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // The API server.
     let mut serving = Stage::new("API server");
     let (api, rbac) = make_api_server(&options, &identity, &shared, &credentials, &clock, &mut serving)?;
+    api.set_webhook_identities(webhook_identities);
     let (served, ready) = tokio::sync::oneshot::channel();
     let webhooks = Some(api.services().webhooks);
     let definitions = Arc::new(kinds::apiextensions::CustomResources { webhooks });
@@ -212,7 +215,9 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     let config = credentials.serving.server_config(&asked_for, &[b"h2", b"http/1.1"])?;
     let tls = Tls { config: Arc::new(config), client_authority: authority, front_proxy: Some(front_proxy) };
     api.expect_start();
-    serving.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), serving.shutdown.clone()));
+    // Ends before what open requests need: webhooks' connections, caches, roles.
+    let mut listening = Stage::new("listener");
+    listening.tasks.spawn(apiserver::serve::listen(listener, tls, api.service(), listening.shutdown.clone()));
     serving.tasks.spawn(crate::memory::trim_after_bursts(Arc::clone(&api), serving.shutdown.clone()));
     serving.tasks.spawn(credentials.clone().renew(serving.shutdown.clone()));
 
@@ -353,6 +358,15 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     running.stop().await;
     controlling.stop().await;
     informers.stopped().await;
+    api.drain_watches(Duration::ZERO).await;
+    // Requests that are open have the time that requests have.
+    listening.within = ending.request_timeout.max(STOP_WITHIN) + CLOSE_WITHIN;
+    tokio::select! {
+        biased;
+        () = listening.stop() => {}
+        _ = terminate.recv() => tracing::warn!("asked again to stop: open requests are cut"),
+        _ = interrupt.recv() => tracing::warn!("asked again to stop: open requests are cut"),
+    }
     serving.stop().await;
     if tokio::time::timeout(CLOSE_WITHIN, api.closed()).await.is_err() {
         tracing::warn!(part = "API server", "tasks of requests did not stop in time");
@@ -486,7 +500,8 @@ fn make_api_server(
     stage.tasks.spawn(async move { while feeds.join_next().await.is_some() {} });
     stage.tasks.spawn(async move { while node_feeds.join_next().await.is_some() {} });
     let shutdown = stage.shutdown.clone();
-    let mut run = access::Tasks { clock, tasks: &mut stage.tasks, shutdown: &shutdown };
+    let reloads = Arc::new(Reloads::new(&identity.node_name));
+    let mut run = access::Tasks { clock, tasks: &mut stage.tasks, shutdown: &shutdown, reloads: &reloads };
     let known = access::authentication(&options.authentication, tokens.clone(), &own, issuers, &mut run)?;
     let decisions = Arc::new(Decisions::default());
     let deciding = Own { node: nodes, rbac: rbac.clone(), abac: None, decisions: decisions.clone() };
@@ -516,6 +531,7 @@ fn make_api_server(
     if let Some(audit) = audit {
         api.set_audit(audit);
     }
+    api.tell_of(reloads, tokens.clone());
     known.bootstrap.set_registry(api.services().registry);
     Ok((api, rbac))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::admission::Attributes;
 use api::services::{Authorizer, Kinds};
-use api::webhook::{Target, WebhookError, Webhooks};
+use api::webhook::{Asker, Target, WebhookError, Webhooks};
 use api::{Object, Status};
 use bytes::Bytes;
 use serde_json::Value;
@@ -40,7 +40,7 @@ pub(crate) struct Hook {
 }
 
 /// The webhooks of a configuration.
-pub(crate) fn compile(configuration: &str, object: &Value) -> Vec<Arc<Hook>> {
+pub(crate) fn compile(asker: Asker, configuration: &str, object: &Value) -> Vec<Arc<Hook>> {
     let mut seen = std::collections::HashMap::<String, usize>::new();
     let hooks = object.get("webhooks").and_then(Value::as_array).into_iter().flatten();
     hooks
@@ -57,7 +57,8 @@ pub(crate) fn compile(configuration: &str, object: &Value) -> Vec<Arc<Hook>> {
                 configuration: configuration.to_owned(),
                 criteria: Criteria::of_webhook(hook),
                 conditions: Condition::list(hook, false, &[]),
-                target: Target::from_client_config(hook.get("clientConfig").unwrap_or(&Value::Null)),
+                target: Target::from_client_config(hook.get("clientConfig").unwrap_or(&Value::Null))
+                    .map(|target| Target { asker, ..target }),
                 fails_open: text("failurePolicy") == "Ignore",
                 dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
                 timeout: Duration::from_secs(seconds),

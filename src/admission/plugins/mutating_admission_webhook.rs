@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::admission::{AdmissionPlugin, Attributes, Invocations, Operation};
+use api::webhook::Asker;
 use api::{Gvr, Object, Status};
 use async_trait::async_trait;
 use client::k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -26,7 +27,9 @@ pub(crate) struct MutatingAdmissionWebhook {
 
 impl MutatingAdmissionWebhook {
     pub(crate) fn new(caller: Caller) -> Self {
-        let source = Source::new(caller.cluster.clone(), webhook::compile);
+        let source = Source::new(caller.cluster.clone(), |name, object| {
+            webhook::compile(Asker::MutatingAdmission, name, object)
+        });
         Self { caller, source }
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::admission::{AdmissionPlugin, Attributes, Operation};
+use api::webhook::Asker;
 use api::{Gvr, Object, Status};
 use async_trait::async_trait;
 use client::k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -31,7 +32,9 @@ struct Call {
 
 impl ValidatingAdmissionWebhook {
     pub(crate) fn new(caller: Caller) -> Self {
-        let source = Source::new(caller.cluster.clone(), webhook::compile);
+        let source = Source::new(caller.cluster.clone(), |name, object| {
+            webhook::compile(Asker::ValidatingAdmission, name, object)
+        });
         Self { caller, source }
     }
 

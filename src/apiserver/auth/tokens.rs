@@ -4,6 +4,8 @@ mod legacy;
 pub mod tracking;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use api::services::{Registry, TokenRequest, Tokens};
@@ -35,6 +37,17 @@ pub struct ServiceAccountTokens {
     clock: SharedClock,
     registry: OnceLock<Arc<dyn Registry>>,
     checked: Mutex<HashMap<[u8; 32], Checked>>,
+    uses: Uses,
+}
+
+/// Tokens that were checked, one after the other, by their kind (`pkg/serviceaccount/metrics.go`).
+#[derive(Default)]
+struct Uses {
+    legacy: AtomicU64,
+    /// Good for longer than they say, and used after that.
+    stale: AtomicU64,
+    /// The same, used before.
+    valid: AtomicU64,
 }
 
 const INVALIDATED: &str = "service account token has been invalidated";
@@ -56,13 +69,34 @@ struct Checked {
 impl ServiceAccountTokens {
     /// `audiences` must not be empty; the issuer is the usual one.
     pub fn new(signer: Arc<TokenSigner>, audiences: Vec<String>, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { signer, audiences, clock, registry: OnceLock::new(), checked: Mutex::default() })
+        Arc::new(Self {
+            signer,
+            audiences,
+            clock,
+            registry: OnceLock::new(),
+            checked: Mutex::default(),
+            uses: Uses::default(),
+        })
     }
 
     /// The registry exists only after the server that authenticates with this; until it is set, no token is good.
     pub fn set_registry(&self, registry: Arc<dyn Registry>) {
         if self.registry.set(registry).is_err() {
             tracing::error!("the registry of the token service was set twice; the first one stays");
+        }
+    }
+
+    /// Appends counts of the tokens that were checked, in the text format.
+    pub(crate) fn metrics(&self, out: &mut String) {
+        let all = [
+            ("legacy", "legacy service account tokens", &self.uses.legacy),
+            ("stale", "stale projected service account tokens", &self.uses.stale),
+            ("valid", "valid projected service account tokens", &self.uses.valid),
+        ];
+        for (name, what, count) in all {
+            let (name, count) = (format!("serviceaccount_{name}_tokens_total"), count.load(Ordering::Relaxed));
+            // Writing to a string does not fail.
+            let _ = writeln!(out, "# HELP {name} [BETA] Cumulative {what} used\n# TYPE {name} counter\n{name} {count}");
         }
     }
 
@@ -108,7 +142,10 @@ impl ServiceAccountTokens {
             Ok(claims) => claims,
             Err(TokenError::ForeignIssuer) => {
                 return match self.signer.verify_legacy(token) {
-                    Ok(claims) => legacy::check(self, token, &claims).await.map(Some),
+                    Ok(claims) => {
+                        self.uses.legacy.fetch_add(1, Ordering::Relaxed);
+                        legacy::check(self, token, &claims).await.map(Some)
+                    }
                     Err(TokenError::ForeignIssuer) => Ok(None),
                     Err(error) => Err(error.to_string()),
                 };
@@ -145,6 +182,11 @@ impl ServiceAccountTokens {
             if !node.uid.is_empty() {
                 note("node-uid", &node.uid);
             }
+        }
+        if let Some(warn_after) = private.warnafter.filter(|at| *at != 0) {
+            let is_stale = self.clock.now().as_second() > warn_after;
+            let uses = if is_stale { &self.uses.stale } else { &self.uses.valid };
+            uses.fetch_add(1, Ordering::Relaxed);
         }
         if !claims.jti.is_empty() {
             note("credential-id", &format!("JTI={}", claims.jti));
@@ -324,6 +366,15 @@ mod tests {
         // The kubelet's usual request is good for longer than it says.
         clock.advance(SignedDuration::from_hours(48));
         assert!(tokens.review(&token, &[]).await.is_ok());
+        let mut figures = String::new();
+        tokens.metrics(&mut figures);
+        for line in [
+            "serviceaccount_valid_tokens_total 1",
+            "serviceaccount_stale_tokens_total 1",
+            "serviceaccount_legacy_tokens_total 0",
+        ] {
+            assert!(figures.lines().any(|l| l == line), "{line}: {figures}");
+        }
     }
 
     #[tokio::test]

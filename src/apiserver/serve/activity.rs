@@ -109,6 +109,20 @@ impl Activity {
         self.changed.notify_one();
     }
 
+    /// Completes when there is no open request. Nobody may wait in [`Activity::expired`] at the same time.
+    pub async fn quiet(&self) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.open == 0 {
+                    return;
+                }
+                state.waits_for_end = true;
+            }
+            self.changed.notified().await;
+        }
+    }
+
     /// Completes when the connection should end.
     pub async fn expired(&self) -> Expired {
         loop {
@@ -221,6 +235,22 @@ mod tests {
         assert!(!ended.is_finished(), "a watch is no idle connection");
         drop(open);
         assert_eq!(ended.await.unwrap(), (1090, Expired::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_quiet_when_its_last_request_ends() {
+        let activity = Activity::new(false);
+        activity.quiet().await;
+        let (one, two) = (activity.begin(), activity.begin());
+        let waiting = Arc::clone(&activity);
+        let quiet = tokio::spawn(async move { waiting.quiet().await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(one);
+        activity.send_by(Instant::now());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!quiet.is_finished());
+        drop(two);
+        quiet.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

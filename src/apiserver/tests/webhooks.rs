@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use api::webhook::{Place, Target, WebhookError, Webhooks};
+use api::webhook::{Asker, Place, Target, WebhookError, Webhooks};
 use base::SystemClock;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -84,7 +84,7 @@ impl Hook {
 
     fn target(&self, path: &str) -> Target {
         let url = format!("https://localhost:{}{path}", self.address.port());
-        Target { place: Place::Url(url), ca_bundle: self.ca.clone() }
+        Target { asker: Asker::Other, place: Place::Url(url), ca_bundle: self.ca.clone() }
     }
 }
 
@@ -123,7 +123,7 @@ async fn failures_of_webhooks_read_as_upstream() {
         "{text}"
     );
     let place = Place::Service { namespace: "ns".to_owned(), name: "svc".to_owned(), path: "/p".to_owned(), port: 443 };
-    let missing = Target { place, ca_bundle: Vec::new() };
+    let missing = Target { asker: Asker::Other, place, ca_bundle: Vec::new() };
     let text = failure(&missing, LONG).await.to_string();
     assert!(text.starts_with("Post \"https://svc.ns.svc:443/p?timeout=10s\": "), "{text}");
     harness.shutdown.cancel();
