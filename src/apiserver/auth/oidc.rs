@@ -4,32 +4,35 @@
 
 pub mod claims;
 pub mod config;
+mod keys;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::UserInfo;
-use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use base::{SharedClock, Shutdown};
 use jiff::Timestamp;
-use pki::jwks::{KeySet, unverified_claim};
+use parking_lot::Mutex;
+use pki::jwks::unverified_claim;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
 use super::bearer::{Bearer, Identified, quoted};
 use crate::remote::{Remote, RemoteError};
-use claims::Mapping;
+use claims::{Mapping, Source};
 use config::Issuer;
+use keys::IssuerKeys;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a provider that cannot be reached is left alone.
 const RETRY: Duration = Duration::from_secs(10);
-/// Keys are fetched no more often than this, whatever tokens say.
-const REFETCH: Duration = Duration::from_secs(1);
 /// go-oidc's leeway for `nbf`.
 const NOT_BEFORE_LEEWAY: i64 = 5 * 60;
+
+/// Issuers of distributed claims whose keys are kept.
+const OTHERS_MAX: usize = 16;
 
 /// Why a provider's keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -48,31 +51,24 @@ pub enum ProviderError {
     Keys(#[from] pki::jwks::KeySetError),
 }
 
-/// What a provider told of itself, and its keys.
-struct Provider {
-    keys_url: String,
-    keys: KeySet,
-    fetched: Instant,
-}
-
 /// Knows the tokens of one provider.
 pub struct JwtAuthenticator {
     issuer: Issuer,
     algorithms: Vec<String>,
     mapping: Mapping,
-    remote: Remote,
+    remote: Arc<Remote>,
     clock: SharedClock,
-    provider: ArcSwapOption<Provider>,
-    /// One fetch at a time.
-    fetching: tokio::sync::Mutex<()>,
+    keys: IssuerKeys,
+    /// Of issuers that sign distributed claims, by their URLs; at most [`OTHERS_MAX`].
+    others: Mutex<BTreeMap<String, Arc<IssuerKeys>>>,
 }
 
-#[derive(Deserialize)]
-struct Discovery {
-    #[serde(default)]
-    issuer: String,
-    #[serde(default)]
-    jwks_uri: String,
+/// Where a claim is that a token does not have itself (OpenID Connect Core 1.0, section 5.6.2).
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ClaimSource {
+    endpoint: String,
+    access_token: String,
 }
 
 impl JwtAuthenticator {
@@ -86,16 +82,9 @@ impl JwtAuthenticator {
         mapping: Mapping,
         clock: SharedClock,
     ) -> Result<Self, RemoteError> {
-        let remote = Remote::trusting(&issuer.url, issuer.certificate_authority.as_bytes())?;
-        Ok(Self {
-            issuer,
-            algorithms,
-            mapping,
-            remote,
-            clock,
-            provider: ArcSwapOption::empty(),
-            fetching: tokio::sync::Mutex::new(()),
-        })
+        let remote = Arc::new(Remote::trusting(&issuer.url, issuer.certificate_authority.as_bytes())?);
+        let keys = IssuerKeys::new(&issuer.url, &issuer.discovery_url, Arc::clone(&remote));
+        Ok(Self { issuer, algorithms, mapping, remote, clock, keys, others: Mutex::default() })
     }
 
     /// Fetches the provider's document and keys.
@@ -103,22 +92,7 @@ impl JwtAuthenticator {
     /// # Errors
     /// [`ProviderError`].
     pub async fn discover(&self) -> Result<(), ProviderError> {
-        let own = format!("{}/.well-known/openid-configuration", self.issuer.url.trim_end_matches('/'));
-        let url = if self.issuer.discovery_url.is_empty() { &own } else { &self.issuer.discovery_url };
-        let found: Discovery = serde_json::from_slice(&self.remote.get(url, TIMEOUT).await?)?;
-        if found.issuer != self.issuer.url {
-            return Err(ProviderError::Issuer { expected: self.issuer.url.clone(), found: found.issuer });
-        }
-        if found.jwks_uri.is_empty() {
-            return Err(ProviderError::NoKeysUrl);
-        }
-        self.fetch(found.jwks_uri).await
-    }
-
-    async fn fetch(&self, keys_url: String) -> Result<(), ProviderError> {
-        let keys = KeySet::parse(&self.remote.get(&keys_url, TIMEOUT).await?)?;
-        self.provider.store(Some(Arc::new(Provider { keys_url, keys, fetched: Instant::now() })));
-        Ok(())
+        self.keys.discover().await
     }
 
     /// [`Self::discover`] until it succeeds.
@@ -134,29 +108,58 @@ impl JwtAuthenticator {
         }
     }
 
-    /// The claims of a token, its signature checked.
-    async fn verified(&self, token: &str) -> Result<Map<String, Value>, String> {
-        let Some(provider) = self.provider.load_full() else {
-            return Err("oidc: authenticator not initialized".to_owned());
-        };
-        match provider.keys.verify(token, &self.algorithms) {
-            Err(pki::jwks::JwtError::Signature) => {}
-            result => return result.map_err(|e| format!("oidc: verify token: oidc: {e}")),
+    /// Fetches the groups from where the token says that they are (`claimResolver.expand`).
+    async fn expand(&self, claims: &mut Map<String, Value>) -> Result<(), String> {
+        let Some(Source::Claim { name, .. }) = &self.mapping.groups else { return Ok(()) };
+        let Some(names) = claims.get("_claim_names").filter(|_| !claims.contains_key(name)) else { return Ok(()) };
+        let names: BTreeMap<String, String> = serde_json::from_value(names.clone())
+            .map_err(|why| format!("oidc: error parsing distributed claim names: {why}"))?;
+        let sources = claims.get("_claim_sources").ok_or("oidc: no claim sources")?;
+        let mut sources: BTreeMap<String, ClaimSource> = serde_json::from_value(sources.clone())
+            .map_err(|why| format!("oidc: could not parse claim sources: {why}"))?;
+        let Some(source) = names.get(name) else { return Ok(()) };
+        let found = sources
+            .remove(source)
+            .ok_or_else(|| format!("id token _claim_names contained a source {source} missing in _claims_sources"))?;
+        // Without an endpoint the claim may be in a token beside it, which nobody takes.
+        if !found.endpoint.is_empty() {
+            let value = self.resolve(name, &found).await?;
+            claims.insert(name.clone(), value);
         }
-        // The provider may have new keys.
-        let _one = self.fetching.lock().await;
-        if let Some(now) = self.provider.load_full()
-            && Arc::ptr_eq(&now, &provider)
-            && provider.fetched.elapsed() >= REFETCH
-            && let Err(error) = self.fetch(provider.keys_url.clone()).await
-        {
-            return Err(format!(
-                "oidc: verify token: failed to verify signature: fetching keys {}",
-                base::chain(&error)
-            ));
+        Ok(())
+    }
+
+    /// The claim in the token that its source gives out (`claimResolver.resolve`).
+    async fn resolve(&self, claim: &str, source: &ClaimSource) -> Result<Value, String> {
+        let url = &source.endpoint;
+        let token = self.remote.get_with(url, &source.access_token, TIMEOUT).await;
+        let token = token.map_err(|e| format!("while getting distributed claim {claim:?}: {}", base::chain(&e)))?;
+        let token = String::from_utf8_lossy(&token);
+        let issuer = unverified_claim(&token, "iss");
+        let issuer = issuer.as_ref().and_then(Value::as_str).ok_or_else(|| {
+            format!("getting untrusted issuer from endpoint {url} failed for claim {claim:?}: malformed jwt")
+        })?;
+        let keys = self.keys_of(issuer);
+        if !keys.are_known() {
+            let known = keys.discover().await;
+            known.map_err(|e| format!("verifying untrusted issuer {issuer} failed: {}", base::chain(&e)))?;
         }
-        let provider = self.provider.load_full().unwrap_or(provider);
-        provider.keys.verify(token, &self.algorithms).map_err(|e| format!("oidc: verify token: {e}"))
+        let failed = |why: String| format!("verify distributed claim token: {why}");
+        let mut claims = keys.verified(&token, &self.algorithms).await.map_err(failed)?;
+        self.check(&claims).map_err(failed)?;
+        claims
+            .remove(claim)
+            .ok_or_else(|| format!("jwt returned by distributed claim endpoint {url:?} did not contain claim: {claim}"))
+    }
+
+    /// The keys of an issuer of distributed claims, who is asked with the provider's own trust.
+    fn keys_of(&self, issuer: &str) -> Arc<IssuerKeys> {
+        let mut others = self.others.lock();
+        if others.len() >= OTHERS_MAX && !others.contains_key(issuer) {
+            others.clear();
+        }
+        let make = || Arc::new(IssuerKeys::new(issuer, "", Arc::clone(&self.remote)));
+        Arc::clone(others.entry(issuer.to_owned()).or_insert_with(make))
     }
 
     /// Audiences and times (go-oidc `IDTokenVerifier.Verify`).
@@ -169,8 +172,8 @@ impl JwtAuthenticator {
         if !self.issuer.audiences.iter().any(|audience| audiences.contains(audience)) {
             let got = quoted(&audiences);
             return Err(match self.issuer.audiences.as_slice() {
-                [one] => format!("oidc: verify token: oidc: expected audience {one:?} got {got}"),
-                many => format!("oidc: verify token: oidc: expected audience in {} got {got}", quoted(many)),
+                [one] => format!("oidc: expected audience {one:?} got {got}"),
+                many => format!("oidc: expected audience in {} got {got}", quoted(many)),
             });
         }
         let time = |claim: &str| claims.get(claim).and_then(Value::as_f64);
@@ -179,14 +182,12 @@ impl JwtAuthenticator {
         let at = |seconds: f64| Timestamp::from_second(seconds as i64).unwrap_or_default();
         let expires = at(time("exp").unwrap_or_default());
         if now > expires {
-            return Err(format!("oidc: verify token: oidc: token is expired (Token Expiry: {expires})"));
+            return Err(format!("oidc: token is expired (Token Expiry: {expires})"));
         }
         if let Some(begins) = time("nbf").map(at)
             && now.as_second() + NOT_BEFORE_LEEWAY < begins.as_second()
         {
-            return Err(format!(
-                "oidc: verify token: oidc: current time {now} before the nbf (not before) time: {begins}"
-            ));
+            return Err(format!("oidc: current time {now} before the nbf (not before) time: {begins}"));
         }
         Ok(())
     }
@@ -205,8 +206,13 @@ impl Bearer for JwtAuthenticator {
         if issuer != self.issuer.url {
             return Ok(None);
         }
-        let claims = self.verified(token).await?;
-        self.check(&claims)?;
+        let failed = |why: String| format!("oidc: verify token: {why}");
+        let mut claims = match self.keys.are_known() {
+            true => self.keys.verified(token, &self.algorithms).await.map_err(failed)?,
+            false => return Err("oidc: authenticator not initialized".to_owned()),
+        };
+        self.check(&claims).map_err(failed)?;
+        self.expand(&mut claims).await.map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?;
         let user: UserInfo = self.mapping.user(&claims)?;
         Ok(Some((user, audiences.to_vec())))
     }

@@ -71,8 +71,10 @@ impl Service {
                             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
                             let document = serde_json::from_slice(&body).unwrap_or_default();
                             count.fetch_add(1, Ordering::SeqCst);
-                            let (code, text) = answer(parts.uri.path(), document);
-                            let body: Full<Bytes> = Full::from(text.to_string());
+                            let (code, answer) = answer(parts.uri.path(), document);
+                            // A text is the answer as it is.
+                            let text = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+                            let body: Full<Bytes> = Full::from(text);
                             Ok::<_, Infallible>(Response::builder().status(code).body(body).expect("a plain response"))
                         }
                     });
@@ -172,6 +174,70 @@ async fn tokens_of_a_provider_are_known_also_after_it_has_changed_its_keys() {
     assert!(why(token(&first, "ann", "kubernetes")).await.contains("failed to verify signature"));
     clock.advance(jiff::SignedDuration::from_secs(101));
     assert!(why(token(&second, "ann", "kubernetes")).await.contains("token is expired"));
+}
+
+#[tokio::test]
+async fn groups_may_be_somewhere_else() {
+    let folder = TempDir::new().unwrap();
+    let published = Arc::new(Mutex::new((String::new(), Value::Null, String::new())));
+    let state = published.clone();
+    let provider = Service::start(Arc::new(move |path, _| {
+        let (issuer, jwks, claims) = state.lock().clone();
+        match path {
+            "/.well-known/openid-configuration" => {
+                (200, json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}))
+            }
+            "/keys" => (200, jwks),
+            "/claims" => (200, claims.into()),
+            _ => (404, Value::Null),
+        }
+    }))
+    .await;
+    let (key, url) = (folder.path().join("key"), provider.url());
+    let signer = TokenSigner::load_or_create(&key, &url).unwrap();
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(&std::fs::read(key).unwrap()).unwrap();
+    let sign = |mut claims: Value| {
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        header.kid = signer.jwks()["keys"][0]["kid"].as_str().map(str::to_owned);
+        claims["iss"] = url.as_str().into();
+        claims["exp"] = 1_800_000_100.into();
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    };
+    let text = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "jwt": [{
+            "issuer": {"url": url, "certificateAuthority": provider.ca, "audiences": ["kubernetes"]},
+            "claimMappings": {"username": {"claim": "sub", "prefix": ""}, "groups": {"claim": "groups", "prefix": ""}},
+        }],
+    });
+    let (issuer, mapping) = Configuration::parse(&text.to_string()).unwrap().compile(&[]).unwrap().remove(0);
+    let clock = Arc::new(ManualClock::new(jiff::Timestamp::from_second(1_800_000_000).unwrap()));
+    let known = JwtAuthenticator::new(issuer, own(&["ES256"]), mapping, clock).unwrap();
+    *published.lock() = (url.clone(), signer.jwks().clone(), String::new());
+    known.discover().await.unwrap();
+    let token = |endpoint: &str| {
+        let sources = json!({"there": {"endpoint": endpoint, "access_token": "t"}});
+        sign(json!({"aud": "kubernetes", "sub": "ann", "_claim_names": {"groups": "there"}, "_claim_sources": sources}))
+    };
+    let ask = async |endpoint: &str, claims: String| {
+        published.lock().2 = claims;
+        let found = known.authenticate(&token(endpoint), &own(&["api"])).await?;
+        Ok::<_, String>(found.map(|(user, _)| user.groups).unwrap_or_default())
+    };
+    let there = format!("{url}/claims");
+    let groups = sign(json!({"aud": "kubernetes", "groups": ["clerks"]}));
+    assert_eq!(ask(&there, groups.clone()).await, Ok(own(&["clerks"])));
+    assert_eq!(ask("", groups).await, Ok(Vec::new()));
+    let why = async |endpoint: &str, claims: String| ask(endpoint, claims).await.unwrap_err();
+    let what = "oidc: could not expand distributed claims: ";
+    let other = sign(json!({"aud": "other", "groups": ["clerks"]}));
+    assert!(
+        why(&there, other).await.starts_with(&format!("{what}verify distributed claim token: oidc: expected audience"))
+    );
+    let none = sign(json!({"aud": "kubernetes"}));
+    assert!(why(&there, none).await.ends_with("did not contain claim: groups"));
+    assert!(why(&format!("{url}/nothing"), String::new()).await.contains("while getting distributed claim \"groups\""));
+    assert!(why(&there, "x".to_owned()).await.contains("malformed jwt"));
 }
 
 #[tokio::test]

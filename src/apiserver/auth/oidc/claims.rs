@@ -148,7 +148,7 @@ impl Mapping {
         match &self.groups {
             None => Ok(Vec::new()),
             Some(Source::Claim { name, prefix }) => {
-                let Some(found) = claims.get(name) else { return distributed(claims, name) };
+                let Some(found) = claims.get(name) else { return Ok(Vec::new()) };
                 let groups = match found {
                     Value::String(one) => vec![one.clone()],
                     Value::Null => Vec::new(),
@@ -164,14 +164,6 @@ impl Mapping {
                 .map_err(|why| format!("oidc: error evaluating group claim expression: {why}")),
         }
     }
-}
-
-/// A claim that is kept elsewhere is refused rather than taken for none: groups may also take rights away.
-fn distributed(claims: &Map<String, Value>, name: &str) -> Result<Vec<String>, String> {
-    if claims.get("_claim_names").is_some_and(|names| names.get(name).is_some()) {
-        return Err(format!("oidc: could not expand distributed claims: claim {name:?} is kept by another source"));
-    }
-    Ok(Vec::new())
 }
 
 fn text_of(claims: &Map<String, Value>, name: &str) -> Result<String, &'static str> {
