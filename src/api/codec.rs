@@ -325,7 +325,14 @@ fn yaml_error(duplicates: Vec<String>) -> Option<String> {
 
 /// What a body says it is (apimachinery `SimpleMetaFactory.Interpret`), with defaults for what it does not say.
 fn interpret(node: &Node<'_>, default: &Gvk) -> Result<Gvk, String> {
-    let text = |name: &str, go: &str| match node.member(name) {
+    // Go's own decoder, which looks at these two, takes letters of any case.
+    let member = |name: &str| match node {
+        Node::Object(members) => {
+            members.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        }
+        _ => None,
+    };
+    let text = |name: &str, go: &str| match member(name) {
         None | Some(Node::Null) => Ok(String::new()),
         Some(Node::String(text)) => Ok(text.to_string()),
         Some(other) => Err(format!(

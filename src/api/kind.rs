@@ -231,6 +231,32 @@ pub trait Strategy: Send + Sync {
         Propagation::Background
     }
 
+    /// Annotations that upstream's internal type has as fields: what is made of that type (tables) does not show them.
+    fn hidden_annotations(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether writers of the status may ask for a table (stores with a `ConvertToTable` of their own for it).
+    fn status_has_table(&self) -> bool {
+        true
+    }
+
+    /// What a deletion is told that says nothing of dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether an object that cannot be read may be deleted (stores with upstream's `CorruptObjectDeleterProvider`).
+    fn deletes_unreadable(&self) -> bool {
+        true
+    }
+
+    /// Whether `metadata.generation` counts lists and maps that become empty or absent, which the store takes for the same
+    /// (strategies that compare by `reflect.DeepEqual`).
+    fn counts_empty(&self) -> bool {
+        false
+    }
+
     /// Whether a new object keeps the status that it comes with (nodes register with theirs).
     fn keeps_status_on_create(&self) -> bool {
         false

@@ -62,15 +62,19 @@ pub fn decode_options(
 ) -> Result<Object, Status> {
     match meta_schema(types, kind) {
         // Nobody wraps what the decoder says here (apiserver `handlers/delete.go`).
-        Some(schema) => codec::decode_options(body, format, &schema, kind)
-            .map_err(|status| Status::bad_request(bare_refusal(&status.message, kind))),
+        Some(schema) => codec::decode_options(body, format, &schema, kind).map_err(|status| {
+            let sent = codec::decode_unstructured(body, format, &Gvk::new("meta.k8s.io", "v1", kind)).ok();
+            let version = sent.map(|sent| sent.object.api_version().to_owned()).filter(|version| !version.is_empty());
+            let version = version.unwrap_or_else(|| "meta.k8s.io/v1".to_owned());
+            Status::bad_request(bare_refusal(&status.message, kind, &version))
+        }),
         // A table without the machinery's types (tests): the shape is checked where the members are read.
         None => Ok(codec::decode_unstructured(body, format, &Gvk::new("", "v1", kind))?.object),
     }
 }
 
-/// A decoder's refusal without what handlers put around it.
-fn bare_refusal(message: &str, kind: &str) -> String {
+/// A decoder's refusal without what handlers put around it; `version` is that of the body.
+fn bare_refusal(message: &str, kind: &str, version: &str) -> String {
     let unrecognised = format!("the object provided is unrecognized (must be of type {kind}): ");
     if let Some(why) = message.strip_prefix(&unrecognised) {
         return why.rsplit_once(" (").map_or(why, |(why, _)| why).to_owned();
@@ -79,8 +83,10 @@ fn bare_refusal(message: &str, kind: &str) -> String {
         return message.to_owned();
     };
     match found.split_once(" in version ") {
-        Some((found, version)) if why.ends_with("unknown conversion") => {
-            format!("no kind \"{found}\" is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"")
+        Some((found, _)) if why.ends_with("unknown conversion") => {
+            format!(
+                "no kind \"{found}\" is registered for version \"{version}\" in scheme \"pkg/runtime/scheme.go:111\""
+            )
         }
         _ => why.to_owned(),
     }

@@ -11,12 +11,21 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 
+use crate::negotiate::quality;
 use crate::respond::{Response, Turns};
 
 /// Smaller answers go as they are.
 const SIZE_MIN: u64 = 128 << 10;
 
-/// Compresses the response if the client takes gzip and it is worth it.
+/// Whether the client takes gzip, and does not forbid it (`gzip;q=0`).
+pub(crate) fn takes_gzip(request: &HeaderMap) -> bool {
+    let all = request.get_all(ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    all.flat_map(|v| v.split(','))
+        .any(|clause| clause.split(';').next().unwrap_or_default().trim() == "gzip" && quality(clause) > 0)
+}
+
+/// Compresses the response if the client names gzip, whatever it thinks of it (upstream looks no closer), and it is
+/// worth it.
 pub fn maybe(request: &HeaderMap, response: Response) -> Response {
     let takes = request
         .get_all(ACCEPT_ENCODING)
@@ -27,9 +36,20 @@ pub fn maybe(request: &HeaderMap, response: Response) -> Response {
     if !takes || response.body().size_hint().exact().is_some_and(|size| size < SIZE_MIN) {
         return response;
     }
+    let mut response = always(response);
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
+}
+
+/// Compresses figures for a client that takes gzip (Prometheus' handler, which says nothing of it in `Vary`).
+pub fn figures(request: &HeaderMap, response: Response) -> Response {
+    let small = response.body().size_hint().exact().is_some_and(|size| size < SIZE_MIN);
+    if small || !takes_gzip(request) { response } else { always(response) }
+}
+
+fn always(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(CONTENT_LENGTH);
     let encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let state = (body.into_data_stream(), Some(encoder), Turns::default());

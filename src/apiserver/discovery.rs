@@ -76,19 +76,27 @@ pub fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Option<Response
 /// The forms that discovery has, by name alone, as upstream's router looks at them.
 const OFFERED: [&str; 3] = [negotiate::JSON, negotiate::YAML, negotiate::PROTOBUF];
 
+/// The form that the version of the server has.
+const VERSION_OFFERED: [&str; 1] = [negotiate::JSON];
+
+/// The forms of a document of discovery.
+pub(crate) fn offered(parts: &[&str]) -> &'static [&'static str] {
+    if parts == ["version"] { &VERSION_OFFERED } else { &OFFERED }
+}
+
 /// Whether the router finds a form that the client takes.
-pub(crate) fn is_offered(call: &Call) -> bool {
+pub(crate) fn is_offered(call: &Call, offered: &[&str]) -> bool {
     let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     accept.is_empty()
         || accept
             .split(',')
             .map(|clause| clause.split(';').next().unwrap_or_default().trim())
-            .any(|name| name == "*/*" || OFFERED.contains(&name))
+            .any(|name| name == "*/*" || offered.contains(&name))
 }
 
 /// The answer where [`is_offered`] finds none.
-pub(crate) fn not_offered() -> api::Status {
-    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", OFFERED.join(", "));
+pub(crate) fn not_offered(offered: &[&str]) -> api::Status {
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", offered.join(", "));
     api::Status::new(406, "NotAcceptable", message).with_details(api::status::Details::default())
 }
 

@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use api::GroupVersion;
 use api::openapi::{Document, Documents, Plain, Resource};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY,
-};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::aggregate::{self, Snapshot};
 use crate::discovery::upper_hex;
 use crate::filters::Call;
-use crate::negotiate::JSON;
+use crate::negotiate::{self, JSON};
 use crate::respond::{self, Response};
 use crate::served::KindTable;
 use crate::server::ApiServer;
@@ -98,7 +96,10 @@ async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: Gro
     let documents = Arc::clone(&server.openapi);
     // A document is good as long as its own resources are, whatever comes and goes beside them.
     let generation = current.get(..16).and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or_default();
-    let protobuf = wants(call, V3_PROTOBUF);
+    let protobuf = match wants(call, V3_PROTOBUF) {
+        Ok(protobuf) => protobuf,
+        Err(refusal) => return Some(refusal),
+    };
     let made = make(move || documents.v3(&gv, generation, protobuf, || resources)).await;
     Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
@@ -108,7 +109,10 @@ async fn plain(server: &Arc<ApiServer>, call: &Call, place: Plain) -> Option<Res
         return Some(elsewhere);
     }
     let documents = Arc::clone(&server.openapi);
-    let protobuf = wants(call, V3_PROTOBUF);
+    let protobuf = match wants(call, V3_PROTOBUF) {
+        Ok(protobuf) => protobuf,
+        Err(refusal) => return Some(refusal),
+    };
     let made = make(move || documents.v3_plain(place, protobuf)).await;
     Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
@@ -120,7 +124,10 @@ async fn made_v3(server: &Arc<ApiServer>, call: &Call, gv: GroupVersion, part: A
         return Some(elsewhere);
     }
     let documents = Arc::clone(&server.openapi);
-    let protobuf = wants(call, V3_PROTOBUF);
+    let protobuf = match wants(call, V3_PROTOBUF) {
+        Ok(protobuf) => protobuf,
+        Err(refusal) => return Some(refusal),
+    };
     let made = make(move || documents.v3_of_part(&gv, fingerprint, protobuf, &part)).await;
     Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
 }
@@ -153,7 +160,10 @@ fn cached(server: &ApiServer, call: &Call, mut response: Response) -> Response {
 async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, snapshot: &Snapshot, call: &Call) -> Response {
     let others = aggregate::openapi::parts(snapshot);
     let generation = aggregate::openapi::generation(table.generation, &others);
-    let protobuf = wants(call, V2_PROTOBUF);
+    let protobuf = match wants(call, V2_PROTOBUF) {
+        Ok(protobuf) => protobuf,
+        Err(refusal) => return refusal,
+    };
     let documents = Arc::clone(&server.openapi);
     let made = make(move || {
         let groups = || by_version(&table).into_iter().collect();
@@ -178,21 +188,33 @@ async fn make(work: impl FnOnce() -> Arc<Document> + Send + 'static) -> Option<A
     }
 }
 
-/// Whether the client takes a protobuf form, by its name or by the older one with `@`, before JSON.
-fn wants(call: &Call, media_type: &str) -> bool {
+/// Whether the client takes a protobuf form, by its name or by the older one with `@`, before JSON. Without a form that
+/// there is the answer says so and nothing else (kube-openapi `handler.go`).
+fn wants(call: &Call, media_type: &str) -> Result<bool, Response> {
     let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let names = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
-    let known = names.filter(|name| *name == JSON || name.replace('@', ".") == media_type);
-    known.take(1).any(|name| name != JSON)
-}
-
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|v| v.split(';').next().unwrap_or_default().trim() == "gzip")
+    if accept.is_empty() {
+        return Ok(false);
+    }
+    let mut clauses: Vec<(u32, &str)> = accept
+        .split(',')
+        .map(|clause| (negotiate::quality(clause), clause.split(';').next().unwrap_or_default().trim()))
+        .collect();
+    clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
+    let form = clauses.into_iter().find_map(|(_, name)| match name {
+        JSON | "*/*" | "*" | "application/*" => Some(false),
+        other if other.replace('@', ".") == media_type => Some(true),
+        _ => None,
+    });
+    form.ok_or_else(|| {
+        let mut response = respond::bytes(406, JSON, axum::body::Body::empty());
+        let headers = response.headers_mut();
+        headers.remove(http::header::CONTENT_TYPE);
+        if call.info.path == "/openapi/v2" {
+            headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        headers.append(VARY, HeaderValue::from_static("Accept"));
+        response
+    })
 }
 
 fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) -> Response {
@@ -204,7 +226,7 @@ fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) 
     };
     let etag = format!("\"{}\"", document.hash);
     let known = call.parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
-    let gzip = takes_gzip(&call.parts.headers);
+    let gzip = crate::compress::takes_gzip(&call.parts.headers);
     let mut response = match (known, gzip) {
         (true, _) => respond::bytes(304, media_type, axum::body::Body::empty()),
         (false, true) => respond::bytes(200, media_type, document.gzip()),

@@ -144,9 +144,22 @@ fn same_but_version(shown: &Object, stored: &Object) -> bool {
         })
 }
 
-/// The entry of an object that was not written (dry run), at a revision of the caller's choice.
+/// The entry of an object that was not written (dry run), at a revision of the caller's choice. Only what is written
+/// loses its `selfLink` (etcd3 `PrepareObjectForStorage`).
 pub async fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
-    entry(key, &encode(stored, object).await?, Revision(revision))
+    // Neither does a version that is none.
+    let kept = ["selfLink", "resourceVersion"].map(|member| {
+        let keep = member == "selfLink" || revision == 0;
+        let found = object.str(&["metadata", member]).filter(|text| keep && (member == "selfLink" || *text == "0"));
+        (member, found.map(ToOwned::to_owned))
+    });
+    let mut object = stored.view.to_stored(object).await?;
+    for (member, value) in kept {
+        if let Some(value) = value {
+            object.set(&["metadata", member], value);
+        }
+    }
+    entry(key, &to_bytes(&object)?, Revision(revision))
 }
 
 async fn encode(stored: &Stored, object: Object) -> Result<Bytes, Status> {

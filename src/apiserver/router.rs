@@ -76,12 +76,17 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         return refused();
     }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let offered = discovery::offered(&parts);
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &call, &parts).await,
+        ["version"] if !discovery::is_offered(&call, offered) => {
+            let status = discovery::not_offered(offered);
+            respond::refuse(server, &call.parts.headers, &call.query, &status)
+        }
         ["version"] => health::version(),
         ["metrics"] => {
             let figures = crate::metrics::serve(server, &call.parts.headers).await;
-            crate::compress::maybe(&call.parts.headers, figures)
+            crate::compress::figures(&call.parts.headers, figures)
         }
         // Upstream serves the profiles of Go's runtime here.
         ["debug", "pprof", ..] => respond::text(501, "this server has no profiles in pprof's form\n"),
@@ -98,8 +103,8 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         _ => match discovered(server, &call, &parts).await {
             None => unknown(server, &call),
             Some(_) if !is_get && is_routed_document(server, &parts) => refused(),
-            Some(_) if is_routed_document(server, &parts) && !discovery::is_offered(&call) => {
-                let status = discovery::not_offered();
+            Some(_) if is_routed_document(server, &parts) && !discovery::is_offered(&call, offered) => {
+                let status = discovery::not_offered(offered);
                 respond::refuse(server, &call.parts.headers, &call.query, &status)
             }
             Some(response) => response,

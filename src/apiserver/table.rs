@@ -89,7 +89,10 @@ impl Table {
             IncludeObject::None => row["object"] = Value::Null,
             IncludeObject::Object => row["object"] = object.into_value(),
             IncludeObject::Metadata => {
-                let metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
+                let mut metadata = object.get(&["metadata"]).cloned().unwrap_or_else(|| json!({}));
+                if let Columns::Kind(def) = &self.columns {
+                    hide_annotations(&mut metadata, def.strategy.hidden_annotations());
+                }
                 row["object"] =
                     json!({"kind": "PartialObjectMetadata", "apiVersion": self.version, "metadata": metadata});
             }
@@ -116,6 +119,17 @@ impl Table {
         }
         json!({"kind": "Table", "apiVersion": self.version, "metadata": metadata, "columnDefinitions": if with_columns { Value::Array(columns) } else { Value::Null },
             "rows": self.rows})
+    }
+}
+
+/// Leaves annotations out of metadata, and the member if it has no others.
+fn hide_annotations(metadata: &mut Value, hidden: &[&str]) {
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    annotations.retain(|key, _| !hidden.contains(&key.as_str()));
+    if annotations.is_empty()
+        && let Some(members) = metadata.as_object_mut()
+    {
+        members.remove("annotations");
     }
 }
 

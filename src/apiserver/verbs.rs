@@ -88,7 +88,8 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
         let action =
             served.def.subresource(&info.subresource).is_some_and(|s| matches!(s.kind, SubresourceKind::Action(_)));
         // Reviews and actions are answers, not objects: nobody makes tables of them.
-        let shapes = if action || served.stored.is_none() { Shapes::Metadata } else { Shapes::All };
+        let bare_status = info.subresource == "status" && !served.def.strategy.status_has_table();
+        let shapes = if action || bare_status || served.stored.is_none() { Shapes::Metadata } else { Shapes::All };
         negotiate::negotiate(&call.parts.headers, &call.query, shapes, crate::codec::offers_protobuf(&served.def))
     };
     let accept = match accept {
@@ -357,6 +358,10 @@ impl Verb {
         let options = self.delete_options().await?;
         let name = self.call.info.name.clone();
         if options.ignore_read_error {
+            if !self.served.def.strategy.deletes_unreadable() {
+                let why = "no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential";
+                return Err(Status::internal(why));
+            }
             let unsafe_delete = UnsafeDelete {
                 server: &self.server,
                 served: &self.served,
@@ -369,6 +374,7 @@ impl Verb {
             };
             return respond::status(&self.server, 200, self.accept, &unsafe_delete.run().await?);
         }
+        self.warn_of_dependents(&options);
         let deleted = self.deletion(&options)?.one(&name).await?;
         match deleted {
             Deleted::Marked(entry) => {
@@ -380,6 +386,16 @@ impl Verb {
                 let uid = entry.object()?.uid().to_owned();
                 respond::status(&self.server, 200, self.accept, &delete::success(&self.served, &name, &uid))
             }
+        }
+    }
+
+    /// Tells what happens to dependents of which the request says nothing.
+    fn warn_of_dependents(&self, options: &DeleteOptions) {
+        if options.propagation.is_none()
+            && options.orphan_dependents.is_none()
+            && let Some(warning) = self.served.def.strategy.deletion_warning()
+        {
+            self.call.warnings.add(warning.to_owned());
         }
     }
 
@@ -401,6 +417,7 @@ impl Verb {
         options.refuse_for_collection()?;
         let stored = self.stored()?.clone();
         let list = ListOptions::read(&self.served, &stored, &self.call.info, &self.call.query)?;
+        self.warn_of_dependents(&options);
         let (meta, entries) = read::list(&self.server, &stored, &list).await?;
         let deletion = self.deletion(&options)?;
         let delete = |entry: Arc<Entry>| async {
@@ -422,7 +439,8 @@ impl Verb {
         let served = Arc::clone(&self.served);
         let Some(action) = &served.def.action else { return Err(method_not_allowed()) };
         let options = self.write_options("CreateOptions", false)?;
-        let body = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
+        let mut body = self.decode_as(&served.def.gvk, served.def.schema(), &options).await?;
+        before::wipe_system_fields(&mut body);
         self.act(action.as_ref(), &served.def.gvk, "", body, &options).await
     }
 

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use serde_json::{Map, Value, json};
 
 use crate::filters::Call;
-use crate::negotiate::{Accept, Format};
+use crate::negotiate::{Accept, Format, Shapes};
 use crate::respond::{self, Response};
 use crate::server::ApiServer;
 
@@ -39,7 +39,11 @@ pub fn serve(server: &Arc<ApiServer>, call: &Call, page: &str) -> Response {
     let Some(wanted) = negotiate(accept, kind) else {
         let types = ["application/json", "application/yaml", "text/plain"];
         let status = api::Status::not_acceptable(&types);
-        return respond::refuse(server, &call.parts.headers, &call.query, &status);
+        // There is no protobuf here, of failures neither.
+        return match crate::negotiate::negotiate(&call.parts.headers, &call.query, Shapes::None, false) {
+            Ok(accept) => respond::failure(&status, accept),
+            Err(_) => respond::raw_json(status.code, &status.to_value()),
+        };
     };
     match wanted {
         Wanted::Text => respond::bytes(

@@ -168,6 +168,8 @@ fn compare_at(at: Place<'_>, old: Option<&Value>, new: Option<&Value>, path: &mu
     }
     let kind = match (old, new) {
         (Some(old), None) => at.for_value(old),
+        // Of an unknown type null is a map without members (`deduceAtom` leaves it open, `handleAtom` takes maps first).
+        (Some(Value::Object(_)), Some(Value::Null)) if matches!(at.kind, Kind::Deduced) => Kind::Deduced,
         (_, Some(new)) => at.for_value(new),
         (None, None) => return,
     };

@@ -265,6 +265,12 @@ impl Walk<'_> {
                 use base64::Engine as _;
                 decode_base64(text).map(|b| Value::from(base64::engine::general_purpose::STANDARD.encode(b)))
             }
+            // Go reads a list of numbers too.
+            (Type::Bytes, Node::Array(items)) if bytes_of(items).is_some() => {
+                use base64::Engine as _;
+                let bytes = bytes_of(items).unwrap_or_default();
+                Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
+            }
             (Type::Bytes, other) => return self.wrong(other, ty, place),
             (Type::Quantity, Node::String(text) | Node::Number(text)) => {
                 crate::quantity::canonicalise(text).map(Value::from).map_err(|e| e.to_string())
@@ -365,6 +371,11 @@ fn embedded(owner: &str, field: &Field) -> &'static [&'static str] {
         | "SecretProjection" => &["LocalObjectReference"],
         _ => &[],
     }
+}
+
+/// The bytes that a list of numbers says.
+fn bytes_of(items: &[Node<'_>]) -> Option<Vec<u8>> {
+    items.iter().map(|item| if let Node::Number(text) = item { text.parse().ok() } else { None }).collect()
 }
 
 /// Go's name of a type (`reflect.Type.String`).

@@ -225,12 +225,10 @@ fn operation(mut operation: Value) -> Value {
     };
     let mut consumes = json!(["*/*"]);
     let mut is_resource = operation.get("x-kubernetes-action").is_some();
-    if operation["operationId"]
+    // Of these nobody says what they take.
+    let takes_nothing = operation["operationId"]
         .as_str()
-        .is_some_and(|id| id.ends_with("OpenIDKeyset") || id.ends_with("OpenIDConfiguration"))
-    {
-        is_resource = true;
-    }
+        .is_some_and(|id| id.ends_with("OpenIDKeyset") || id.ends_with("OpenIDConfiguration"));
     if let Value::Object(body) = operation["requestBody"].take() {
         let content = body.get("content").and_then(Value::as_object);
         let mut schema = content.and_then(|c| c.values().next()).map(|m| m["schema"].clone()).unwrap_or_default();
@@ -266,7 +264,9 @@ fn operation(mut operation: Value) -> Value {
         }
         // The documents of discovery take what they give, and so does what only reads custom resources.
         is_resource &= consumes != json!(["*/*"]) || produces != json!(["application/json", "application/yaml"]);
-        map.insert("consumes".to_owned(), if is_resource { consumes } else { produces.clone() });
+        if !takes_nothing {
+            map.insert("consumes".to_owned(), if is_resource { consumes } else { produces.clone() });
+        }
         map.insert("produces".to_owned(), produces);
         map.insert("schemes".to_owned(), json!(["https"]));
     }

@@ -37,6 +37,10 @@ impl FieldSelector {
                 return Err(SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
             let value = unescape(value)?;
+            // `hasTerm.Transform` makes everything of nothing.
+            if field.is_empty() && value.is_empty() {
+                continue;
+            }
             requirements.push(FieldRequirement { field: field.to_owned(), negated: operator == "!=", value });
         }
         Ok(Self(requirements))

@@ -202,11 +202,7 @@ pub fn before_update(
     let counted = matches!(part, Part::Main)
         && matches!(def.gvk.kind.as_str(), "ResourceSlice" | "EndpointSlice")
         && def.custom.is_none()
-        && {
-            let mut sent = object.clone();
-            empty_as_stored(def, &mut sent);
-            differs(def, &sent, old)
-        };
+        && differs_as_stored(def, object, old);
     match part {
         Part::Main => def.strategy.prepare_for_update(ctx, object, old),
         Part::Status => def.strategy.prepare_for_status_update(ctx, object, old),
@@ -224,8 +220,8 @@ pub fn before_update(
     if object.get(&["metadata", "deletionGracePeriodSeconds"]).is_none() {
         copy(object, old, "deletionGracePeriodSeconds");
     }
-    empty_as_stored(def, object);
-    if def.has_generation && !matches!(part, Part::Status) && (counted || differs(def, object, old)) {
+    // Validation sees what is empty as it was sent, and prints it so.
+    if def.has_generation && !matches!(part, Part::Status) && (counted || generation_counts(def, object, old)) {
         object.set(&["metadata", "generation"], old.generation() + 1);
     }
     let path = Path::new("metadata");
@@ -274,6 +270,19 @@ fn differs(def: &KindDef, object: &Object, old: &Object) -> bool {
         _ => true,
     };
     object.0.keys().chain(old.0.keys()).filter(counts).any(|key| object.0.get(key) != old.0.get(key))
+}
+
+/// What [`differs`] says of an object as the store would keep it.
+fn differs_as_stored(def: &KindDef, object: &Object, old: &Object) -> bool {
+    differs(def, object, old) && {
+        let mut kept = object.clone();
+        empty_as_stored(def, &mut kept);
+        differs(def, &kept, old)
+    }
+}
+
+fn generation_counts(def: &KindDef, object: &Object, old: &Object) -> bool {
+    if def.strategy.counts_empty() { differs(def, object, old) } else { differs_as_stored(def, object, old) }
 }
 
 /// Kinds whose problems are told as often as they are found.

@@ -270,8 +270,8 @@ pub async fn list(
     options: &ListOptions,
 ) -> Result<(ListMeta, Vec<Arc<Entry>>), Status> {
     let selection = &options.selection;
-    // Who takes any version gets everything (`delegator.ShouldDelegateList`).
-    let any = options.resource_version == "0" && options.continue_token.is_empty();
+    // Who takes any version gets everything (`delegator.ShouldDelegateList`), or the rest of it (`computeListLimit`).
+    let any = options.resource_version == "0";
     let limit = if any { 0 } else { options.limit };
     let mut listing = match selection.before_conversion() {
         None => page(server, stored, options, selection, limit).await?,
@@ -336,6 +336,10 @@ async fn page(
     // The token's key is relative to the namespace, as upstream's key prefix is.
     let prefix = selection.key_prefix();
     let start = format!("{prefix}{start}");
+    if options.resource_version == "0" {
+        cache.ready().await?;
+        return Ok(cache.list(selection, &start, limit));
+    }
     if version < 0 {
         cache.fresh().await?;
         return Ok(cache.list(selection, &start, limit));

@@ -177,7 +177,11 @@ impl<'a> Write<'a> {
         if self.options.dry_run {
             return match self.server.objects.load(self.stored, &key).await? {
                 Some(current) => Err(self.already_exists(&name, Some(&current), generated)),
-                None => registry::unwritten(self.stored, &key, object, 0).await,
+                None => {
+                    // What would be refused stays in sight (`DryRunnableStorage.Create` copies).
+                    let version = object.resource_version().parse().unwrap_or_default();
+                    registry::unwritten(self.stored, &key, object, version).await
+                }
             };
         }
         match self.server.objects.create(self.served, self.stored, &key, object).await? {
@@ -196,7 +200,14 @@ impl<'a> Write<'a> {
     }
 
     fn already_exists(&self, name: &str, current: Option<&Current>, generated: bool) -> Status {
-        let resource = &self.served.resource;
+        let mut resource = self.served.resource.clone();
+        if generated
+            && let Some(storage) = self.served.def.storage.as_ref().filter(|_| self.served.def.custom.is_none())
+        {
+            // `CheckGeneratedNameError` says the group of what is stored.
+            resource.group.clone_from(&storage.gvk.group);
+        }
+        let resource = &resource;
         let mut status = Status::already_exists(resource, name);
         if generated {
             status.message = format!(
