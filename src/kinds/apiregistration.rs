@@ -46,6 +46,12 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
             }
         },
         validate,
+        // The validator of updates calls that of creations, metadata and all.
+        validate_update: Some(|object, _| {
+            let mut errors = api::meta::validate_object_meta(object, false, &|_, _| Vec::new(), &Path::new("metadata"));
+            errors.extend(validate(object));
+            errors
+        }),
         validate_status: |object, _| {
             let mut errors = ErrorList::new();
             for (index, condition) in object.array(&["status", "conditions"]).iter().enumerate() {
@@ -94,6 +100,8 @@ fn validate(object: &Object) -> ErrorList {
         match object.at("metadata").text(name) {
             "" => {}
             text if text == required => {}
+            // What is no part of a path is not looked at further.
+            text if !api::validation::path_segment(text, false).is_empty() => {}
             text => {
                 let problem = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
                 errors.push(Error::invalid(at, text, problem));

@@ -31,7 +31,11 @@ pub(crate) fn extra(kind: &str, version: &str) -> Option<Extra> {
                     fill(spec, "minReplicas", 1);
                 }
             },
+            // Annotations are the status, which creators do not write, or the spec, which status writers do not.
+            create: |_, object| v1::drop_status(object),
             update: |_, object, old| v1::keep_status(object, old),
+            status_update: |_, object, old| v1::keep_spec(object, old),
+            hidden_annotations: &v1::ALL,
             // What a v1 object says in v2 is what upstream checks.
             validate: |object| validate(&v1::as_v2(object)),
             validate_status: |object, _| status(object),

@@ -119,9 +119,6 @@ pub(crate) fn driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
         errors.push(Error::required(path.clone(), ""));
         return;
     }
-    if name.len() > 63 {
-        errors.push(Error::too_long(path.clone(), 63));
-    }
     let texts = validation::dns1123_subdomain(&name.to_lowercase(), false).into_iter().map(|text| {
         text.replace(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric",
@@ -131,6 +128,12 @@ pub(crate) fn driver_name(errors: &mut ErrorList, path: &Path, name: &str) {
         .replace("253 characters", "253 bytes")
     });
     invalid_all(errors, path, name, texts.collect());
+    if name.chars().count() > 63 {
+        // `MaxLength` counts characters.
+        let mut error = Error::too_long(path.clone(), 63);
+        error.detail = error.detail.replace("bytes", "characters");
+        errors.push(error);
+    }
 }
 
 /// `ValidateNodeName`.

@@ -26,6 +26,15 @@ pub(crate) fn validate(errors: &mut ErrorList, at: &Path, conditions: &[Value]) 
     }
 }
 
+/// [`validate`] of kinds without declarative validation, which says numbers in words.
+pub(crate) fn validate_in_words(errors: &mut ErrorList, at: &Path, conditions: &[Value]) {
+    let before = errors.len();
+    validate(errors, at, conditions);
+    for error in errors.iter_mut().skip(before) {
+        error.detail = error.detail.replace("greater than or equal to 0", "greater than or equal to zero");
+    }
+}
+
 fn one(errors: &mut ErrorList, at: &Path, condition: &Value) {
     match condition.text("type") {
         "" => errors.push(Error::required(at.child("type"), "is required")),

@@ -345,11 +345,14 @@ fn limited(errors: &mut ErrorList, at: &Path, body: &Value) {
         "Queue" if queuing.is_object() => self::queuing(errors, &to.child("queuing"), queuing),
         "Queue" => errors.push(Error::required(to.child("queuing"), "")),
         "Reject" => {}
-        "" => errors.push(Error::required(to.child("type"), "")),
+        "" => {}
         other => errors.push(Error::not_supported(to.child("type"), other, &["Queue", "Reject"])),
     }
     if kind != "Queue" && queuing.is_object() {
         errors.push(Error::forbidden(to.child("queuing"), ""));
+    }
+    if kind.is_empty() {
+        errors.push(Error::required(to.child("type"), ""));
     }
     lendable(errors, at, body);
     if let Some(percent) = body.int("borrowingLimitPercent")

@@ -68,6 +68,10 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
                 object.at("handler"),
                 old.at("handler"),
             );
+            for error in &mut errors {
+                // Declarative validation, which counts bytes, ends at the change.
+                error.detail = error.detail.replace("63 bytes", "63 characters");
+            }
             // An absent handler is told last.
             let last = errors.len() - usize::from(object.count("handler") == 0);
             errors.splice(last..last, changed);
@@ -116,6 +120,7 @@ fn runtime_class(object: &api::Object) -> ErrorList {
 /// `admissionregistration.k8s.io`.
 pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
     let webhooks = Rules {
+        counts_empty: true,
         default: |object| {
             for webhook in items_mut(&mut object.0, "webhooks") {
                 absent(webhook, "failurePolicy", "Fail");
@@ -196,7 +201,8 @@ fn policy(
         validate_status: |object, _| {
             let mut errors = ErrorList::new();
             let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
-            crate::conditions::validate(&mut errors, &at, list);
+            crate::conditions::validate_in_words(&mut errors, &at, list);
+            errors.extend(type_checking(object));
             errors
         },
         unconditional_update: false,
@@ -309,12 +315,31 @@ fn migration(object: &api::Object) -> ErrorList {
     errors
 }
 
+/// `validateTypeChecking`. Paths are not parsed.
+fn type_checking(object: &api::Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let at = Path::new("status").child("typeChecking").child("expressionWarnings");
+    for (i, warning) in object.array(&["status", "typeChecking", "expressionWarnings"]).iter().enumerate() {
+        if warning.text("warning").is_empty() {
+            errors.push(Error::required(at.index(i).child("warning"), ""));
+        }
+        if warning.text("fieldRef").trim().is_empty() {
+            errors.push(Error::required(at.index(i).child("fieldRef"), ""));
+        }
+    }
+    errors
+}
+
 /// `ValidateStorageVersionMigrationStatusUpdate`.
 fn migration_status(object: &api::Object, old: &api::Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (status, before, at) = (object.at("status"), old.at("status"), Path::new("status"));
     let (version, previous) = (status.text("resourceVersion"), before.text("resourceVersion"));
-    crate::conditions::validate(&mut errors, &at.child("conditions"), status.list("conditions"));
+    if !version.is_empty() && (version.starts_with('0') || !version.bytes().all(|b| b.is_ascii_digit())) {
+        let text = format!("resource version is not well formed: {version}");
+        errors.push(Error::invalid(at.child("resourceVersion"), version, text));
+    }
+    crate::conditions::validate_in_words(&mut errors, &at.child("conditions"), status.list("conditions"));
     if !previous.is_empty() && previous != version {
         errors.push(Error::invalid(at.child("resourceVersion"), version, crate::checks::IMMUTABLE));
     }

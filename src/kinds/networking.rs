@@ -79,11 +79,7 @@ fn ip_address() -> Extra {
             }
             errors
         }),
-        name: |name, _| match name.parse::<std::net::IpAddr>() {
-            Ok(ip) if ip.to_string() == name => Vec::new(),
-            Ok(ip) => vec![format!("must be in canonical form ({:?})", ip.to_string())],
-            Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
-        },
+        name: |name, _| api::validation::ip(&Path::new("name"), name).into_iter().map(|error| error.detail).collect(),
         ..Rules::GENERIC
     };
     // Upstream shows no age of these.

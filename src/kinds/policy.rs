@@ -44,7 +44,7 @@ fn disruption_budget() -> Extra {
                 non_negative(&mut errors, Path::new("status").child(member), object.at("status").at(member));
             }
             let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
-            crate::conditions::validate(&mut errors, &at, list);
+            crate::conditions::validate_in_words(&mut errors, &at, list);
             errors
         },
         // Upstream checks the spec alone, and leaves metadata to what holds for all kinds.

@@ -221,7 +221,11 @@ fn structure(ty: &str, value: &Value, out: &mut Vec<(String, Node)>) {
 /// A value of a type with tags, in the order of the protobuf numbers, which is that of the declarations.
 fn tagged(types: &Types, id: TypeId, value: &Value) -> Node {
     let mut members = Vec::new();
-    for field in &types.def(id).fields {
+    let def = types.def(id);
+    // The fields stand as protobuf numbers them, which is Go's order but for this one.
+    let first = if def.name.ends_with(".OwnerReference") { "apiVersion" } else { "" };
+    let (leading, others): (Vec<_>, Vec<_>) = def.fields.iter().partition(|field| &*field.name == first);
+    for field in leading.into_iter().chain(others) {
         let member = value.at(&field.name);
         let absent = member.is_null() && field.presence != api::schema::Presence::Always;
         if !absent && !walk::is_omitted(types, field, member) {

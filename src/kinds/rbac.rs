@@ -20,7 +20,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// What is special about a kind of this group.
 pub(crate) fn extra(kind: &str) -> Option<Extra> {
-    let named = Rules { name: path_segment, create_on_update: true, ..Rules::GENERIC };
+    let named = Rules { name: path_segment, create_on_update: true, deletes_unreadable: false, ..Rules::GENERIC };
     let mut extra = match kind {
         "Role" => {
             let columns = generic();
@@ -98,11 +98,12 @@ fn binding_defaults(object: &mut Object) {
 
 /// `ValidatePolicyRule` of every rule.
 fn rules(object: &Object, namespaced: bool) -> ErrorList {
-    let mut errors = ErrorList::new();
+    // What declarative validation says comes last.
+    let (mut errors, mut declared) = (ErrorList::new(), ErrorList::new());
     for (i, rule) in object.list("rules").iter().enumerate() {
         let at = Path::new("rules").index(i);
         if rule.count("verbs") == 0 {
-            errors.push(Error::required(at.child("verbs"), ""));
+            declared.push(Error::required(at.child("verbs"), ""));
         }
         if rule.count("nonResourceURLs") > 0 {
             let (field, value) = (at.child("nonResourceURLs"), rule.at("nonResourceURLs").clone());
@@ -123,6 +124,7 @@ fn rules(object: &Object, namespaced: bool) -> ErrorList {
             errors.push(Error::required(at.child("resources"), "resource rules must supply at least one resource"));
         }
     }
+    errors.extend(declared);
     errors
 }
 
@@ -163,14 +165,17 @@ fn binding(object: &Object, namespaced: bool) -> ErrorList {
     for (i, subject) in object.list("subjects").iter().enumerate() {
         self::subject(&mut errors, &Path::new("subjects").index(i), subject, namespaced);
     }
+    // Declarative validation speaks last.
+    for (i, subject) in object.list("subjects").iter().enumerate() {
+        if subject.text("name").is_empty() {
+            errors.push(Error::required(Path::new("subjects").index(i).child("name"), ""));
+        }
+    }
     errors
 }
 
 fn subject(errors: &mut ErrorList, at: &Path, subject: &Value, namespaced: bool) {
     let (name, group) = (subject.text("name"), subject.text("apiGroup"));
-    if name.is_empty() {
-        errors.push(Error::required(at.child("name"), ""));
-    }
     match subject.text("kind") {
         "ServiceAccount" => {
             if !name.is_empty() {
@@ -218,9 +223,9 @@ mod tests {
             texts,
             [
                 "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
-                "rules[1].verbs: Required value",
                 "rules[1].apiGroups: Required value: resource rules must supply at least one api group",
                 "rules[1].resources: Required value: resource rules must supply at least one resource",
+                "rules[1].verbs: Required value",
             ]
         );
     }

@@ -1,8 +1,11 @@
 //! `resource.k8s.io`: devices, and the claims for them (upstream's `pkg/apis/resource/validation`).
 
+mod admin;
 mod claim;
 mod devices;
 mod slice;
+
+use std::sync::Arc;
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
@@ -21,8 +24,19 @@ use crate::timestamp;
 pub(crate) fn extra(kind: &str) -> Option<Extra> {
     Some(match kind {
         "DeviceClass" => Extra::new(class(), vec![name(), age()]).with_generation(),
-        "ResourceClaimTemplate" => Extra::new(template(), vec![name(), age()]),
-        "ResourceClaim" => Extra::new(claim(), vec![name(), text("State", |o, _| claim_state(o).into()), age()]),
+        "ResourceClaimTemplate" => {
+            let mut extra = Extra::new(template(), vec![name(), age()]);
+            let requests = &["spec", "spec", "devices", "requests"];
+            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaimTemplate", requests }));
+            extra
+        }
+        "ResourceClaim" => {
+            let columns = vec![name(), text("State", |o, _| claim_state(o).into()), age()];
+            let mut extra = Extra::new(claim(), columns);
+            let requests = &["spec", "devices", "requests"];
+            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaim", requests }));
+            extra
+        }
         "ResourceSlice" => slice(),
         "DeviceTaintRule" => taint_rule(),
         _ => return None,
@@ -34,7 +48,10 @@ fn class() -> Rules {
         validate: |object| claim::class(object.at("spec"), None),
         validate_update: Some(|object, old| claim::class(object.at("spec"), Some(old.at("spec")))),
         // Declarative validation looks at the name alone.
-        name: |name, prefix| if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) },
+        name: |name, prefix| {
+            let texts = if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) };
+            texts.into_iter().map(|text| text.replace("253 characters", "253 bytes")).collect()
+        },
         ..Rules::GENERIC
     }
 }
@@ -46,6 +63,7 @@ fn template() -> Rules {
                 device_requests(devices);
             }
         },
+        create: |_, object| drop_derived(object, &["spec", "spec", "devices"]),
         validate: template_spec,
         validate_update: Some(|object, old| {
             let mut errors = template_spec(object);
@@ -73,6 +91,7 @@ fn claim() -> Rules {
                 device_requests(devices);
             }
         },
+        create: |_, object| drop_derived(object, &["spec", "devices"]),
         validate: |object| {
             let mut errors = ErrorList::new();
             claim::spec(&mut errors, &Path::new("spec").child("devices"), object.at("spec").at("devices"));
@@ -83,7 +102,16 @@ fn claim() -> Rules {
             immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
+        // `DRAOptionalNodeOperations` is off (`dropDisabledStatusFields`).
+        status_update: |_, object, _| {
+            if let Some(devices) = existing_at(&mut object.0, &["status", "allocation", "devices"]) {
+                for result in items_mut(devices, "results") {
+                    result.remove("skipNodeOperations");
+                }
+            }
+        },
         validate_status: claim::status,
+        status_has_table: false,
         ..Rules::GENERIC
     }
 }
@@ -94,6 +122,13 @@ fn slice() -> Extra {
         update: |ctx, object, old| prepare_slice(ctx, object, Some(old)),
         validate: |object| slice::spec(object.at("spec"), None),
         validate_update: Some(|object, old| slice::spec(object.at("spec"), Some(old.at("spec")))),
+        warnings: |object, _| {
+            let driver = object.at("spec").text("driver");
+            let upper = (driver.to_lowercase() != driver).then(|| {
+                format!("spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters")
+            });
+            upper.into_iter().collect()
+        },
         field_refusal: |path| {
             Some(format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {path}"))
         },
@@ -163,6 +198,7 @@ fn taint_rule() -> Extra {
     let rules = Rules {
         create: |ctx, object| prepare(ctx, object, None),
         update: |ctx, object, old| prepare(ctx, object, Some(old)),
+        status_has_table: false,
         validate: |object| devices::taint_rule(object.at("spec"), None),
         validate_update: Some(|object, old| devices::taint_rule(object.at("spec"), Some(old.at("spec")))),
         validate_status: |object, _| {
@@ -188,6 +224,19 @@ fn taint_rule() -> Extra {
         age(),
     ];
     Extra::new(rules, columns).with_generation()
+}
+
+/// `DRADerivedAttributes` is off (`resourceclaimspec.DropDisabledFields`).
+fn drop_derived(object: &mut Object, devices: &[&str]) {
+    let Some(devices) = existing_at(&mut object.0, devices) else { return };
+    for request in items_mut(devices, "requests") {
+        if let Some(exactly) = existing(request, "exactly") {
+            exactly.remove("derivedAttributes");
+        }
+        for sub in items_mut(request, "firstAvailable") {
+            sub.remove("derivedAttributes");
+        }
+    }
 }
 
 /// `SetDefaults_ExactDeviceRequest` and `SetDefaults_DeviceSubRequest`.

@@ -33,6 +33,16 @@ pub(crate) struct Rules {
     pub deletes_itself: bool,
     /// [`Strategy::refuse_field`].
     pub field_refusal: fn(&str) -> Option<String>,
+    /// [`Strategy::deletion_warning`].
+    pub deletion_warning: Option<&'static str>,
+    /// [`Strategy::deletes_unreadable`].
+    pub deletes_unreadable: bool,
+    /// [`Strategy::hidden_annotations`].
+    pub hidden_annotations: &'static [&'static str],
+    /// [`Strategy::status_has_table`].
+    pub status_has_table: bool,
+    /// [`Strategy::counts_empty`].
+    pub counts_empty: bool,
 }
 
 impl Rules {
@@ -57,6 +67,11 @@ impl Rules {
         any_finalizers: false,
         deletes_itself: false,
         field_refusal: |_| None,
+        deletion_warning: None,
+        deletes_unreadable: true,
+        hidden_annotations: &[],
+        status_has_table: true,
+        counts_empty: false,
     };
 
     fn finalizer_names(&self, object: &Object) -> ErrorList {
@@ -151,6 +166,26 @@ impl Strategy for Rules {
 
     fn deletion_finalizers(&self) -> &'static [&'static str] {
         self.deletion_finalizers
+    }
+
+    fn deletion_warning(&self) -> Option<&'static str> {
+        self.deletion_warning
+    }
+
+    fn deletes_unreadable(&self) -> bool {
+        self.deletes_unreadable
+    }
+
+    fn status_has_table(&self) -> bool {
+        self.status_has_table
+    }
+
+    fn hidden_annotations(&self) -> &'static [&'static str] {
+        self.hidden_annotations
+    }
+
+    fn counts_empty(&self) -> bool {
+        self.counts_empty
     }
 
     fn keeps_status_on_create(&self) -> bool {

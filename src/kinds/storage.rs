@@ -6,7 +6,9 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain};
+use crate::checks::{
+    csi_driver_name, driver_name, immutable_hidden, invalid_all, node_name, one_of_if_set, qualified_name, subdomain,
+};
 use crate::columns::{age, column, name, name_as, string, string_or, text};
 use crate::core::volume;
 use crate::define::Extra;
@@ -181,15 +183,24 @@ fn attributes() -> Extra {
 
 fn attachment() -> Extra {
     let rules = Rules {
-        validate: attached,
-        validate_update: Some(|object, old| {
+        validate: |object| {
             let mut errors = attached(object);
-            immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            // Declarative validation, which only creations go through, speaks last.
+            driver_name(&mut errors, &Path::new("spec").child("attacher"), object.at("spec").text("attacher"));
+            errors
+        },
+        validate_update: Some(|object, old| {
+            let mut errors = ErrorList::new();
+            csi_driver_name(&mut errors, &Path::new("spec").child("attacher"), object.at("spec").text("attacher"));
+            errors.extend(attached(object));
+            spec_immutable(&mut errors, object, old);
             errors
         }),
         validate_status: |object, old| {
-            let mut errors = attached(object);
-            immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
+            let mut errors = ErrorList::new();
+            csi_driver_name(&mut errors, &Path::new("spec").child("attacher"), object.at("spec").text("attacher"));
+            errors.extend(attached(object));
+            spec_immutable(&mut errors, object, old);
             errors
         },
         unconditional_update: false,
@@ -208,11 +219,16 @@ fn attachment() -> Extra {
     Extra::new(rules, columns)
 }
 
-/// `ValidateVolumeAttachment`.
+fn spec_immutable(errors: &mut ErrorList, object: &Object, old: &Object) {
+    if !crate::printed::equal("storage.VolumeAttachmentSpec", object.at("spec"), old.at("spec")) {
+        errors.push(Error::invalid(Path::new("spec"), Value::Null, crate::checks::IMMUTABLE));
+    }
+}
+
+/// `ValidateVolumeAttachment`, but for the driver's name.
 fn attached(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, at) = (object.at("spec"), Path::new("spec"));
-    driver_name(&mut errors, &at.child("attacher"), spec.text("attacher"));
     let (source, from) = (spec.at("source"), at.child("source"));
     let both = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
     match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {

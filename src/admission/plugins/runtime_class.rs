@@ -25,6 +25,12 @@ impl RuntimeClass {
 
     async fn class_of(&self, attributes: &Attributes, pod: &Object) -> Result<Option<Arc<Class>>, Status> {
         let Some(name) = pod.str(&["spec", "runtimeClassName"]) else { return Ok(None) };
+        // Upstream's client does not ask for what is no part of a path, and nobody words its refusal again.
+        let problems = api::validation::path_segment(name, false);
+        if !problems.is_empty() {
+            let why = format!("invalid resource name {name:?}: [{}]", problems.join(" "));
+            return Err(Status::new(500, "", why));
+        }
         match self.cluster.get::<Class>("", name).await? {
             Some(class) => Ok(Some(class)),
             None => Err(forbidden(attributes, format!("pod rejected: RuntimeClass {name:?} not found"))),

@@ -53,9 +53,14 @@ impl ServiceAccount {
 
     async fn account_of(&self, attributes: &Attributes, name: &str) -> Result<Arc<Account>, Status> {
         let namespace = &attributes.namespace;
-        self.account(namespace, name).await.map_err(|status| {
-            forbidden(attributes, format!("error looking up service account {namespace}/{name}: {status}"))
-        })
+        let refused =
+            |why: String| forbidden(attributes, format!("error looking up service account {namespace}/{name}: {why}"));
+        // Upstream's client does not ask for what is no part of a path (client-go `Request.Name`).
+        let problems = api::validation::path_segment(name, false);
+        if !problems.is_empty() {
+            return Err(refused(format!("invalid resource name {name:?}: [{}]", problems.join(" "))));
+        }
+        self.account(namespace, name).await.map_err(|status| refused(status.to_string()))
     }
 
     async fn check(&self, attributes: &Attributes, pod: &Object) -> Result<(), Status> {

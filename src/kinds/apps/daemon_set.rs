@@ -10,7 +10,7 @@ use crate::checks::{
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, absent, child, dig, existing, fill, same};
+use crate::json::{Json, absent, child, dig, existing, fill};
 use crate::podspec::{defaults, validate, warnings};
 use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
@@ -21,13 +21,15 @@ const GENERATION: &str = "deprecated.daemonset.template.generation";
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
+        hidden_annotations: &[GENERATION],
         create: |_, object| {
             let given = object.annotation(GENERATION).and_then(|g| g.parse::<i64>().ok()).unwrap_or_default();
             object.set(&["metadata", "annotations", GENERATION], given.max(1).to_string());
         },
         update: |_, object, old| {
             let before = old.annotation(GENERATION).and_then(|g| g.parse::<i64>().ok()).unwrap_or_default();
-            let changed = !same(dig(object, &["spec", "template"]), dig(old, &["spec", "template"]));
+            let (new, before_it) = (dig(object, &["spec", "template"]), dig(old, &["spec", "template"]));
+            let changed = !crate::printed::equal("core.PodTemplateSpec", new, before_it);
             object.set(&["metadata", "annotations", GENERATION], (before + i64::from(changed)).to_string());
         },
         validate: |object| {
@@ -142,7 +144,9 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             int_or_percent(errors, at.child("maxSurge"), surge);
             at_most_100_percent(errors, at.child("maxUnavailable"), unavailable);
             at_most_100_percent(errors, at.child("maxSurge"), surge);
-            let some = |value: &Value| value.as_i64().or_else(|| percent(value)).unwrap_or_default() != 0;
+            // `getIntOrPercentValue` makes 0 of what is no percentage.
+            let some =
+                |value: &Value| value.as_i64().or_else(|| percent(value).filter(|p| *p >= 0)).unwrap_or_default() != 0;
             match (some(unavailable), some(surge)) {
                 (true, true) => {
                     let text = "may not be set when maxUnavailable is non-zero";

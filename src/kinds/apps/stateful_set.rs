@@ -107,7 +107,7 @@ fn default(object: &mut Object) {
     defaults::template(spec, "template");
     for claim in items_mut(spec, "volumeClaimTemplates") {
         // The API prints a template as the claim that it is (the type meta is the list item's own).
-        fill(claim, "apiVersion", "v1");
+        claim.insert("apiVersion".to_owned(), "v1".into());
         claim.insert("kind".to_owned(), "PersistentVolumeClaim".into());
         if let Some(spec) = existing(claim, "spec") {
             claim::spec_defaults(spec);

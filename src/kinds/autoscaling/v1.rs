@@ -5,7 +5,7 @@ use api::kind::Conversion;
 use api::{Object, Status};
 use serde_json::{Value, json};
 
-use crate::json::{Json, dig, existing, fill};
+use crate::json::{Json, absent, dig, existing, fill};
 
 /// Metrics beyond the CPU target, in v1's form.
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -28,10 +28,27 @@ impl Conversion for V1 {
     }
 }
 
+/// Every annotation that stands for a field of v2.
+pub(super) const ALL: [&str; 4] = [METRICS, CURRENT, BEHAVIOR, CONDITIONS];
+
 /// Keeps what annotations say of the status, which only the status's writers change.
 pub(super) fn keep_status(object: &mut Object, old: &Object) {
-    for key in [CURRENT, CONDITIONS] {
-        match old.annotation(key) {
+    keep(object, Some(old), &[CURRENT, CONDITIONS]);
+}
+
+/// Keeps what annotations say of the spec, which the status's writers do not change.
+pub(super) fn keep_spec(object: &mut Object, old: &Object) {
+    keep(object, Some(old), &[METRICS, BEHAVIOR]);
+}
+
+/// Drops what annotations say of the status.
+pub(super) fn drop_status(object: &mut Object) {
+    keep(object, None, &[CURRENT, CONDITIONS]);
+}
+
+fn keep(object: &mut Object, old: Option<&Object>, keys: &[&str]) {
+    for key in keys {
+        match old.and_then(|old| old.annotation(key)) {
             Some(text) => object.set(&["metadata", "annotations", key], text),
             None => drop(object.remove(&["metadata", "annotations", key])),
         }
@@ -136,6 +153,10 @@ fn to_v1(mut object: Object) -> Object {
         }
         let list: Vec<Value> = current.iter().map(|m| metric_status(m, true)).collect();
         save(&mut object, CURRENT, list.into());
+    }
+    if let Some(status) = existing(&mut object.0, "status") {
+        // Which v1 prints even if it is zero.
+        absent(status, "currentReplicas", 0);
     }
     if let Some(conditions @ Value::Array(_)) = object.remove(&["status", "conditions"])
         && conditions != json!([])
@@ -378,7 +399,7 @@ mod tests {
     #[test]
     fn v1_comes_back_as_it_was() {
         let v1 = Object::from_value(json!({"metadata": {"name": "h"},
-            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}, "status": {}}))
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}, "status": {"currentReplicas": 0}}))
         .unwrap();
         let stored = to_v2(v1.clone());
         assert_eq!(

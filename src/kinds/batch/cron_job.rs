@@ -85,12 +85,14 @@ fn default(object: &mut Object) {
 fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     let schedule = spec.text("schedule");
     let field = at.child("schedule");
-    if schedule.is_empty() {
-        errors.push(Error::required(field, ""));
-    } else if schedule.contains("TZ") {
+    // Of none declarative validation speaks, last.
+    let missing = schedule.is_empty().then(|| Error::required(field.clone(), ""));
+    if schedule.contains("TZ") {
         let text = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
         errors.push(Error::invalid(field, schedule, text));
-    } else if let Err(text) = cron(schedule) {
+    } else if let Err(text) = cron(schedule)
+        && missing.is_none()
+    {
         errors.push(Error::invalid(field, schedule, text));
     }
     non_negative(errors, at.child("startingDeadlineSeconds"), spec.at("startingDeadlineSeconds"));
@@ -102,6 +104,7 @@ fn spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
     for member in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         non_negative(errors, at.child(member), spec.at(member));
     }
+    errors.extend(missing);
 }
 
 fn job_template(errors: &mut ErrorList, at: &Path, spec: &Value) {

@@ -12,7 +12,7 @@ use crate::checks::{
 use crate::columns::{age, container_images, container_names, field, name, selector, text, wide};
 use crate::define::Extra;
 use crate::duration::{human, time};
-use crate::json::{Json, Members, dig, existing, fill, items_mut, restore, same};
+use crate::json::{Json, Members, absent, dig, existing, fill, items_mut, restore, same};
 use crate::podspec::{defaults, validate, warnings};
 use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
@@ -24,6 +24,8 @@ pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
         create,
+        // What is read gets its template's labels if it has none, as upstream's defaults have it.
+        status_update: |_, object, _| labels_of_template(object),
         validate: |object| {
             let mut errors = ErrorList::new();
             generated(&mut errors, object);
@@ -38,6 +40,9 @@ pub(super) fn extra() -> Extra {
         },
         // Jobs leave their pods by default, as they always did in batch/v1.
         propagation: Propagation::Orphan,
+        deletion_warning: Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        ),
         warnings: |object, old| {
             let mut out = warnings::host_name(object, old);
             out.extend(warnings::template(object, old, &["spec", "template"]));
@@ -100,20 +105,24 @@ fn duration(object: &Object, now: Timestamp) -> String {
 }
 
 fn default(object: &mut Object) {
-    let labels = dig(object, &["spec", "template", "metadata", "labels"]).clone();
-    if object.at("metadata").count("labels") == 0 && labels.as_object().is_some_and(|l| !l.is_empty()) {
-        object.set(&["metadata", "labels"], labels);
-    }
+    labels_of_template(object);
     if let Some(spec) = existing(&mut object.0, "spec") {
         spec_defaults(spec);
         fill_completions(spec);
-        fill(spec, "completionMode", "NonIndexed");
+        absent(spec, "completionMode", "NonIndexed");
         fill(spec, "suspend", false);
         let replacement = if spec.has("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         fill(spec, "podReplacementPolicy", replacement);
         let limit = if spec.has("backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
         fill(spec, "backoffLimit", limit);
         fill(spec, "manualSelector", false);
+    }
+}
+
+fn labels_of_template(object: &mut Object) {
+    let labels = dig(object, &["spec", "template", "metadata", "labels"]).clone();
+    if object.at("metadata").count("labels") == 0 && labels.as_object().is_some_and(|l| !l.is_empty()) {
+        object.set(&["metadata", "labels"], labels);
     }
 }
 
@@ -455,6 +464,9 @@ fn exit_codes(errors: &mut ErrorList, at: &Path, codes: &Value, template: &Value
             errors.push(Error::duplicate(at.index(i), value.clone()));
         }
     }
+    if !values.iter().map(|value| value.as_i64().unwrap_or_default()).is_sorted() {
+        errors.push(Error::invalid(at, codes.at("values").clone(), "must be ordered"));
+    }
 }
 
 /// `ValidateJobSpecUpdate`.
@@ -462,7 +474,10 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let (new, before, at) = (object.at("spec"), old.at("spec"), Path::new("spec"));
     spec(&mut errors, &at, new);
-    if !same(new.at("completions"), before.at("completions")) {
+    let indexed = new.text("completionMode") == "Indexed";
+    // That an indexed Job has none was said already.
+    let missing = indexed && !new.has("completions");
+    if !missing && !same(new.at("completions"), before.at("completions")) {
         // An indexed Job may grow or shrink with its parallelism.
         let elastic = new.text("completionMode") == "Indexed" && new.int("completions") == new.int("parallelism");
         if !elastic {

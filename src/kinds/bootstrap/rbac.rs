@@ -60,7 +60,7 @@ fn add(object: &mut Object, detail: &str) {
         ["aggregate", label] => {
             object.set(&["aggregationRule", "clusterRoleSelectors"], json!([{"matchLabels": {*label: "true"}}]));
             // Filled by the aggregation controller.
-            object.set(&["rules"], Value::Array(Vec::new()));
+            object.set(&["rules"], Value::Null);
         }
         ["role", reference] => {
             let (kind, name) = reference.split_once('/').unwrap_or(("ClusterRole", reference));

@@ -19,7 +19,7 @@ pub(super) fn extra() -> Extra {
         create: |_, object| {
             object.set(&["status"], serde_json::json!({"phase": "Pending"}));
             if let Some(spec) = existing(&mut object.0, "spec") {
-                data_sources(spec);
+                data_sources(spec, false);
             }
         },
         validate: |object| {
@@ -27,6 +27,13 @@ pub(super) fn extra() -> Extra {
             spec(&mut errors, &Path::new("spec"), object.at("spec"));
             errors
         },
+        update: |_, object, old| {
+            if let Some(spec) = existing(&mut object.0, "spec") {
+                data_sources(spec, old.at("spec").has("dataSource"));
+            }
+        },
+        // `CSIVolumeHealth` is off.
+        status_update: |_, object, _| drop(object.remove(&["status", "healthStatus"])),
         validate_update: Some(validate_update),
         validate_status: |object, _| validate_status(object),
         warnings: |object, _| {
@@ -97,9 +104,9 @@ pub(crate) fn spec_defaults(spec: &mut Members) {
 }
 
 /// `DropDisabledFields` and `NormalizeDataSources`: the old field knows claims and snapshots only, and the two agree.
-fn data_sources(spec: &mut Members) {
+fn data_sources(spec: &mut Members, in_use: bool) {
     // Sources in other namespaces are behind a gate that is off (`CrossNamespaceVolumeDataSource`).
-    if spec.at("dataSourceRef").count("namespace") > 0 {
+    if !in_use && spec.at("dataSourceRef").count("namespace") > 0 {
         spec.remove("dataSourceRef");
     }
     let source = spec.at("dataSource");
@@ -107,7 +114,7 @@ fn data_sources(spec: &mut Members) {
         (source.text("apiGroup"), source.text("kind")),
         ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
     );
-    if !known && !spec.has("dataSourceRef") {
+    if !in_use && !known && !spec.has("dataSourceRef") {
         spec.remove("dataSource");
     }
     let (source, reference) = (spec.at("dataSource").clone(), spec.at("dataSourceRef").clone());
@@ -349,7 +356,7 @@ mod tests {
     fn sources_in_other_namespaces_are_dropped() {
         let value = json!({"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "a", "namespace": "other"}});
         let mut spec = value.as_object().cloned().unwrap();
-        data_sources(&mut spec);
+        data_sources(&mut spec, false);
         assert!(spec.is_empty(), "{spec:?}");
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn extra() -> Extra {
         name: api::validation::dns1123_label,
         finalizers: spec_finalizers,
         deletes_itself: true,
+        deletes_unreadable: false,
         deletion: start_deletion,
         ..Rules::GENERIC
     };

@@ -52,11 +52,13 @@ pub(super) fn extra(config: &Config) -> Extra {
         validate_status,
         graceful,
         warnings: |object, old| {
-            let mut out = if old.is_none() { name_warnings(object) } else { Vec::new() };
-            if old.is_none_or(|old| old.generation() != object.generation()) {
-                let pod = serde_json::json!({"metadata": object.at("metadata"), "spec": object.at("spec")});
-                out.extend(crate::podspec::warnings::warnings(&Path::default(), &pod, false));
+            // Nobody updates pods by hand, upstream says.
+            if old.is_some() {
+                return Vec::new();
             }
+            let mut out = name_warnings(object);
+            let pod = serde_json::json!({"metadata": object.at("metadata"), "spec": object.at("spec")});
+            out.extend(crate::podspec::warnings::warnings(&Path::default(), &pod, false));
             out
         },
         ..Rules::GENERIC
@@ -240,7 +242,46 @@ fn validate_status(object: &Object, old: &Object) -> ErrorList {
     transitions(&mut errors, &at, "containerStatuses", status, before, spec);
     pod_addresses(&mut errors, &at, status, before);
     host_addresses(&mut errors, &at, status, before);
+    for (statuses, containers) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+        ("ephemeralContainerStatuses", "ephemeralContainers"),
+    ] {
+        for (i, one) in status.list(statuses).iter().enumerate() {
+            let container = spec.list(containers).iter().find(|c| c.text("name") == one.text("name"));
+            allocated_resources(&mut errors, &at.child(statuses).index(i), one, container);
+        }
+    }
     errors
+}
+
+/// `validateContainerStatusAllocatedResourcesStatus`, of one container. A status of none that there is may say anything
+/// of resources; those that a claim stands for as an extended resource are not known here.
+fn allocated_resources(errors: &mut ErrorList, at: &Path, status: &Value, container: Option<&Value>) {
+    for (j, allocated) in status.list("allocatedResourcesStatus").iter().enumerate() {
+        let (at, name) = (at.child("allocatedResourcesStatus").index(j), allocated.text("name"));
+        if let Some(resources) = container.map(|container| container.at("resources"))
+            && !name.starts_with("claim:")
+            && !resources.at("requests").has(name)
+        {
+            let text = "must match one of the container's resource requests";
+            errors.push(Error::invalid(at.child("name"), name, text));
+        }
+        let all = allocated.list("resources");
+        for (k, resource) in all.iter().enumerate() {
+            let at = at.child("resources").index(k);
+            if !matches!(resource.text("health"), "Healthy" | "Unhealthy" | "Unknown") {
+                let known = &["Healthy", "Unhealthy", "Unknown"];
+                errors.push(Error::not_supported(at.child("health"), resource.text("health"), known));
+            }
+            if resource.at("message").as_str() == Some("") {
+                errors.push(Error::required(at.child("message"), "must be non-empty if specified"));
+            }
+            if all[..k].iter().any(|earlier| earlier.text("resourceID") == resource.text("resourceID")) {
+                errors.push(Error::duplicate(at.child("resourceID"), resource.text("resourceID")));
+            }
+        }
+    }
 }
 
 /// `validatePodIPs`.

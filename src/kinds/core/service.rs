@@ -20,7 +20,10 @@ use super::{service_alloc, service_validate};
 pub(super) fn extra(config: &Config) -> Extra {
     let rules = Rules {
         default,
-        create: |_, object| object.set(&["status"], json!({"loadBalancer": {}})),
+        create: |_, object| {
+            object.set(&["status"], json!({"loadBalancer": {}}));
+            drop_unread(object);
+        },
         update,
         validate: |object| service_validate::service(object, None),
         validate_update: Some(service_validate::service_update),
@@ -117,7 +120,7 @@ fn default(object: &mut Object) {
         if let Some(balancer) = crate::json::existing_at(&mut object.0, &["status", "loadBalancer"]) {
             for ingress in items_mut(balancer, "ingress") {
                 if ingress.count("ip") > 0 {
-                    fill(ingress, "ipMode", "VIP");
+                    crate::json::absent(ingress, "ipMode", "VIP");
                 }
             }
         }
@@ -127,6 +130,15 @@ fn default(object: &mut Object) {
 fn update(_: &RequestContext<'_>, object: &mut Object, old: &Object) {
     restore(&mut object.0, "status", old);
     carry_over(object, old);
+    drop_unread(object);
+}
+
+/// What upstream's store leaves out whenever it reads (`defaultOnReadInternalTrafficPolicy`).
+fn drop_unread(object: &mut Object) {
+    let Some(spec) = existing(&mut object.0, "spec") else { return };
+    if kind(spec) == "ExternalName" && matches!(spec.text("internalTrafficPolicy"), "Cluster" | "Local") {
+        spec.remove("internalTrafficPolicy");
+    }
 }
 
 /// Keeps what was given to the Service before and what the new body does not mention; drops what its type no longer

@@ -177,6 +177,10 @@ fn invalid(service: &Object, error: Error) -> Status {
     Status::invalid("", "Service", service.name(), &[error])
 }
 
+fn refuse(service: &Object, errors: &[Error]) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Service", service.name(), errors)) }
+}
+
 /// `initIPFamilyFields`: fills `ipFamilyPolicy` and `ipFamilies` after the addresses and the cluster's networks.
 fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
     if !needs_cluster_ip(object.at("spec")) {
@@ -196,18 +200,22 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
         object.set(&["spec", "ipFamilyPolicy"], policy);
     }
     let mut errors = Vec::new();
-    service_validate::cluster_ips(&mut errors, &at, object.at("spec"));
-    if !errors.is_empty() {
-        return Err(Status::invalid("", "Service", object.name(), &errors));
-    }
-    let single = object.at("spec").text("ipFamilyPolicy") == "SingleStack";
-    if single && let Some(old) = old {
-        // Asking for one family is asking to release the second.
-        for member in ["clusterIPs", "ipFamilies"] {
+    let before = old.map_or(&Value::Null, |old| old.at("spec"));
+    service_validate::cluster_ips(&mut errors, &at, object.at("spec"), before);
+    refuse(object, &errors)?;
+    let policy = object.at("spec").text("ipFamilyPolicy").to_owned();
+    let single = policy == "SingleStack";
+    let whole = |text: String| Error::invalid(at.child("ipFamilyPolicy"), policy.as_str(), text);
+    if let Some(old) = old {
+        for (member, noun) in [("clusterIPs", "cluster IP"), ("ipFamilies", "IP family")] {
             let list = object.array(&["spec", member]);
-            if list.len() > 1 && list == old.array(&["spec", member]) {
+            let before = old.array(&["spec", member]);
+            if single && list.len() > 1 && list == before {
+                // Asking for one family is asking to release the second.
                 let first = list[..1].to_vec();
                 object.set(&["spec", member], first);
+            } else if !single && before.len() == 2 && list.len() == 1 {
+                errors.push(whole(format!("must be 'SingleStack' to release the secondary {noun}")));
             }
         }
     }
@@ -216,7 +224,7 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
             if object.at("spec").count(member) == 2 {
                 let text =
                     format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {noun} are specified");
-                return Err(invalid(object, Error::invalid(at.child("ipFamilyPolicy"), "SingleStack", text)));
+                errors.push(whole(text));
             }
         }
     }
@@ -225,14 +233,16 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
     for (i, ip) in addresses(object).enumerate() {
         let family = family_of(ip);
         if i >= families.len() {
-            if !cluster.contains(&family) {
+            if cluster.contains(&family) {
+                families.push(family.to_owned());
+            } else {
                 let text = format!("{family} is not configured on this cluster");
                 let value = object.at("spec").at("clusterIPs").clone();
-                return Err(invalid(object, Error::invalid(at.child("clusterIPs").index(i), value, text)));
+                errors.push(Error::invalid(at.child("clusterIPs").index(i), value, text));
             }
-            families.push(family.to_owned());
         }
     }
+    refuse(object, &errors)?;
     if families.is_empty() {
         families.push(default.to_owned());
     }
@@ -242,17 +252,16 @@ fn families(pools: &Pools, object: &mut Object, old: Option<&Object>) -> Result<
             families.push(other.to_owned());
         }
     } else {
-        if object.at("spec").text("ipFamilyPolicy") == "RequireDualStack" && cluster.len() < 2 {
-            let text = "this cluster is not configured for dual-stack services";
-            return Err(invalid(object, Error::invalid(at.child("ipFamilyPolicy"), "RequireDualStack", text)));
+        if policy == "RequireDualStack" && cluster.len() < 2 {
+            errors.push(whole("this cluster is not configured for dual-stack services".to_owned()));
         }
         for (i, family) in families.iter().enumerate() {
             if !cluster.contains(&family.as_str()) {
-                let error =
-                    Error::invalid(at.child("ipFamilies").index(i), family.as_str(), "not configured on this cluster");
-                return Err(invalid(object, error));
+                let at = at.child("ipFamilies").index(i);
+                errors.push(Error::invalid(at, family.as_str(), "not configured on this cluster"));
             }
         }
+        refuse(object, &errors)?;
         if !single && families.len() == 1 && cluster.len() == 2 {
             families.push(other.to_owned());
         }
@@ -336,6 +345,7 @@ impl Allocator {
             let wanted: Vec<(i64, i64)> =
                 list.iter().filter_map(|p| Some((p.int("port")?, p.int("nodePort").filter(|n| *n > 0)?))).collect();
             let mut given: Vec<(i64, i64)> = Vec::new();
+            let mut of_protocols: Vec<(String, i64)> = Vec::new();
             for (i, port) in list.iter_mut().enumerate() {
                 let number = port.int("port").unwrap_or_default();
                 let asked = port.int("nodePort").unwrap_or_default();
@@ -359,6 +369,13 @@ impl Allocator {
                     }
                 })?;
                 given.push((number, node));
+                let of_protocol = (port.text("protocol").to_owned(), node);
+                if of_protocols.contains(&of_protocol) && old.is_some() {
+                    // `updateNodePorts`, which finds it before validation does.
+                    let (protocol, node) = of_protocol;
+                    return Err(Status::new(500, "", format!("duplicate nodePort: {{{protocol} {node}}}")));
+                }
+                of_protocols.push(of_protocol);
                 if let Some(map) = port.as_object_mut() {
                     map.insert("nodePort".to_owned(), node.into());
                 }

@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use crate::checks::{IMMUTABLE, cidr, invalid_all, ip, label_name, labels, one_of, port, port_number, qualified_name};
 use crate::json::Json;
+use crate::printed::Printed;
 
 use super::service::{externally_accessible, is_headless, kind, needs_health_check};
 
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
 
 /// `validateService`.
-pub(super) fn service(object: &Object, _old: Option<&Object>) -> ErrorList {
+pub(super) fn service(object: &Object, old: Option<&Object>) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, at) = (object.at("spec"), Path::new("spec"));
     let headless = is_headless(spec);
@@ -33,7 +34,7 @@ pub(super) fn service(object: &Object, _old: Option<&Object>) -> ErrorList {
     labels(&mut errors, &at.child("selector"), spec.at("selector"));
     one_of(&mut errors, at.child("sessionAffinity"), spec.text("sessionAffinity"), &["ClientIP", "None"]);
     affinity(&mut errors, &at.child("sessionAffinityConfig"), spec);
-    cluster_ips(&mut errors, &at, spec);
+    cluster_ips(&mut errors, &at, spec, old.map_or(&Value::Null, |old| old.at("spec")));
     for (i, address) in spec.list("externalIPs").iter().enumerate() {
         let address = address.as_str().unwrap_or_default();
         let at = at.child("externalIPs").index(i);
@@ -112,7 +113,7 @@ fn ports(errors: &mut ErrorList, at: &Path, spec: &Value) {
         }
         if earlier("port") {
             let key = serde_json::json!({"port": item.at("port"), "protocol": item.at("protocol")});
-            errors.push(Error::duplicate(at.index(i), key));
+            errors.push(Error::duplicate(at.index(i), key).printed("core.ServicePort"));
         }
     }
 }
@@ -147,8 +148,8 @@ fn family(address: &str) -> &'static str {
     }
 }
 
-/// `ValidateServiceClusterIPsRelatedFields`.
-pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
+/// `ValidateServiceClusterIPsRelatedFields`. Addresses of the spec before may stay, whatever they are.
+pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value, before: &Value) {
     if kind(spec) == "ExternalName" {
         return;
     }
@@ -178,6 +179,7 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
         spec.at("ipFamilyPolicy"),
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
     );
+    let known: Vec<&str> = before.list("clusterIPs").iter().filter_map(Value::as_str).collect();
     let headless = list.first() == Some(&"None");
     let mut bad = false;
     if headless && list.len() > 1 {
@@ -185,9 +187,9 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
         bad = true;
     }
     for (i, address) in list.iter().enumerate().skip(usize::from(headless)) {
-        let before = errors.len();
-        ip(errors, ips.index(i), address);
-        bad |= errors.len() > before;
+        let problems = api::validation::ip_legacy(&ips.index(i), address, &known);
+        bad |= !problems.is_empty();
+        errors.extend(problems);
     }
     if list.len() > 2 {
         whole(errors, "may only hold up to 2 values");
@@ -212,7 +214,7 @@ pub(super) fn cluster_ips(errors: &mut ErrorList, at: &Path, spec: &Value) {
 
 /// `ValidateEndpointIP`.
 pub(crate) fn endpoint_ip(errors: &mut ErrorList, at: &Path, address: &str) {
-    let Ok(parsed) = address.parse::<IpAddr>() else {
+    let Some(parsed) = api::validation::parse_ip_sloppy(address) else {
         errors.push(Error::invalid(at.clone(), address, "must be a valid IP address"));
         return;
     };

@@ -69,15 +69,53 @@ pub(super) fn rule(errors: &mut ErrorList, at: &Path, rule: &Value) {
             errors.push(Error::required(at.child("apiVersions").index(i), ""));
         }
     }
-    if rule.count("resources") == 0 {
-        errors.push(Error::required(at.child("resources"), ""));
+    resources(errors, &at.child("resources"), rule.at("resources"));
+    one_of_if_set(errors, at.child("scope"), rule.at("scope"), &["*", "Cluster", "Namespaced"]);
+}
+
+/// `validateResources`: resources and subresources, of which a wildcard covers no other.
+fn resources(errors: &mut ErrorList, at: &Path, list: &Value) {
+    let all: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if all.is_empty() {
+        errors.push(Error::required(at.clone(), ""));
     }
-    for (i, resource) in rule.list("resources").iter().enumerate() {
-        if resource.as_str() == Some("") {
-            errors.push(Error::required(at.child("resources").index(i), ""));
+    let (mut of_all_subresources, mut of_all_resources) = (BTreeSet::new(), BTreeSet::new());
+    let (mut everything, mut any, mut plain) = (false, false, false);
+    for (i, entry) in all.iter().enumerate() {
+        if entry.is_empty() {
+            errors.push(Error::required(at.index(i), ""));
+            continue;
+        }
+        everything |= *entry == "*/*";
+        any |= *entry == "*";
+        let Some((resource, subresource)) = entry.split_once('/') else {
+            // The last one decides, as upstream has it.
+            plain = *entry != "*";
+            continue;
+        };
+        if of_all_subresources.contains(resource) {
+            let text = format!("if '{resource}/*' is present, must not specify {entry}");
+            errors.push(Error::invalid(at.index(i), *entry, text));
+        }
+        if of_all_resources.contains(subresource) {
+            let text = format!("if '*/{subresource}' is present, must not specify {entry}");
+            errors.push(Error::invalid(at.index(i), *entry, text));
+        }
+        if subresource == "*" {
+            of_all_subresources.insert(resource);
+        }
+        if resource == "*" {
+            of_all_resources.insert(subresource);
         }
     }
-    one_of_if_set(errors, at.child("scope"), rule.at("scope"), &["*", "Cluster", "Namespaced"]);
+    if all.len() > 1 && everything {
+        let text = "if '*/*' is present, must not specify other resources";
+        errors.push(Error::invalid(at.clone(), list.clone(), text));
+    }
+    if any && plain {
+        let text = "if '*' is present, must not specify other resources without subresources";
+        errors.push(Error::invalid(at.clone(), list.clone(), text));
+    }
 }
 
 /// A list that has something, or `*` and nothing else.

@@ -5,14 +5,14 @@ use api::field::{Error, ErrorList, Path};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::checks::{cidr, invalid_all, label_selector, one_of, port_name, port_number};
+use crate::checks::{cidr, invalid_all, label_selector, one_of_if_set, port_name, port_number};
 use crate::columns::{age, name, selector, text};
 use crate::define::Extra;
 use crate::json::{Json, absent, dig, existing, items_mut};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
-    let rules = Rules { default, validate, ..Rules::GENERIC };
+    let rules = Rules { default, validate, counts_empty: true, ..Rules::GENERIC };
     let columns = vec![name(), text("Pod-Selector", |o, _| selector(dig(o, &["spec", "podSelector"]))), age()];
     Extra::new(rules, columns).with_generation()
 }
@@ -66,7 +66,7 @@ fn validate(object: &Object) -> ErrorList {
 }
 
 fn port(errors: &mut ErrorList, at: &Path, port: &Value) {
-    one_of(errors, at.child("protocol"), port.text("protocol"), &["TCP", "UDP", "SCTP"]);
+    one_of_if_set(errors, at.child("protocol"), port.at("protocol"), &["TCP", "UDP", "SCTP"]);
     let end = port.int("endPort");
     match port.at("port") {
         Value::Null => {

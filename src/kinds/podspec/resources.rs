@@ -128,6 +128,7 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         let at = limits_path.key(name);
         container_resource_name(errors, &at, name);
         quantity(errors, &at, name, value);
+        whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);
     }
@@ -136,7 +137,6 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
         let at = requests_path.key(name);
         container_resource_name(errors, &at, name);
         quantity(errors, &at, name, value);
-        whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);
         if limits.has(name) {

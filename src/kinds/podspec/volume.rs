@@ -103,7 +103,14 @@ fn source(errors: &mut ErrorList, path: &Path, volume: &Value, pod_name: &str) {
                 errors.push(Error::required(at.child(name), ""));
             }
         }
-        special(errors, &at, kind, body, volume.text("name"), pod_name);
+        special(errors, &at, kind, body);
+        let name = volume.text("name");
+        if *kind == "ephemeral" && !pod_name.is_empty() && !name.is_empty() {
+            let claim = format!("{pod_name}-{name}");
+            for text in api::validation::dns1123_subdomain(&claim, false) {
+                errors.push(Error::invalid(path.child("name"), name, format!("PVC name {claim:?}: {text}")));
+            }
+        }
         if *kind == "iscsi" && body.has("initiatorName") {
             let (name, portal) = (volume.text("name"), body.text("targetPortal"));
             if name.len() + 1 + portal.len() > 64 {
@@ -118,7 +125,7 @@ fn source(errors: &mut ErrorList, path: &Path, volume: &Value, pod_name: &str) {
     }
 }
 
-fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value, name: &str, pod_name: &str) {
+fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value) {
     match kind {
         "emptyDir" => {
             if amount(body.at("sizeLimit")).sign() < 0 {
@@ -151,12 +158,6 @@ fn special(errors: &mut ErrorList, at: &Path, kind: &str, body: &Value, name: &s
                 let meta_at = at.child("volumeClaimTemplate").child("metadata");
                 crate::checks::template_meta(errors, &meta_at, metadata);
                 crate::core::claim::spec(errors, &at.child("volumeClaimTemplate").child("spec"), spec);
-            }
-            if !pod_name.is_empty() && !name.is_empty() {
-                let claim = format!("{pod_name}-{name}");
-                for text in api::validation::dns1123_subdomain(&claim, false) {
-                    errors.push(Error::invalid(at.child("name"), name, format!("PVC name {claim:?}: {text}")));
-                }
             }
         }
         "image" => {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::checks::{label_name, subdomain};
 use crate::json::{Json, same};
 use crate::podspec::affinity::node_selector;
+use crate::printed::Printed;
 
 use super::devices::{
     binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, unique, within,
@@ -72,8 +73,7 @@ pub(super) fn spec(errors: &mut ErrorList, at: &Path, devices: &Value) {
         for (i, one) in requests.iter().enumerate() {
             request(errors, &at.child("requests").index(i), one);
         }
-        let keys: Vec<&str> = requests.iter().map(|r| r.text("name")).collect();
-        unique(errors, &at.child("requests"), &keys);
+        alike(errors, &at.child("requests"), requests, "@io.k8s.api.resource.v1.DeviceRequest");
     }
     if within(errors, &at.child("constraints"), devices.count("constraints"), MOST) {
         for (i, constraint) in devices.list("constraints").iter().enumerate() {
@@ -120,7 +120,7 @@ fn request(errors: &mut ErrorList, at: &Path, request: &Value) {
                     label_name(errors, &at.index(i).child("name"), sub.text("name"));
                     kind(errors, &at.index(i), sub);
                 }
-                unique(errors, &at, &first.iter().map(|s| s.text("name")).collect::<Vec<_>>());
+                alike(errors, &at, first, "@io.k8s.api.resource.v1.DeviceSubRequest");
             }
         }
     }
@@ -223,6 +223,15 @@ pub(super) fn status(object: &Object, old: &Object) -> ErrorList {
     errors
 }
 
+/// Reports items that have an earlier one's name, whole as declarative validation prints them.
+fn alike(errors: &mut ErrorList, at: &Path, items: &[Value], ty: &str) {
+    for (i, item) in items.iter().enumerate() {
+        if items[..i].iter().any(|earlier| earlier.text("name") == item.text("name")) {
+            errors.push(Error::duplicate(at.index(i), item.clone()).printed(ty));
+        }
+    }
+}
+
 /// `validateAllocationResult`.
 fn allocation(errors: &mut ErrorList, at: &Path, allocation: &Value, known: &Names<'_>) {
     let (devices, to) = (allocation.at("devices"), at.child("devices"));
@@ -270,11 +279,6 @@ fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]
     crate::checks::csi_driver_name(errors, &at.child("driver"), device.text("driver"));
     pool(errors, &at.child("pool"), device.text("pool"));
     label_name(errors, &at.child("device"), device.text("device"));
-    if let Some(id) = device.at("shareID").as_str()
-        && !is_uuid(id)
-    {
-        errors.push(Error::invalid(at.child("shareID"), id, "must be a lowercase UUID in 8-4-4-4-12 format"));
-    }
     let alike =
         |result: &Value| ["driver", "pool", "device", "shareID"].iter().all(|m| result.text(m) == device.text(m));
     if !allocated.iter().any(alike) {
@@ -287,6 +291,11 @@ fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]
             text("shareID")
         );
         errors.push(Error::invalid(at.clone(), Value::Null, NOT_ALLOCATED).showing(id));
+    }
+    if let Some(id) = device.at("shareID").as_str()
+        && !is_uuid(id)
+    {
+        errors.push(Error::invalid(at.child("shareID"), id, "must be a lowercase UUID in 8-4-4-4-12 format"));
     }
     if device.count("conditions") > 8 {
         errors.push(Error::too_many(at.child("conditions"), device.count("conditions"), 8));
