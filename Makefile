@@ -8,7 +8,7 @@ PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
-.PHONY: run test check clients fuzz bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
+.PHONY: run test check clients fuzz judge bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
 
 run: setup release ## Builds the release binary and runs a server with its data in DATA_DIR.
 	@echo "kubeconfig: $(DATA_DIR)/admin.kubeconfig"
@@ -56,6 +56,11 @@ clients: setup-test build ## Programs on the client libraries of Go, Python, Jav
 
 fuzz: setup ## Every property test with as many random cases as MINUTES (10) or HOURS allow, one after the other at low priority.
 	e2e/fuzz.py
+
+judge: setup-test build ## Generated requests of every kind to a stock API server and to ours, the answers compared; a line of counts each.
+	e2e/kit/build-tools.sh stock
+	@packaging/setup-debian.sh python3-yaml python3-cryptography
+	e2e/judge/all.sh /var/tmp/skiff-judge
 
 bench: setup-test release ## Figures beside a stock Kubernetes in the same run.
 	@packaging/setup-debian.sh $(PEER_PACKAGES)

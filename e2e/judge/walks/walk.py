@@ -1,52 +1,27 @@
 #!/usr/bin/env python3
 """What the walks share: each step is asked of a stock kube-apiserver and of ours, as a user of the walk's choice (the administrator, an impersonated
 user, a token, nobody), and code, headers and body are compared. Steps may keep values of each server's own answers for later steps ({{name}})."""
-import base64, copy, http.client, json, os, re, ssl, sys, tempfile, time
+import base64, copy, http.client, json, os, re, sys, tempfile, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import yaml
 from compare import clean, differences, canonical
+from server import Server
 
 KEEP = ("Content-Type", "Warning", "Retry-After", "Allow", "Location", "WWW-Authenticate", "Cache-Control", "X-Content-Type-Options", "Audit-Id", "X-Kubernetes-Pf-Flowschema-Uid", "X-Kubernetes-Pf-Prioritylevel-Uid")
 
 
-class Side:
-    def __init__(self, kubeconfig, label):
-        self.label = label
-        config = yaml.safe_load(open(kubeconfig))
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self.host = cluster["server"].split("://")[1]
-        self.ca = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        self.vars = {}
-        self.conns = {}
-        self.admin = base64.b64decode(user["client-certificate-data"]) + b"\n" + base64.b64decode(user["client-key-data"])
+class Side(Server):
+    """One of the two servers, with the values that steps keep."""
 
-    def tls(self, pem):
-        t = ssl.create_default_context(cadata=self.ca)
-        t.check_hostname = False
-        if pem:
-            with tempfile.NamedTemporaryFile() as f:
-                f.write(pem); f.flush(); t.load_cert_chain(f.name)
-        return t
+    def __init__(self, kubeconfig, label):
+        super().__init__(kubeconfig, timeout=40)
+        self.label, self.vars = label, {}
 
     def ask(self, method, path, body, headers, pem):
-        key = pem
-        for again in (True, False):
-            c = self.conns.get(key)
-            if c is None:
-                c = self.conns[key] = http.client.HTTPSConnection(self.host, context=self.tls(pem), timeout=40)
-            try:
-                c.putrequest(method, path, skip_accept_encoding=True)
-                if body is not None:
-                    c.putheader("Content-Length", str(len(body)))
-                for k, v in headers:
-                    c.putheader(k, v)
-                c.endheaders(body)
-                r = c.getresponse()
-                return r.status, r.headers, r.read()
-            except (http.client.HTTPException, OSError) as e:
-                self.conns[key] = None
-                if not again:
-                    return 0, {}, repr(type(e).__name__).encode()
+        try:
+            return self.raw(method, path, headers, body, pem)
+        except (http.client.HTTPException, OSError) as e:
+            return 0, {}, repr(type(e).__name__).encode()
 
 
 class Walk:
