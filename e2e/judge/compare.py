@@ -194,15 +194,19 @@ EXPLAINED = [
     (r"(request )?patch .*", r"json: cannot unmarshal|illegal base64|\[\]", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
     (r"patch ControllerRevision", r"data: |\"data\"|accepted|\[\]", r"", "upstream takes the data of a patched revision for other data: it compares the text, which a patch sorts"),
     (r"patch ResourceClaim", r"spec: Invalid value: null|\"spec\"", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
+    (r"patch Pod .*: (missing|extra) cause", r"", r"kube-api-access-R", "a volume whose name each server chooses"),
+    (r"request (ControllerRevision|ResourceClaim|DeviceClass) body .*patch", r"immutable|^2$", r"", "upstream takes the data or parameters of a patched object for others: it compares the text, which a patch sorts"),
+    (r"request (ControllerRevision|ResourceClaim|DeviceClass) patch", r"immutable|^2$", r"", "upstream takes the data or parameters of a patched object for others: it compares the text, which a patch sorts"),
+    (r"request ResourceClaim patch", r"Invalid value: null: field is immutable", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
     (r"patch DeviceClass .*generation", r"", r"", "upstream takes the parameters of a patched class for other parameters: it compares the text, which a patch sorts"),
     (r"spec.capacity: (missing|extra) cause", r"", r"supported values", "an empty map and none are the same here"),
     (r"template.metadata.labels.*: (missing|extra) cause", r"selector. does not match", r"selector. does not match", "an empty map and none are the same here"),
     (r"CustomResourceDefinition .*cause", r"Invalid value: \\*\[?\{", r"", "JSON schemas printed whole, as Go's internal type"),
     (r"Secret .*[dD]ata", r"invalid character|unexpected end", r"", "the texts of Go's JSON parser for a Secret that is not JSON"),
     (r": no answer", r'^"stock [^;]*"$', r"", "the stock server panics and drops the connection"),
-    (r"empty .*(managedFields|generation)$", r"", r"", EMPTY),
-    (r"empty .*policies: code", r"must specify at least one Policy", r"accepted", EMPTY),
-    (r"^decode ", r"of type (map\[|uint8)|TypeMeta", r"of type ", "Go's names of types in a decoder's text"),
+    (r"empty: .*(managedFields|generation)", r"", r"", EMPTY),
+    (r"policies empty: code", r"must specify at least one Policy", r"accepted", EMPTY),
+    (r"^decode ", r"of type (map\[|uint8|v1\.JSONSchemaDe)|TypeMeta", r"of type ", "Go's names of types in a decoder's text"),
     (r"(create|request) TokenReview .*status", r"", r"", "what a review's sender says of its status"),
     (r"(create|request) Job .*: extra cause", r"\[\]", r"metadata.labels", "labels that upstream gives a Job when it reads it: ours gives them when it is made"),
     (r"typeChecking.*fieldRef", r"invalid JSONPath", r"", "paths of type checking's warnings, which ours does not parse"),
@@ -228,7 +232,7 @@ def empties(a, b):
     plain = lambda v: re.sub(r'(: ?)(\[\]|\{\}|null)', r"\1null", v if isinstance(v, str) else json.dumps(v))
     texts = lambda v: [c[2] for c in v] if isinstance(v, list) and all(isinstance(c, list) and len(c) == 3 for c in v) else [v[2]] if isinstance(v, list) and len(v) == 3 else [v] if isinstance(v, str) else []
     x, y = texts(listed(a)), texts(listed(b))
-    return any("Invalid value: " in t or "Forbidden: " in t for t in x + y if isinstance(t, str)) and any(plain(s) == plain(t) and s != t for s in x for t in y)
+    return any(re.search("(Invalid value|Unsupported value|Forbidden): ", t) for t in x + y if isinstance(t, str)) and any(plain(s) == plain(t) and s != t for s in x for t in y)
 
 
 def listed(value):
