@@ -68,7 +68,7 @@ pub(crate) fn node(kind: &str) -> Option<Extra> {
                 object.at("handler"),
                 old.at("handler"),
             );
-            for error in &mut errors {
+            for error in errors.iter_mut().filter(|error| error.path.to_string() == "handler") {
                 // Declarative validation, which counts bytes, ends at the change.
                 error.detail = error.detail.replace("63 bytes", "63 characters");
             }

@@ -8,7 +8,7 @@ mod slice;
 use std::sync::Arc;
 
 use api::Object;
-use api::field::{Error, ErrorList, Path};
+use api::field::{Error, ErrorList, ErrorType, Path};
 use api::kind::RequestContext;
 use serde_json::Value;
 
@@ -66,9 +66,12 @@ fn template() -> Rules {
         create: |_, object| drop_derived(object, &["spec", "spec", "devices"]),
         validate: template_spec,
         validate_update: Some(|object, old| {
-            let mut errors = template_spec(object);
+            // What declarative validation says of lists and choices comes after the rest.
+            let declared = |e: &Error| matches!(e.kind, ErrorType::Duplicate | ErrorType::NotSupported);
+            let (last, mut errors): (ErrorList, ErrorList) = template_spec(object).into_iter().partition(declared);
             let (spec, before) = (object.at("spec"), old.at("spec"));
             immutable_as(&mut errors, Path::new("spec"), "resource.ResourceClaimTemplateSpec", spec, before);
+            errors.extend(last);
             errors
         }),
         ..Rules::GENERIC
@@ -118,8 +121,8 @@ fn claim() -> Rules {
 
 fn slice() -> Extra {
     let rules = Rules {
-        create: |ctx, object| prepare_slice(ctx, object, None),
-        update: |ctx, object, old| prepare_slice(ctx, object, Some(old)),
+        create: prepare_slice,
+        update: |ctx, object, _| prepare_slice(ctx, object),
         validate: |object| slice::spec(object.at("spec"), None),
         validate_update: Some(|object, old| slice::spec(object.at("spec"), Some(old.at("spec")))),
         warnings: |object, _| {
@@ -148,14 +151,13 @@ fn slice() -> Extra {
 }
 
 /// Drops what features that are off would use (`dropDisabledFields` of the slice's strategy), and says since when a taint
-/// is there.
-fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Object>) {
+/// is there (`SetDefaults_DeviceTaint`).
+fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object) {
     let now = timestamp(ctx.now);
     let Some(spec) = existing(&mut object.0, "spec") else { return };
     for member in ["partitionTypeAttribute", "skipNodeOperations"] {
         spec.remove(member);
     }
-    let before = old.map_or(&[][..], |o| o.array(&["spec", "devices"]));
     for device in items_mut(spec, "devices") {
         device.remove("nodeAllocatableResources");
         if let Some(attributes) = existing(device, "attributes") {
@@ -168,31 +170,24 @@ fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Obj
         for consumed in items_mut(device, "consumesCounters") {
             consumed.remove("compatibilityGroups");
         }
-        let name = device.text("name").to_owned();
-        let known = before.iter().find(|d| d.text("name") == name).map_or(&[][..], |d| d.list("taints"));
         for taint in items_mut(device, "taints") {
-            added(taint, known, &now);
+            fill(taint, "timeAdded", now.as_str());
         }
     }
-}
-
-/// Says since when a taint is there, unless it was there before or says it itself.
-fn added(taint: &mut crate::json::Members, before: &[Value], now: &str) {
-    if taint.has("timeAdded") {
-        return;
-    }
-    let alike = |other: &&Value| ["key", "value", "effect"].iter().all(|m| taint.text(m) == other.text(m));
-    let since = before.iter().find(alike).map_or(&crate::json::NULL, |t| t.at("timeAdded"));
-    let since = if since.is_null() { now.into() } else { since.clone() };
-    taint.insert("timeAdded".to_owned(), since);
 }
 
 fn taint_rule() -> Extra {
     fn prepare(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Object>) {
         let now = timestamp(ctx.now);
-        let before: Vec<Value> = old.map(|o| dig(o, &["spec", "taint"]).clone()).into_iter().collect();
-        if let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) {
-            added(taint, &before, &now);
+        let before = old.map_or(&Value::Null, |old| dig(old, &["spec", "taint"]));
+        let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) else { return };
+        fill(taint, "timeAdded", now.as_str());
+        // Another effect is another taint, unless the writer says since when.
+        if old.is_some()
+            && taint.text("effect") != before.text("effect")
+            && taint.text("timeAdded") == before.text("timeAdded")
+        {
+            taint.insert("timeAdded".to_owned(), now.into());
         }
     }
     let rules = Rules {
