@@ -93,6 +93,12 @@ impl Env {
         let (mut expr, ids) = parser::parse(source)?;
         let fail = |issues| CompileError::new(source, issues);
         let (ty, checked) = check::check(&mut expr, ids, &self.variables, self.structs).map_err(fail)?;
+        let mut regexes = HashMap::new();
+        let mut issues = Vec::new();
+        literals(&expr, &mut regexes, &mut issues);
+        if !issues.is_empty() {
+            return Err(CompileError::new(source, issues));
+        }
         if !wanted.is_empty() && !wanted.contains(&ty) {
             // Types of results have the names of their Go values.
             let name = |ty: &Type| if *ty == Type::Null { "null_type".to_owned() } else { ty.to_string() };
@@ -101,18 +107,12 @@ impl Env {
             let message = match names.as_slice() {
                 [one] => format!("must evaluate to {one} but got {ty}"),
                 many => {
-                    format!("must evaluate to one of [{}] but got {ty}", many.join(" ").replace("null", "null_type"))
+                    format!("must evaluate to one of [{}] but got {ty}", many.join(" "))
                 }
             };
             let mut error = CompileError::new(source, vec![Issue { at: 0, message }]);
             error.wrong_type = true;
             return Err(error);
-        }
-        let mut regexes = HashMap::new();
-        let mut issues = Vec::new();
-        literals(&expr, &mut regexes, &mut issues);
-        if !issues.is_empty() {
-            return Err(CompileError::new(source, issues));
         }
         let estimate = cost::estimate(&expr, &checked, &self.variables);
         Ok(Program { expr, ty, regexes, estimate, source: source.to_owned() })

@@ -154,6 +154,13 @@ pub struct RequestContext<'a> {
     pub dry_run: bool,
     /// Empty for the main resource.
     pub subresource: &'a str,
+    /// Who tells the client of what validation lets pass; `None` if nobody listens.
+    pub warn: Option<&'a dyn Warn>,
+}
+
+/// Takes texts for `Warning` headers.
+pub trait Warn: Send + Sync {
+    fn warn(&self, text: String);
 }
 
 /// The rules of a kind that are not data. Called in the order of upstream's `BeforeCreate` and `BeforeUpdate`; every

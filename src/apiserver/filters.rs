@@ -56,8 +56,10 @@ pub struct Call {
 #[derive(Clone, Default)]
 pub struct Warnings(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<(String, String)>>>);
 
-/// Upstream truncates the headers at this many characters together.
+/// Texts of more characters together are cut …
 const WARNINGS_MAX: usize = 4 << 10;
+/// … each to this many.
+const WARNING_MAX: usize = 256;
 
 impl Warnings {
     /// Adds a text once.
@@ -89,24 +91,42 @@ impl Warnings {
     }
 
     fn write(&self, response: &mut Response) {
-        let mut room = WARNINGS_MAX;
-        for text in self.0.lock().iter() {
-            // RFC 7234 quoted string; control characters cannot stand in a header.
-            let quoted: String = text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
-                .collect();
-            let line = format!("299 - \"{quoted}\"");
-            if line.len() > room {
-                break;
-            }
-            room -= line.len();
+        for line in headers(&self.0.lock()) {
             if let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) {
                 response.headers_mut().append(http::header::WARNING, value);
             }
         }
     }
+}
+
+impl api::kind::Warn for Warnings {
+    fn warn(&self, text: String) {
+        self.add(text);
+    }
+}
+
+/// The `Warning` headers of some texts (`recorder.AddWarning` of apiserver `endpoints/filters/warning.go`): all of them
+/// whole, or, if they are too long together, each cut, until there is no more room.
+fn headers(texts: &[String]) -> Vec<String> {
+    let texts = || texts.iter().filter(|text| !text.is_empty());
+    let size = |text: &String| text.chars().count();
+    let truncating = texts().map(size).sum::<usize>() > WARNINGS_MAX;
+    let (mut written, mut lines) = (0, Vec::new());
+    for text in texts() {
+        if truncating && written >= WARNINGS_MAX {
+            break;
+        }
+        // Control characters cannot stand in a header (`NewWarningHeader`).
+        if text.chars().any(char::is_control) {
+            continue;
+        }
+        let shown: String = text.chars().take(if truncating { WARNING_MAX } else { usize::MAX }).collect();
+        written += size(&shown);
+        let quoted: String =
+            shown.chars().flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).collect();
+        lines.push(format!("299 - \"{quoted}\""));
+    }
+    lines
 }
 
 /// Runs a request through the chain.

@@ -4,7 +4,7 @@
 //! The types are a table, `facts/internal.txt`: a struct is a line `=PACKAGE.NAME`, its fields follow, one a line:
 //! `GO-NAME JSON-NAME TYPE`. `^` for the Go name says that the struct's fields stand among those of the struct around it,
 //! and `-` for the JSON name that they do so in the served version too. A type is `string`, `bool`, `number`, `bytes`, `quantity`, `intorstring`, `raw` (any JSON),
-//! the name of another struct, or with `@` that of a type with tags; before it `*` for a pointer, `[]` for a list, `{}`
+//! `orarray` and `orbool` (a JSON schema, or a list of them, or whether anything is allowed), the name of another struct, or with `@` that of a type with tags; before it `*` for a pointer, `[]` for a list, `{}`
 //! for a map. Errors are rare, so the table is searched as text and not kept parsed.
 
 mod diff;
@@ -184,6 +184,20 @@ fn node(ty: &str, value: &Value) -> Node {
         ("number" | "intorstring", Value::Null) => Node::plain("0"),
         ("quantity", Value::Null) => Node::plain("\"0\""),
         ("string" | "bool" | "number" | "intorstring" | "quantity" | "bytes" | "raw", value) => any(value),
+        ("orarray", value) => {
+            let (one, many) = if value.is_array() { (&Value::Null, value) } else { (value, &Value::Null) };
+            Node::Struct(vec![
+                ("Schema".to_owned(), node("*apiextensions.JSONSchemaProps", one)),
+                ("JSONSchemas".to_owned(), node("[]apiextensions.JSONSchemaProps", many)),
+            ])
+        }
+        ("orbool", value) => {
+            let schema = if value.is_object() { value } else { &Value::Null };
+            Node::Struct(vec![
+                ("Allows".to_owned(), any(&Value::Bool(value.as_bool().unwrap_or(true)))),
+                ("Schema".to_owned(), node("*apiextensions.JSONSchemaProps", schema)),
+            ])
+        }
         (ty, value) => match ty.strip_prefix('@') {
             Some(name) => types.id(name).map_or_else(|| any(value), |id| tagged(types, id, value)),
             None => {

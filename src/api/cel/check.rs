@@ -7,7 +7,7 @@ use super::ast::{Call, Expr, Fold, Id, Kind, Select};
 use super::error::Issue;
 use super::functions::{self, Overload};
 use super::macros::dotted;
-use super::types::{Decl, Type, type_by_name};
+use super::types::{Decl, RESERVED, Type, type_by_name};
 use super::value::Value;
 
 /// What the checker found, by node.
@@ -218,6 +218,11 @@ impl Checker<'_> {
             }
             Type::Object(object) => match object.fields.get(&**field) {
                 Some(decl) => decl.ty.clone(),
+                // Names that need no escaping may be written as they are: `self.namespace`.
+                None if RESERVED.contains(&&**field) && object.fields.contains_key(&format!("__{field}__")) => {
+                    *field = format!("__{field}__").into();
+                    object.fields.get(&**field).map_or(Type::Dyn, |decl| decl.ty.clone())
+                }
                 None => {
                     let message = format!("undefined field '{field}'");
                     self.issue(at, message);
@@ -364,6 +369,8 @@ impl Checker<'_> {
             let root = name.split('.').next().unwrap_or_default();
             let qualified = format!("{name}.{}", call.function);
             if self.lookup(root).is_none()
+                // Only policies that make patches have that library.
+                && (self.structs || root != "jsonpatch")
                 && let Some(known) = functions::interned(&qualified)
             {
                 call.target = None;

@@ -209,7 +209,12 @@ impl Coster<'_> {
         match &expr.kind {
             Kind::Literal(Value::String(s)) => return Some(Range::fixed(s.chars().count() as u64)),
             Kind::Literal(Value::Bytes(b)) => return Some(Range::fixed(b.len() as u64)),
-            Kind::Literal(Value::Type(_)) => {}
+            // A type's name is a path of one step to upstream's estimator, which takes it for the schema's root.
+            Kind::Literal(Value::Type(_)) => {
+                if let Some(max) = self.variables.get("self").and_then(|decl| decl.max) {
+                    return Some(Range { min: 0, max });
+                }
+            }
             Kind::Literal(_) => return Some(Range::fixed(1)),
             Kind::List(elements) => return Some(Range::fixed(elements.len() as u64)),
             Kind::Map(entries) => return Some(Range::fixed(entries.len() as u64)),

@@ -85,7 +85,7 @@ trim m string -> string
 format m string list(dyn) -> string
 strings.quote g string -> string
 slice m list(A) int int -> list(A)
-flatten m list(list(A)) -> list(A) ; m list(dyn) int -> list(dyn) ; m list(dyn) -> list(dyn)
+flatten m list(list(A)) -> list(A) ; m list(dyn) int -> list(dyn)
 sort m list(int) -> list(int) ; m list(uint) -> list(uint) ; m list(double) -> list(double) ; m list(bool) -> list(bool) ; m list(duration) -> list(duration) ; m list(timestamp) -> list(timestamp) ; m list(string) -> list(string) ; m list(bytes) -> list(bytes)
 @sortByAssociatedKeys g list(A) list(int) -> list(A) ; g list(A) list(uint) -> list(A) ; g list(A) list(double) -> list(A) ; g list(A) list(bool) -> list(A) ; g list(A) list(duration) -> list(A) ; g list(A) list(timestamp) -> list(A) ; g list(A) list(string) -> list(A) ; g list(A) list(bytes) -> list(A)
 lists.range g int -> list(int)
@@ -111,7 +111,7 @@ getEscapedPath m kubernetes.URL -> string
 getQuery m kubernetes.URL -> map(string,list(string))
 quantity g string -> kubernetes.Quantity
 isQuantity g string -> bool
-sign m kubernetes.Quantity -> int ; g kubernetes.Quantity -> int
+sign g kubernetes.Quantity -> int
 isGreaterThan m kubernetes.Quantity kubernetes.Quantity -> bool ; m kubernetes.Semver kubernetes.Semver -> bool
 isLessThan m kubernetes.Quantity kubernetes.Quantity -> bool ; m kubernetes.Semver kubernetes.Semver -> bool
 compareTo m kubernetes.Quantity kubernetes.Quantity -> int ; m kubernetes.Semver kubernetes.Semver -> int

@@ -143,7 +143,8 @@ impl Lexer<'_> {
             }
         }
         if double {
-            return text(self).parse().map(Token::Double).map_err(|_| "invalid double literal".to_owned());
+            let parsed = text(self).parse().ok().filter(|number: &f64| number.is_finite());
+            return parsed.map(Token::Double).ok_or_else(|| "invalid double literal".to_owned());
         }
         let text = text(self);
         Ok(self.integer(text))

@@ -393,7 +393,9 @@ impl Parser {
             };
         }
         if let Some(name) = self.struct_name(word) {
-            return self.structure(at, &name);
+            // Upstream blames the brace.
+            let brace = self.next.checked_sub(1).and_then(|i| self.lexemes.get(i)).map_or(at, |lexeme| lexeme.at);
+            return self.structure(brace, &name);
         }
         if RESERVED.contains(&word) {
             return Err(Issue { at, message: format!("Syntax error: reserved identifier: {word}") });

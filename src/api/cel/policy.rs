@@ -114,6 +114,9 @@ pub fn env(declarations: Declarations, variables: &[(String, Type)]) -> Env {
     if declarations.mutations {
         env = env.with_mutations();
     }
+    if variables.is_empty() && !declarations.mutations {
+        return env;
+    }
     let fields = variables.iter().map(|(name, ty)| (name.clone(), Decl::new(ty.clone())));
     env.declare("variables", Decl::object("kubernetes.variables", fields))
 }

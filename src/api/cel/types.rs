@@ -253,7 +253,8 @@ fn object_schema(schema: &Json, root: bool, path: &str) -> Decl {
         add("kind", text(), false);
         add("apiVersion", text(), false);
         let named = [("name".to_owned(), text()), ("generateName".to_owned(), text())];
-        add("metadata", Decl::object(&format!("{path}.metadata"), named), false);
+        let metadata = Decl::object(&format!("{path}.metadata"), named);
+        add("metadata", Decl { max: Some(0), ..metadata }, false);
     }
     for (name, property) in member(schema, "properties").and_then(Json::as_object).into_iter().flatten() {
         if root && matches!(name.as_str(), "kind" | "apiVersion" | "metadata") {

@@ -307,7 +307,13 @@ impl Walk<'_> {
 
     fn schema_or(&mut self, alternative: SchemaOr, id: TypeId, node: Node<'_>, place: Place<'_>) -> Option<Value> {
         match (alternative, node) {
-            (_, Node::Object(members)) => Some(Value::Object(self.structure(id, members))),
+            (_, Node::Object(members)) => {
+                // Its own decoder is not strict.
+                let reported = self.strict.len();
+                let found = self.structure(id, members);
+                self.strict.truncate(reported);
+                Some(Value::Object(found))
+            }
             (SchemaOr::Bool, Node::Bool(allows)) => Some(Value::Bool(allows)),
             (SchemaOr::Array, Node::Array(items)) => Some(self.list(&Type::Struct(id), items, place)),
             (SchemaOr::Strings, Node::Array(items)) => Some(self.list(&Type::String, items, place)),

@@ -21,13 +21,13 @@ pub struct Compiled {
     pub program: Result<Program, String>,
     pub message: Option<Result<Program, String>>,
     pub uses_old: bool,
-    /// Names of `fieldPath`.
-    path: Vec<String>,
+    /// The steps of `fieldPath`, and whether each is the key of a map.
+    path: Vec<(String, bool)>,
 }
 
 impl Compiled {
     /// Compiles a rule at a schema that is declared as `decl`.
-    pub fn new(rule: &Rule, decl: &Decl, path: Vec<String>) -> Self {
+    pub fn new(rule: &Rule, decl: &Decl, path: Vec<(String, bool)>) -> Self {
         let old = match rule.optional_old_self {
             Some(true) => Decl::new(Type::Optional(Arc::new(decl.ty.clone()))),
             _ => decl.clone(),
@@ -106,7 +106,7 @@ impl Rules {
         let compiled = match &decl {
             Some(decl) => {
                 let path = |rule: &Rule| match field_path(schema, &rule.field_path, true) {
-                    Ok((names, _)) => names,
+                    Ok((names, _)) => steps(schema, names),
                     Err(_) => Vec::new(),
                 };
                 schema.rules.iter().map(|rule| Compiled::new(rule, decl, path(rule))).collect()
@@ -136,16 +136,30 @@ impl Rules {
 
     /// What rules say against a value. `old` is the value before; with `ratchet`, what was wrong before and has not
     /// changed is forgiven.
-    pub fn validate(&self, value: &Value, old: Option<&Value>, ratchet: bool, path: &Path) -> ErrorList {
-        let mut walk = Walk { errors: ErrorList::new(), budget: Budget::new(cel::RUNTIME_BUDGET), ended: false };
+    pub fn validate(&self, value: &Value, old: Option<&Value>, ratchet: bool, path: &Path) -> Verdict {
+        let mut walk = Walk {
+            errors: ErrorList::new(),
+            forgiven: ErrorList::new(),
+            budget: Budget::new(cel::RUNTIME_BUDGET),
+            ended: false,
+        };
         let current = old.filter(|_| ratchet).map(|old| Pair { new: value, old });
         walk.node(self, value, old, Ratchet { current, parent: None }, path);
-        walk.errors
+        Verdict { errors: walk.errors, forgiven: walk.forgiven }
     }
+}
+
+/// What rules say against a value.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub errors: ErrorList,
+    /// What was wrong before and has not changed.
+    pub forgiven: ErrorList,
 }
 
 struct Walk {
     errors: ErrorList,
+    forgiven: ErrorList,
     budget: Budget,
     /// No rule is run any more.
     ended: bool,
@@ -247,15 +261,15 @@ impl Walk {
                     continue;
                 }
             }
-            let at = compiled.path.iter().fold(path.clone(), |path, name| path.child(name));
+            let step = |path: Path, (name, key): &(String, bool)| if *key { path.key(name) } else { path.child(name) };
+            let at = compiled.path.iter().fold(path.clone(), step);
             let forgiven = !compiled.uses_old && ratchet.forgives();
             let detail = match &compiled.message {
                 Some(Ok(message)) => match self.message(message, rule, &bindings) {
                     Ok(detail) => detail,
                     Err(text) => {
-                        if !forgiven {
-                            self.errors.push(Error::invalid(at, rules.ty, text));
-                        }
+                        let list = if forgiven { &mut self.forgiven } else { &mut self.errors };
+                        list.push(Error::invalid(at, rules.ty, text));
                         self.ended = true;
                         return;
                     }
@@ -266,9 +280,8 @@ impl Walk {
                 "" => format!("failed rule: {shown}"),
                 message => message.to_owned(),
             });
-            if !forgiven {
-                self.errors.push(error_for(rule, at, value, detail));
-            }
+            let list = if forgiven { &mut self.forgiven } else { &mut self.errors };
+            list.push(error_for(rule, at, value, detail));
         }
     }
 
@@ -307,6 +320,18 @@ fn error_for(rule: &Rule, path: Path, value: &Value, detail: String) -> Error {
         _ => ErrorType::Invalid,
     };
     Error { kind, path, value: shown, shown: None, detail }
+}
+
+/// The names of a good path, and whether each is the key of a map.
+fn steps(mut schema: &Structural, names: Vec<String>) -> Vec<(String, bool)> {
+    let mut steps = Vec::with_capacity(names.len());
+    for name in names {
+        let key = schema.properties.is_empty();
+        let Some(next) = (if key { schema.additional_schema() } else { schema.property(&name) }) else { break };
+        schema = next;
+        steps.push((name, key));
+    }
+    steps
 }
 
 /// `cel.ValidFieldPath`: the names of a path such as `.spec.a` or `['a.b']`, and the schema there.
@@ -370,7 +395,7 @@ mod tests {
     #[track_caller]
     fn check(schema: Value, value: Value, old: Option<Value>, want: &[&str]) {
         let rules = Rules::compile(&Structural::parse(&schema), &schema, true).unwrap();
-        let found = rules.validate(&value, old.as_ref(), true, &Path::default());
+        let found = rules.validate(&value, old.as_ref(), true, &Path::default()).errors;
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, want);
     }

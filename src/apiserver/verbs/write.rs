@@ -111,6 +111,7 @@ impl<'a> Write<'a> {
             now: self.server.clock.now(),
             dry_run: self.options.dry_run,
             subresource: self.subresource_name(),
+            warn: Some(self.warnings),
         }
     }
 

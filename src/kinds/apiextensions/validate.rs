@@ -19,6 +19,7 @@ use conversion::is_known_review;
 
 use super::conditions;
 use crate::json::{Json, dig, same};
+use crate::printed::Printed;
 
 const SELECTABLE_FIELDS_MAX: usize = 8;
 
@@ -137,7 +138,7 @@ pub(super) fn create(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let spec = object.at("spec");
     let wanted = format!("{}.{}", spec.at("names").text("plural"), spec.text("group"));
-    if object.name() != wanted {
+    if !object.name().is_empty() && object.name() != wanted {
         let text = "must be spec.names.plural+\".\"+spec.group";
         errors.push(Error::invalid(Path::new("metadata").child("name"), object.name(), text));
     }
@@ -325,13 +326,21 @@ fn spec_problems(object: &Object, options: &Options) -> ErrorList {
         });
         member("selectableFields", "selectableFields", &|at| selectable(version, at, &options));
     }
-    let shown = || Value::from(all.to_vec());
+    let versions_invalid = |text: &str| {
+        Error::invalid(at.child("versions"), internal_versions(object), text)
+            .printed("[]apiextensions.CustomResourceDefinitionVersion")
+    };
     if !unique {
-        errors.push(Error::invalid(at.child("versions"), shown(), "must contain unique version names"));
+        errors.push(versions_invalid("must contain unique version names"));
     }
     if all.iter().filter(|v| v.flag("storage")).count() != 1 {
-        let text = "must have exactly one version marked as storage version";
-        errors.push(Error::invalid(at.child("versions"), shown(), text));
+        errors.push(versions_invalid("must have exactly one version marked as storage version"));
+    }
+    // The internal type has the first version's name once more.
+    let first = all.first().map_or("", |version| version.text("name"));
+    let problems = dns1035_label(first, false);
+    if !first.is_empty() && !problems.is_empty() {
+        errors.push(Error::invalid(at.child("version"), first, problems.join(",")));
     }
     for member in ["plural", "singular", "kind", "listKind"] {
         if spec.at("names").text(member).is_empty() {
@@ -341,6 +350,19 @@ fn spec_problems(object: &Object, options: &Options) -> ErrorList {
     errors.extend(names(spec.at("names"), &at.child("names")));
     errors.extend(conversion::problems(spec, &options));
     errors
+}
+
+/// The versions as the internal type has them: what all have alike stands once, outside of them.
+fn internal_versions(object: &Object) -> Value {
+    let mut all = object.at("spec").at("versions").clone();
+    for member in ["schema", "subresources", "additionalPrinterColumns", "selectableFields"] {
+        if shared(object, member) {
+            for version in all.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                version.remove(member);
+            }
+        }
+    }
+    all
 }
 
 /// `ValidateCustomResourceDefinitionNames`.
@@ -457,7 +479,8 @@ fn schema_problems(schema: &Value, status: bool, at: &Path, options: &Options, u
     if schema.flag("nullable") {
         errors.push(Error::forbidden(at.child("nullable"), "nullable cannot be true at the root"));
     }
-    if options.structural {
+    let unsupported = schema::unsupported(schema).filter(|_| options.structural);
+    if options.structural && unsupported.is_none() {
         let problems = structure::validate(schema, &at);
         if problems.is_empty() {
             errors.extend(schema::defaults(schema, &at, options.pruned_defaults));
@@ -466,6 +489,11 @@ fn schema_problems(schema: &Value, status: bool, at: &Path, options: &Options, u
         }
     }
     errors.extend(schema::open_api(schema, &at, options));
+    if errors.is_empty()
+        && let Some(name) = unsupported
+    {
+        errors.push(Error::invalid(at.clone(), "", format!("OpenAPIV3Schema '{name}' is not supported")));
+    }
     if options.structural && errors.is_empty() {
         errors.extend(expressions::validate(schema, &at, unchanged));
     }
@@ -586,11 +614,13 @@ fn stored_versions(object: &Object) -> ErrorList {
     let stored = object.at("status").list("storedVersions");
     let shown = || Value::from(stored.to_vec());
     if stored.is_empty() {
-        return vec![Error::invalid(at, shown(), "must have at least one stored version")];
+        return vec![Error::invalid(at, Value::Null, "must have at least one stored version")];
     }
     let mut errors = ErrorList::new();
-    for version in versions(object).iter().filter(|v| v.flag("storage")) {
-        if !stored.contains(version.at("name")) {
+    for (index, version) in versions(object).iter().enumerate().filter(|(_, v)| v.flag("storage")) {
+        // A name is found once.
+        let again = versions(object).iter().take(index).any(|v| v.at("name") == version.at("name"));
+        if again || !stored.contains(version.at("name")) {
             let text = format!("must have the storage version {}", version.text("name"));
             errors.push(Error::invalid(at.clone(), shown(), text));
         }

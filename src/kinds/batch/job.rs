@@ -580,7 +580,7 @@ mod tests {
         default(&mut object);
         let user = api::UserInfo::default();
         let now = Timestamp::UNIX_EPOCH;
-        create(&RequestContext { user: &user, now, dry_run: false, subresource: "" }, &mut object);
+        create(&RequestContext { user: &user, now, dry_run: false, subresource: "", warn: None }, &mut object);
         assert_eq!(
             *dig(&object, &["spec", "selector"]),
             json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})

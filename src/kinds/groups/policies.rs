@@ -456,7 +456,7 @@ mod tests {
         );
         check(
             &of(json!({"validations": [{"expression": "object.x + 'a'"}, {"expression": "variables.y"}]})),
-            &["must evaluate to bool but got string", "undefined field 'y'"],
+            &["must evaluate to bool but got string", "undeclared reference to 'variables'"],
         );
         check(
             &of(json!({"validations": [{"expression": "1", "messageExpression": "authorizer.path('/x')"}]})),

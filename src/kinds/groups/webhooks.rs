@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
-use api::validation::{dns1035_label, fully_qualified_name, in_range, port_number};
+use api::validation::{dns1035_label, dns1123_subdomain, fully_qualified_name, in_range, port_number};
 use serde_json::Value;
 
 use crate::checks::{invalid_all, label_selector, one_of_if_set};
@@ -167,9 +167,28 @@ fn client(errors: &mut ErrorList, at: &Path, client: &Value) {
         for text in port_number(port) {
             errors.push(Error::invalid(at.child("port"), port, format!("port is not valid: {text}")));
         }
-        let path = service.text("path");
-        if !path.is_empty() && !path.starts_with('/') {
-            errors.push(Error::invalid(at.child("path"), path, "must start with a '/'"));
+        service_path(errors, &at.child("path"), service.text("path"));
+    }
+}
+
+/// The path of a service (`webhook.ValidateWebhookService`).
+pub(crate) fn service_path(errors: &mut ErrorList, at: &Path, path: &str) {
+    match path {
+        "" | "/" => return,
+        "//" => return errors.push(Error::invalid(at.clone(), path, "segment[0] may not be empty")),
+        _ => {}
+    }
+    if !path.starts_with('/') {
+        errors.push(Error::invalid(at.clone(), path, "must start with a '/'"));
+    }
+    let inner: String = path.chars().skip(1).collect();
+    for (index, step) in inner.strip_suffix('/').unwrap_or(&inner).split('/').enumerate() {
+        if step.is_empty() {
+            errors.push(Error::invalid(at.clone(), path, format!("segment[{index}] may not be empty")));
+            continue;
+        }
+        for text in dns1123_subdomain(step, false) {
+            errors.push(Error::invalid(at.clone(), path, format!("segment[{index}]: {text}")));
         }
     }
 }
@@ -177,6 +196,11 @@ fn client(errors: &mut ErrorList, at: &Path, client: &Value) {
 /// `webhook.ValidateWebhookURL`.
 pub(crate) fn url(errors: &mut ErrorList, at: &Path, url: &str) {
     const FORM: &str = "; desired format: https://host[/path]";
+    if let Err(why) = parses(url) {
+        let text = format!("url must be a valid URL: parse {url:?}: {why}{FORM}");
+        errors.push(Error::required(at.clone(), text));
+        return;
+    }
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     if scheme != "https" {
         let text = format!("'https' is the only allowed URL scheme{FORM}");
@@ -200,6 +224,57 @@ pub(crate) fn url(errors: &mut ErrorList, at: &Path, url: &str) {
     }
 }
 
+/// Why Go's `url.Parse` refuses a text.
+fn parses(url: &str) -> Result<(), String> {
+    if url.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        return Err("net/url: invalid control character in URL".to_owned());
+    }
+    let text = url.split_once('#').map_or(url, |(text, _)| text);
+    if let Some(end) = text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))
+        && text[end..].starts_with(':')
+        && end == 0
+    {
+        return Err("missing protocol scheme".to_owned());
+    }
+    let Some((_, rest)) = text.split_once("://") else {
+        let first = text.split('/').next().unwrap_or_default();
+        let scheme = first.split_once(':').map(|(scheme, _)| scheme);
+        let is_scheme = |s: &str| s.starts_with(|c: char| c.is_ascii_alphabetic());
+        return match scheme {
+            Some(s) if !is_scheme(s) => Err("first path segment in URL cannot contain colon".to_owned()),
+            _ => escapes(text),
+        };
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if host.starts_with('[') && !host.contains(']') {
+        return Err("missing ']' in host".to_owned());
+    }
+    if let Some(bad) = host.chars().find(|c| matches!(c, ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')) {
+        return Err(format!("invalid character {:?} in host name", bad.to_string()));
+    }
+    escapes(host)?;
+    let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
+    if let Some((_, port)) = after.rsplit_once(':')
+        && !port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err(format!("invalid port {:?} after host", format!(":{port}")));
+    }
+    escapes(path.split('?').next().unwrap_or_default())
+}
+
+/// Whether each `%` begins an escape.
+fn escapes(text: &str) -> Result<(), String> {
+    for (at, _) in text.match_indices('%') {
+        let escape: String = text[at..].chars().take(3).collect();
+        if escape.len() != 3 || !escape.bytes().skip(1).all(|b| b.is_ascii_hexdigit()) {
+            return Err(format!("invalid URL escape {escape:?}"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -218,6 +293,6 @@ mod tests {
         check(json!({"service": {"namespace": "n", "name": "s", "port": 443}}), 0);
         check(json!({}), 1);
         check(json!({"url": "http://u@host/path?x=1"}), 3);
-        check(json!({"service": {"namespace": "n", "name": "s", "port": 0, "path": "x"}}), 2);
+        check(json!({"service": {"namespace": "n", "name": "s", "port": 0, "path": "x"}}), 3);
     }
 }

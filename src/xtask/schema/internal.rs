@@ -46,7 +46,11 @@ const ROOTS: &[(&str, &str, &[&str])] = &[
         "k8s.io/api/certificates/v1",
         &["PodCertificateRequestSpec", "PodCertificateRequestStatus"],
     ),
-    ("k8s.io/kubernetes/pkg/apis/flowcontrol", "k8s.io/api/flowcontrol/v1", &["FlowDistinguisherMethod"]),
+    (
+        "k8s.io/kubernetes/pkg/apis/flowcontrol",
+        "k8s.io/api/flowcontrol/v1",
+        &["FlowSchemaSpec", "PriorityLevelConfigurationSpec"],
+    ),
     ("k8s.io/kubernetes/pkg/apis/policy", "k8s.io/api/policy/v1", &["PodDisruptionBudgetSpec"]),
     ("k8s.io/kubernetes/pkg/apis/rbac", "k8s.io/api/rbac/v1", &["RoleRef"]),
     (
@@ -63,7 +67,7 @@ const ROOTS: &[(&str, &str, &[&str])] = &[
     (
         "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions",
         "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1",
-        &["ValidationRule"],
+        &["CustomResourceDefinitionVersion", "ValidationRule"],
     ),
 ];
 
@@ -177,6 +181,16 @@ impl Reader<'_> {
         match name {
             "Quantity" => return Ok("quantity".to_owned()),
             "IntOrString" => return Ok("intorstring".to_owned()),
+            // Either a schema or something else, which the served version has in its place.
+            "JSONSchemaPropsOrArray" => {
+                self.want(&path, "JSONSchemaProps");
+                return Ok("orarray".to_owned());
+            }
+            "JSONSchemaPropsOrBool" => {
+                self.want(&path, "JSONSchemaProps");
+                return Ok("orbool".to_owned());
+            }
+            "JSONSchemaDependencies" => return Ok("raw".to_owned()),
             "Time" | "MicroTime" | "RawExtension" | "Unknown" | "JSON" => return Ok("raw".to_owned()),
             "Duration" => return Ok("string".to_owned()),
             _ => {}

@@ -90,7 +90,7 @@ impl CustomRules {
     }
 
     /// `x-kubernetes-validations`, unless what was found already makes them meaningless (`hasBlockingErr`).
-    fn rules(&self, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    fn rules(&self, ctx: &RequestContext<'_>, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
         use ErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
         let Some(rules) = self.definition.rules(&self.gvk.version) else { return };
         let blocking = |e: &Error| matches!(e.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid);
@@ -99,7 +99,11 @@ impl CustomRules {
                         errors to complete validation";
             errors.push(Error::invalid(Path::default(), Value::Null, text));
         } else {
-            errors.extend(rules.validate(value, old, true, &Path::default()));
+            let verdict = rules.validate(value, old, true, &Path::default());
+            if let Some(warn) = ctx.warn {
+                verdict.forgiven.iter().for_each(|error| warn.warn(error.to_string()));
+            }
+            errors.extend(verdict.errors);
         }
     }
 
@@ -146,7 +150,16 @@ fn nested<'o>(object: &'o Object, path: &str) -> Result<Option<&'o Value>, Strin
 }
 
 impl Strategy for CustomRules {
-    fn validate(&self, _ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
+    fn prepare_for_status_update(&self, _ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {
+        // All but the status is as it was, the object's type too (`statusStrategy.PrepareForUpdate`).
+        for member in ["apiVersion", "kind"] {
+            if let Some(was) = old.get(&[member]) {
+                object.set(&[member], was.clone());
+            }
+        }
+    }
+
+    fn validate(&self, ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
         let mut errors = self.type_meta(object);
         if !errors.is_empty() {
             return errors;
@@ -158,11 +171,11 @@ impl Strategy for CustomRules {
         errors.extend(self.scale(object, true));
         errors.extend(embedded::validate(&value, self.schema(), self.definition.meta()));
         errors.extend(self.list_types(object));
-        self.rules(&value, None, &mut errors);
+        self.rules(ctx, &value, None, &mut errors);
         errors
     }
 
-    fn validate_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+    fn validate_update(&self, ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
         let mut errors = self.type_meta(object);
         if !errors.is_empty() {
             return errors;
@@ -177,11 +190,11 @@ impl Strategy for CustomRules {
         if self.list_types(old).is_empty() {
             errors.extend(self.list_types(object));
         }
-        self.rules(&value, Some(&before), &mut errors);
+        self.rules(ctx, &value, Some(&before), &mut errors);
         errors
     }
 
-    fn validate_status_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+    fn validate_status_update(&self, ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
         let mut errors = self.type_meta(object);
         if !errors.is_empty() || !self.has_status {
             return errors;
@@ -198,7 +211,7 @@ impl Strategy for CustomRules {
             errors.extend(lists);
         }
         let (value, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
-        self.rules(&value, Some(&before), &mut errors);
+        self.rules(ctx, &value, Some(&before), &mut errors);
         errors
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use api::field::{Error, ErrorList, Path};
-use api::validation::{dns1035_label, dns1123_subdomain, port_number};
+use api::validation::{dns1035_label, port_number};
 use serde_json::Value;
 
 use super::Options;
@@ -102,24 +102,5 @@ fn service_problems(errors: &mut ErrorList, at: &Path, service: &Value) {
     if !problems.is_empty() {
         errors.push(Error::invalid(at.child("port"), port, format!("port is not valid: {}", problems.join(", "))));
     }
-    let path = service.text("path");
-    let at = at.child("path");
-    match path {
-        "" | "/" => return,
-        "//" => return errors.push(Error::invalid(at, path, "segment[0] may not be empty")),
-        _ => {}
-    }
-    if !path.starts_with('/') {
-        errors.push(Error::invalid(at.clone(), path, "must start with a '/'"));
-    }
-    let inner: String = path.chars().skip(1).collect();
-    for (index, step) in inner.strip_suffix('/').unwrap_or(&inner).split('/').enumerate() {
-        if step.is_empty() {
-            errors.push(Error::invalid(at.clone(), path, format!("segment[{index}] may not be empty")));
-            continue;
-        }
-        for text in dns1123_subdomain(step, false) {
-            errors.push(Error::invalid(at.clone(), path, format!("segment[{index}]: {text}")));
-        }
-    }
+    webhooks::service_path(errors, &at.child("path"), service.text("path"));
 }

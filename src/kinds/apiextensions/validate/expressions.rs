@@ -8,6 +8,9 @@ use api::structural::rules::Compiled;
 use serde_json::Value;
 
 use crate::json::Json;
+use crate::printed::Printed;
+
+const RULE: &str = "apiextensions.ValidationRule";
 
 /// What one rule may cost by estimate …
 const EXPRESSION_COST_MAX: u64 = 10_000_000;
@@ -97,7 +100,8 @@ impl Walk {
         let root = place.root || schema.flag("x-kubernetes-embedded-resource");
         let at_all = path.child("x-kubernetes-validations");
         let Some(decl) = Decl::from_json_schema(schema, root) else {
-            let text = "internal error: failed to retrieve type information for x-kubernetes-validations";
+            let text = "internal error: failed to construct type information for x-kubernetes-validations rules: unable \
+                        to convert structural schema to CEL declarations";
             let kind = api::field::ErrorType::Internal;
             self.errors.push(Error { kind, path: at_all, value: None, shown: None, detail: text.to_owned() });
             return;
@@ -112,7 +116,9 @@ impl Walk {
                     let cost = program.estimate().max.saturating_mul(cardinality);
                     self.cost(&at.child("rule"), "estimated rule cost", cost);
                 }
-                Err(text) => self.errors.push(Error::invalid(at.child("rule"), shown.clone(), text.as_str())),
+                Err(text) => {
+                    self.errors.push(Error::invalid(at.child("rule"), shown.clone(), text.as_str()).printed(RULE));
+                }
             }
             match &compiled.message {
                 Some(Ok(message)) if compiled.program.is_ok() => {
@@ -120,7 +126,8 @@ impl Walk {
                     self.cost(&at.child("messageExpression"), "estimated messageExpression cost", cost);
                 }
                 Some(Err(text)) if compiled.program.is_ok() => {
-                    self.errors.push(Error::invalid(at.child("messageExpression"), shown, text.as_str()));
+                    let error = Error::invalid(at.child("messageExpression"), shown, text.as_str());
+                    self.errors.push(error.printed(RULE));
                 }
                 _ => {}
             }
@@ -130,9 +137,7 @@ impl Walk {
                         format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
                     self.errors.push(Error::invalid(at.child("rule"), rule.rule.as_str(), text));
                 }
-            } else if let Some(set) = rule.optional_old_self
-                && compiled.program.is_ok()
-            {
+            } else if let Some(set) = rule.optional_old_self {
                 let text = "may not be set if oldSelf is not used in rule";
                 self.errors.push(Error::invalid(at.child("optionalOldSelf"), set, text));
             }

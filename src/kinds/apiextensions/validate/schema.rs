@@ -2,7 +2,7 @@
 
 use api::field::{Error, ErrorList, Path};
 use api::structural::rules::{self, Rules};
-use api::structural::{Structural, Ty, embedded, lists, prune, values};
+use api::structural::{Additional, Structural, Ty, embedded, prune, values};
 use serde_json::{Map, Value};
 
 use super::Options;
@@ -319,7 +319,9 @@ fn rule_forms(schema: &Value, path: &Path, errors: &mut ErrorList) {
 /// `ValidateDefaults`: defaults fit their own schema and hold nothing unknown.
 pub(super) fn defaults(json: &Value, path: &Path, pruned: bool) -> ErrorList {
     let mut errors = ErrorList::new();
-    default_of((&Structural::parse(json), Some(json)), path, (true, false), pruned, &mut errors);
+    // A default of the whole is one of a resource.
+    let schema = Structural { embedded: true, ..Structural::parse(json) };
+    default_of((&schema, Some(json)), path, (true, false), pruned, &mut errors);
     errors
 }
 
@@ -359,19 +361,15 @@ fn default_of(
             }
         }
         if problems.is_empty() {
-            problems = values::validate(default, schema, &at);
+            problems = values::validate(default, &loose(schema), &at);
             if problems.is_empty()
                 && let Some(rules) = json.and_then(|json| Rules::compile(schema, json, root))
             {
                 // As an object that has always had it, and as a new one.
-                problems = rules.validate(default, Some(default), false, &at);
+                problems = rules.validate(default, Some(default), false, &at).errors;
                 if problems.is_empty() {
-                    problems = rules.validate(default, None, false, &at);
+                    problems = rules.validate(default, None, false, &at).errors;
                 }
-            }
-            for mut error in lists::validate(default, schema) {
-                error.path = at.child(&error.path.to_string());
-                problems.push(error);
             }
         }
         errors.extend(problems);
@@ -385,6 +383,42 @@ fn default_of(
         let json = json.map(|json| json.at("properties").at(name));
         default_of((property, json), &path.child("properties").key(name), (false, meta), pruned, errors);
     }
+}
+
+/// The schema by which defaults are validated: upstream loses there that something is an integer or a string.
+fn loose(schema: &Structural) -> Structural {
+    let mut loose = schema.clone();
+    loose.int_or_string = false;
+    for (_, property) in &mut loose.properties {
+        *property = self::loose(property);
+    }
+    if let Some(items) = &mut loose.items {
+        **items = self::loose(items);
+    }
+    if let Additional::Schema(values) = &mut loose.additional {
+        **values = self::loose(values);
+    }
+    loose
+}
+
+/// What `NewStructural` refuses, anywhere in a schema (`validateUnsupportedFields`).
+pub(super) fn unsupported(schema: &Value) -> Option<&'static str> {
+    let found = std::cell::Cell::new(None);
+    any(schema, &|s| {
+        let text = |name: &str| !s.text(name).is_empty();
+        let kinds = [
+            (text("id"), "id"),
+            (text("$schema"), "schema"),
+            (text("$ref"), "$ref"),
+            (s.count("patternProperties") > 0, "patternProperties"),
+            (s.count("dependencies") > 0, "dependencies"),
+            (s.has("additionalItems"), "additionalItems"),
+            (s.count("definitions") > 0, "definitions"),
+        ];
+        found.set(kinds.into_iter().find(|(set, _)| *set).map(|(_, name)| name));
+        found.get().is_some()
+    });
+    found.get()
 }
 
 /// The schema of an object with one member, `default`.
