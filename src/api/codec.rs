@@ -302,6 +302,23 @@ fn finish(
     Ok(Decoded { object, warnings })
 }
 
+/// One JSON value and nothing after it.
+///
+/// # Errors
+/// Go's text of what is wrong with it.
+pub fn json_value(text: &[u8]) -> Result<Value, String> {
+    json::parse(text).map(node::Node::into_value)
+}
+
+/// The first document of YAML.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn yaml_value(text: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    yaml::parse(text).map(|document| document.node.into_value())
+}
+
 /// Fields that a JSON document has twice, worded as strict decoding does; nothing for what is no JSON.
 pub fn duplicates(body: &[u8]) -> Vec<String> {
     json::parse(body).map(|node| conform::duplicates(&node)).unwrap_or_default()

@@ -6,7 +6,7 @@ mod json;
 mod merge;
 mod strategic;
 
-pub use json::{MAX_OPERATIONS, json};
+pub use json::{MAX_OPERATIONS, apply_operations, json};
 pub use merge::merge;
 pub use strategic::strategic;
 

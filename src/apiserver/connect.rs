@@ -45,7 +45,6 @@ pub(crate) async fn serve(verb: Verb, subresource: &Subresource, connect: &dyn C
     let stored = verb.served.stored()?;
     let name = connect.parent_name(&info.name);
     let key = verb.served.key(&info.namespace, name);
-    let current = verb.server.objects.load(stored, &key).await?.ok_or_else(|| verb.served.not_found(name))?;
     let is_read = subresource.verbs == ["get"];
     let is_stream = !is_read && subresource.verbs.iter().all(|v| matches!(*v, "create" | "get"));
     let query = verb.call.parts.uri.query().unwrap_or_default();
@@ -80,6 +79,8 @@ pub(crate) async fn serve(verb: Verb, subresource: &Subresource, connect: &dyn C
         let options = options_object(subresource, &verb.call.query, &info.rest);
         admission.both(Operation::Connect, Some(&options), None, &Object::default()).await?;
     }
+    // As upstream after admission, which may say no to what is not there.
+    let current = verb.server.objects.load(stored, &key).await?.ok_or_else(|| verb.served.not_found(name))?;
     let ctx = verb.server.action_context(&verb.call.user, false);
     let request = ConnectRequest { segment: &info.name, path: &info.rest, query };
     let target = match connect.target(&ctx, &current.object, &request).await {
@@ -88,6 +89,11 @@ pub(crate) async fn serve(verb: Verb, subresource: &Subresource, connect: &dyn C
             let mut response = crate::respond::bytes(204, crate::negotiate::JSON, Body::empty());
             response.headers_mut().remove(http::header::CONTENT_TYPE);
             return Ok(response);
+        }
+        // A node that is not there is blamed on the resource of the request (`qualifiedResourceFromContext`).
+        Err(status) if status.code == 404 => {
+            let node = status.details.as_ref().filter(|details| details.kind == "nodes");
+            return Err(node.map_or_else(|| status.clone(), |details| verb.served.not_found(&details.name)));
         }
         target => target?,
     };
@@ -119,8 +125,13 @@ fn options_object(subresource: &Subresource, query: &crate::query::Query, path: 
     for field in &subresource.schema.def().fields {
         let name = field.name.as_ref();
         let value = match &field.ty {
-            api::schema::Type::List(_) => {
-                let all: Vec<Value> = query.all(name).map(Value::from).collect();
+            api::schema::Type::List(item) => {
+                let numbers = matches!(**item, api::schema::Type::Int32 | api::schema::Type::Int64);
+                let value = |text: &str| match text.parse::<i64>() {
+                    Ok(number) if numbers => Value::from(number),
+                    _ => Value::from(text),
+                };
+                let all: Vec<Value> = query.all(name).map(value).collect();
                 if all.is_empty() { continue } else { Value::Array(all) }
             }
             api::schema::Type::Bool => match query.optional_flag(name) {

@@ -52,6 +52,8 @@ const IDLE_MAX: Duration = Duration::from_secs(90);
 const CLIENTS_MAX: usize = 200;
 /// Connections kept idle for one address.
 const IDLE_PER_ADDRESS: usize = 25;
+/// client-go's `maxRetries`.
+const RETRIES_MAX: usize = 10;
 /// The largest answer that is read.
 const ANSWER_MAX: usize = 16 << 20;
 /// How much of a failed answer's body becomes text.
@@ -177,13 +179,26 @@ impl tower::Service<Uri> for Connector {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let port = uri.port_u16().unwrap_or(443);
             let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| {
-                io::Error::new(e.kind(), format!("dial tcp {host}:{port}: connect: {}", crate::connect::go_text(&e)))
+                let why = match e.to_string() {
+                    text if text.starts_with("failed to lookup address information") => {
+                        format!("dial tcp: lookup {host}{}: no such host", name_server())
+                    }
+                    _ => format!("dial tcp {host}:{port}: connect: {}", crate::connect::go_text(&e)),
+                };
+                io::Error::new(e.kind(), why)
             })?;
             stream.set_nodelay(true)?;
             let stream = TlsConnector::from(config).connect(name, stream).await.map_err(tls_error)?;
             Ok(Secured(TokioIo::new(stream)))
         })
     }
+}
+
+/// Whom Go says that it has asked for a name: the first server of `/etc/resolv.conf`.
+fn name_server() -> String {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let server = text.lines().find_map(|line| line.strip_prefix("nameserver")).map(str::trim);
+    server.map(|server| format!(" on {server}:53")).unwrap_or_default()
 }
 
 /// What Go says of a certificate that it does not trust, where the reason is a common one.
@@ -282,20 +297,30 @@ async fn call(server: &ApiServer, target: &Target, url: &str, body: Bytes) -> Re
         }
     };
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let mut request = Request::post(format!("https://{address}{path}"));
-    if let Some(authorization) = identity.and_then(|(_, identity)| identity.authorization.as_ref()) {
-        let value = authorization.value().await.map_err(|e| WebhookError::Config(base::chain(&e).to_string()))?;
-        request = request.header(AUTHORIZATION, value);
-    }
-    let request = request
-        .header(HOST, authority.as_str())
-        .header(USER_AGENT, "kube-apiserver-admission")
-        .header(ACCEPT, "application/json, */*")
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|e| WebhookError::Config(format!("Unparsable URL: {e}")))?;
-    let response = client.request(request).await.map_err(|error| unreachable(innermost(&error)))?;
+    let mut retries = 0;
+    let response = loop {
+        let mut request = Request::post(format!("https://{address}{path}"));
+        if let Some(authorization) = identity.and_then(|(_, identity)| identity.authorization.as_ref()) {
+            let value = authorization.value().await.map_err(|e| WebhookError::Config(base::chain(&e).to_string()))?;
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request
+            .header(HOST, authority.as_str())
+            .header(USER_AGENT, "kube-apiserver-admission")
+            .header(ACCEPT, "application/json, */*")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body.clone()))
+            .map_err(|e| WebhookError::Config(format!("Unparsable URL: {e}")))?;
+        let response = client.request(request).await.map_err(|error| unreachable(innermost(&error)))?;
+        match retry_after(&response) {
+            Some(wait) if retries < RETRIES_MAX => tokio::time::sleep(wait).await,
+            _ => break response,
+        }
+        retries += 1;
+    };
     let status = response.status();
+    let content_type =
+        response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = match Limited::new(response.into_body(), ANSWER_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
@@ -303,10 +328,15 @@ async fn call(server: &ApiServer, target: &Target, url: &str, body: Bytes) -> Re
         }
         Err(error) => return Err(unreachable(innermost(error.as_ref()))),
     };
+    if status.is_success() && body.is_empty() {
+        let code = status.as_u16();
+        let text = format!("0-length response with status code: {code} and content type: {content_type}");
+        return Err(WebhookError::Config(text));
+    }
     if status.is_success() {
         return Ok(body);
     }
-    Err(WebhookError::Refused { code: status.as_u16(), text: refusal(status, &body) })
+    Err(WebhookError::Refused { code: status.as_u16(), text: refusal(status, &content_type, &body) })
 }
 
 /// The text of the cause at the end of the chain: what is around it is hyper's.
@@ -317,12 +347,21 @@ pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     }
     match error.to_string() {
         text if text.contains("connection closed before message completed") => "EOF".to_owned(),
+        text if text.contains("without sending TLS close_notify") => "EOF".to_owned(),
         text => text,
     }
 }
 
-/// What client-go makes of an answer that is not a success (`errors.NewGenericServerResponse`).
-fn refusal(status: StatusCode, body: &[u8]) -> String {
+/// How long an answer asks its caller to wait before asking again (client-go `rest.checkWait`).
+fn retry_after<B>(response: &http::Response<B>) -> Option<Duration> {
+    let asks = response.status() == StatusCode::TOO_MANY_REQUESTS || response.status().is_server_error();
+    let seconds = response.headers().get(http::header::RETRY_AFTER).filter(|_| asks)?;
+    seconds.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
+/// What client-go makes of an answer that is not a success (`newUnstructuredResponseError`,
+/// `errors.NewGenericServerResponse`).
+fn refusal(status: StatusCode, content_type: &str, body: &[u8]) -> String {
     // A `Status` speaks for itself.
     if let Ok(document) = serde_json::from_slice::<Value>(body)
         && document.get("kind").and_then(Value::as_str) == Some("Status")
@@ -331,7 +370,8 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
         return message.to_owned();
     }
     let shown = String::from_utf8_lossy(&body[..body.len().min(TEXT_MAX)]);
-    let shown = shown.trim();
+    let is_text = content_type.is_empty() || content_type.starts_with("text/");
+    let shown = if is_text { shown.trim() } else { "unknown" };
     match status.as_u16() {
         400 => "the server rejected our request for an unknown reason".to_owned(),
         401 => "the server has asked for the client to provide credentials".to_owned(),

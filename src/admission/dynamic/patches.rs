@@ -144,10 +144,10 @@ pub(crate) fn json(operations: &[Value], object: &Object) -> Result<Object, Stri
                 format!("JSONPath valueExpression evaluated to a type that could not marshal to JSON: {ty}")
             })?;
         }
-        match api::patch::json(document, &Json::Array(vec![entry])) {
+        match api::patch::apply_operations(document, &[entry]) {
             Ok(changed) => document = changed,
             Err(_) if op == "test" => return Ok(object.clone()),
-            Err(status) => return Err(format!("JSON Patch: {op} operation does not apply at {path:?}: {status}")),
+            Err(why) => return Err(format!("JSON Patch: {why}")),
         }
     }
     Object::from_value(document).ok_or_else(|| "JSON Patch: the result is no object".to_owned())

@@ -90,6 +90,58 @@ pub(crate) struct Answer {
     pub patch_type: String,
 }
 
+/// Reads the answer as upstream's decoder does, which knows `AdmissionReview` of `admission.k8s.io`, in JSON or YAML.
+///
+/// # Errors
+/// The decoder's text.
+pub(crate) fn decode(version: &str, body: &[u8]) -> Result<Value, String> {
+    let unreadable = |why: String| format!("couldn't get version/kind; json parse error: {why}");
+    let document = match api::codec::json_value(body) {
+        Ok(document) => document,
+        // A word is YAML too.
+        Err(why) if body.first() == Some(&b'{') => return Err(unreadable(why)),
+        Err(why) => api::codec::yaml_value(body).map_err(|_| unreadable(why))?,
+    };
+    if !document.is_object() {
+        let ty = api::codec::go_word(&document);
+        return Err(unreadable(format!(
+            "json: cannot unmarshal {ty} into Go value of type struct {{ APIVersion string \
+             \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        )));
+    }
+    let text = |member: &str| document.get(member).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let known = matches!(api_version, "admission.k8s.io/v1" | "admission.k8s.io/v1beta1" | "");
+    if !known || !matches!(kind, "AdmissionReview" | "") {
+        return Err(format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:110\""
+        ));
+    }
+    if let Some(found) = api_version.strip_prefix("admission.k8s.io/").filter(|found| *found != version) {
+        return Err(format!("converting ({found}.AdmissionReview) to ({version}.AdmissionReview): unknown conversion"));
+    }
+    let response = document.get("response").unwrap_or(&Value::Null);
+    for (member, ty) in [("uid", "string"), ("allowed", "bool"), ("patchType", "string")] {
+        let found = response.get(member).unwrap_or(&Value::Null);
+        let name = api::codec::go_word(found);
+        if !found.is_null() && name != ty {
+            return Err(format!(
+                "json: cannot unmarshal {name} into Go struct field AdmissionResponse.response.{member} of type {ty}"
+            ));
+        }
+    }
+    if let Some(patch) = response.get("patch").and_then(Value::as_str)
+        && let Err(error) = STANDARD.decode(patch)
+    {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            _ => patch.len(),
+        };
+        return Err(format!("illegal base64 data at input byte {at}"));
+    }
+    Ok(document)
+}
+
 /// `VerifyAdmissionResponse`.
 ///
 /// # Errors

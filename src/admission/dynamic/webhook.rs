@@ -161,8 +161,7 @@ impl Caller {
             .post(target, Bytes::from(body), hook.timeout)
             .await
             .map_err(|error| failed(&error, error.code()))?;
-        let document: Value = serde_json::from_slice(&answer)
-            .map_err(|error| failed(&format_args!("couldn't get version/kind; json parse error: {error}"), 503))?;
+        let document = review::decode(version, &answer).map_err(|why| failed(&why, 503))?;
         let answer = review::answer(version, &uid, mutating, &document)
             .map_err(|why| Failure::Call { text: format!("received invalid webhook response: {why}"), code: 503 })?;
         for (key, value) in &answer.annotations {

@@ -112,18 +112,20 @@ impl MutatingAdmissionWebhook {
         if answer.patch.is_empty() {
             return Ok(false);
         }
-        let patch: Value = serde_json::from_slice(&answer.patch).map_err(|error| Failure::Call {
-            text: format!("received undecodable patch in webhook response: {error}"),
+        let undecodable = |why: String| Failure::Call {
+            text: format!("received undecodable patch in webhook response: {why}"),
             code: 503,
-        })?;
-        match patch.as_array() {
-            Some(operations) if operations.is_empty() => return Ok(false),
-            Some(_) => {}
-            None => {
-                let text = "received undecodable patch in webhook response: json: cannot unmarshal into Go value of type jsonpatch.Patch";
-                return Err(Failure::Call { text: text.to_owned(), code: 503 });
+        };
+        let patch = api::codec::json_value(&answer.patch).map_err(undecodable)?;
+        let operations = match &patch {
+            Value::Array(operations) if operations.is_empty() => return Ok(false),
+            Value::Array(operations) => operations.as_slice(),
+            other => {
+                let ty = api::codec::go_word(other);
+                let why = format!("json: cannot unmarshal {ty} into Go value of type jsonpatch.Patch");
+                return Err(undecodable(why));
             }
-        }
+        };
         let Some(object) = object.filter(|_| review::can_patch(attributes)) else {
             return Err(Failure::Server(Status::internal(format_args!(
                 "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
@@ -135,8 +137,13 @@ impl MutatingAdmissionWebhook {
             return Err(Failure::Call { text, code: 400 });
         }
         let server = |error: &dyn std::fmt::Display| Failure::Server(Status::internal(error));
-        let patched = api::patch::json(Value::Object(object.0.clone()), &patch).map_err(|status| server(&status))?;
+        let patched = api::patch::apply_operations(Value::Object(object.0.clone()), operations);
+        let patched = patched.map_err(|why| server(&why))?;
         let patched = Object::from_value(patched).ok_or_else(|| server(&"the patched document is no object"))?;
+        let named = !patched.kind().is_empty() && !patched.api_version().is_empty();
+        if named && (patched.kind() != object.kind() || patched.api_version() != object.api_version()) {
+            return Err(Failure::Server(unknown_conversion(&patched, &object)));
+        }
         let kinds = &*self.caller.kinds;
         let patched = kinds.complete(patched).map_err(Failure::Server)?;
         let changed = patched != object;
@@ -158,6 +165,18 @@ impl MutatingAdmissionWebhook {
         }
         Ok(changed)
     }
+}
+
+/// What upstream's scheme says of a patch that made another kind of the object.
+fn unknown_conversion(patched: &Object, object: &Object) -> Status {
+    let package = |api_version: &str| match api_version.split_once('/') {
+        Some((group, version)) => (group.split('.').next().unwrap_or_default().to_owned(), version.to_owned()),
+        None => ("core".to_owned(), api_version.to_owned()),
+    };
+    let (internal, _) = package(object.api_version());
+    let (_, version) = package(patched.api_version());
+    let (from, to) = (patched.kind(), object.kind());
+    Status::new(500, "", format!("converting ({version}.{from}) to ({internal}.{to}): unknown conversion"))
 }
 
 /// The key of an audit annotation of one call.

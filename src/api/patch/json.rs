@@ -31,134 +31,189 @@ pub fn json(document: Value, patch: &Value) -> Result<Value, Status> {
         );
         return Err(Status::too_large(text));
     }
-    let mut document = document;
+    if let Some(operation) = operations.iter().find(|operation| !operation.is_object()) {
+        return Err(undecodable(operation, "handlers.jsonPatchOp"));
+    }
+    // Clients are not told why.
+    apply_operations(document, operations).map_err(|_| unprocessable())
+}
+
+/// Applies operations in order.
+///
+/// # Errors
+/// Why one does not apply, in the words of upstream's library (`evanphx/json-patch` v4).
+pub fn apply_operations(mut document: Value, operations: &[Value]) -> Result<Value, String> {
+    let none = Map::new();
     for operation in operations {
-        let Value::Object(operation) = operation else {
-            return Err(undecodable(operation, "handlers.jsonPatchOp"));
-        };
-        apply(&mut document, operation).map_err(|Inapplicable| unprocessable())?;
+        apply(&mut document, operation.as_object().unwrap_or(&none))?;
     }
     Ok(document)
 }
 
-/// An operation that does not apply; upstream does not tell clients why.
-struct Inapplicable;
+const MISSING: &str = "missing value";
 
-fn apply(document: &mut Value, operation: &Map<String, Value>) -> Result<(), Inapplicable> {
-    let text = |name: &str| operation.get(name).and_then(Value::as_str).ok_or(Inapplicable);
+/// A member that must be text; `wrapped` by what the operation says of its absence.
+fn text<'o>(operation: &'o Map<String, Value>, name: &str, wrapped: &str) -> Result<&'o str, String> {
+    operation.get(name).and_then(Value::as_str).ok_or_else(|| wrapped.to_owned())
+}
+
+fn apply(document: &mut Value, operation: &Map<String, Value>) -> Result<(), String> {
     let value = operation.get("value");
     let given = || value.cloned().unwrap_or(Value::Null);
+    let path = |wrapped: &str| text(operation, "path", wrapped);
+    let from = |op: &str| {
+        let why = format!("{op} operation failed to decode from: operation, missing from field: {MISSING}");
+        text(operation, "from", &why)
+    };
     match operation.get("op").and_then(Value::as_str) {
-        Some("add") => add(document, text("path")?, given()),
-        Some("remove") => remove(document, text("path")?).map(drop),
+        Some("add") => {
+            let path = path(&format!("add operation failed to decode path: {MISSING}"))?;
+            let missing = || format!("add operation does not apply: doc is missing path: \"{path}\": {MISSING}");
+            let (container, key) = find(document, path).ok_or_else(missing)?;
+            add(container, key, given()).map_err(|why| format!("error in add for path: '{path}': {why}"))
+        }
+        Some("remove") => {
+            let path = path(&format!("remove operation failed to decode path: {MISSING}"))?;
+            let missing = || format!("remove operation does not apply: doc is missing path: \"{path}\": {MISSING}");
+            let (container, key) = find(document, path).ok_or_else(missing)?;
+            let removed = remove(container, &key);
+            removed.map(drop).map_err(|why| format!("error in remove for path: '{path}': {why}"))
+        }
         Some("replace") => {
-            let path = text("path")?;
+            let why = format!("replace operation failed to decode path: operation missing path field: {MISSING}");
+            let path = path(&why)?;
             if path.is_empty() {
                 if !value.is_some_and(|v| v.is_object() || v.is_array()) {
-                    return Err(Inapplicable);
+                    return Err("replace operation value must be object or array".to_owned());
                 }
                 *document = given();
                 return Ok(());
             }
-            let (container, key) = find(document, path)?;
+            let missing =
+                |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}: {MISSING}");
+            let (container, key) = find(document, path).ok_or_else(|| missing("path"))?;
             match container {
                 Value::Object(map) => drop(map.insert(key, given())),
                 Value::Array(items) => {
-                    let index = index(&key, items.len())?;
-                    *items.get_mut(index).ok_or(Inapplicable)? = given();
+                    let index = index(&key, items.len()).map_err(|_| missing("key"))?;
+                    *items.get_mut(index).ok_or_else(|| missing("key"))? = given();
                 }
-                _ => return Err(Inapplicable),
+                _ => return Err(missing("path")),
             }
             Ok(())
         }
         Some("move") => {
-            let moved = remove(document, text("from")?)?;
-            add(document, text("path")?, moved)
+            let from = from("move")?;
+            let missing = || format!("move operation does not apply: doc is missing from path: {from}: {MISSING}");
+            let (container, key) = find(document, from).ok_or_else(missing)?;
+            let moved = remove(container, &key).map_err(|why| format!("error in move for path: '{key}': {why}"))?;
+            let why = format!("move operation failed to decode path: operation missing path field: {MISSING}");
+            let path = path(&why)?;
+            let missing =
+                || format!("move operation does not apply: doc is missing destination path: {path}: {MISSING}");
+            let (container, key) = find(document, path).ok_or_else(missing)?;
+            add(container, key, moved).map_err(|why| format!("error in move for path: '{path}': {why}"))
         }
         Some("copy") => {
-            let copied = lookup(document, text("from")?)?.cloned().unwrap_or(Value::Null);
-            add(document, text("path")?, copied)
+            let from = from("copy")?;
+            let missing = || format!("copy operation does not apply: doc is missing from path: {from}: {MISSING}");
+            let (container, key) = find(document, from).ok_or_else(missing)?;
+            let found = member(container, &key).map_err(|why| format!("error in copy for from: '{from}': {why}"))?;
+            let copied = found.cloned().unwrap_or(Value::Null);
+            let path = path(&format!("copy operation failed to decode path: {MISSING}"))?;
+            let missing =
+                || format!("copy operation does not apply: doc is missing destination path: {path}: {MISSING}");
+            let (container, key) = find(document, path).ok_or_else(missing)?;
+            add(container, key, copied).map_err(|why| format!("error while adding value during copy: {why}"))
         }
         Some("test") => {
-            let path = text("path")?;
-            let found = if path.is_empty() { Some(&*document) } else { lookup(document, path)? };
+            let why = format!("test operation failed to decode path: operation missing path field: {MISSING}");
+            let path = path(&why)?;
+            let found = if path.is_empty() {
+                Some(&*document)
+            } else {
+                let missing = || format!("test operation does not apply: is missing path: {path}: {MISSING}");
+                let (container, key) = find(document, path).ok_or_else(missing)?;
+                member(container, &key).map_err(|why| format!("error in test for path: '{path}': {why}"))?
+            };
             let same = equal(found.unwrap_or(&Value::Null), value.unwrap_or(&Value::Null));
-            if same { Ok(()) } else { Err(Inapplicable) }
+            if same { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
         }
-        _ => Err(Inapplicable),
+        other => Err(format!("Unexpected kind: {}", other.unwrap_or("unknown"))),
     }
-}
-
-fn parts(path: &str) -> Result<(Vec<String>, String), Inapplicable> {
-    let mut parts: Vec<String> = path.split('/').skip(1).map(|p| p.replace("~1", "/").replace("~0", "~")).collect();
-    let key = parts.pop().ok_or(Inapplicable)?;
-    Ok((parts, key))
 }
 
 /// The container that a path's last part is a member of, and that part.
-fn find<'a>(document: &'a mut Value, path: &str) -> Result<(&'a mut Value, String), Inapplicable> {
-    let (parents, key) = parts(path)?;
+fn find<'a>(document: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
+    let mut parts: Vec<String> = path.split('/').skip(1).map(|p| p.replace("~1", "/").replace("~0", "~")).collect();
+    let key = parts.pop()?;
     let mut container = document;
-    for part in parents {
+    for part in parts {
         container = match container {
-            Value::Object(map) => map.get_mut(&part).ok_or(Inapplicable)?,
+            Value::Object(map) => map.get_mut(&part)?,
             Value::Array(items) => {
-                let index = index(&part, items.len())?;
-                items.get_mut(index).ok_or(Inapplicable)?
+                let index = index(&part, items.len()).ok()?;
+                items.get_mut(index)?
             }
-            _ => return Err(Inapplicable),
+            _ => return None,
         };
     }
-    Ok((container, key))
+    (container.is_object() || container.is_array()).then_some((container, key))
 }
 
 /// A value; `None` for a missing member of an object.
-fn lookup<'a>(document: &'a mut Value, path: &str) -> Result<Option<&'a Value>, Inapplicable> {
-    let (container, key) = find(document, path)?;
+fn member<'a>(container: &'a Value, key: &str) -> Result<Option<&'a Value>, String> {
     match container {
-        Value::Object(map) => Ok(map.get(&key)),
+        Value::Object(map) => Ok(map.get(key)),
         Value::Array(items) => {
-            let index = index(&key, items.len())?;
-            items.get(index).map(Some).ok_or(Inapplicable)
+            let at = index(key, items.len())?;
+            items.get(at).map(Some).ok_or_else(|| invalid_index(key))
         }
-        _ => Err(Inapplicable),
+        _ => Err(MISSING.to_owned()),
     }
 }
 
-/// A position in a list of this length; negative ones count from its end.
-fn index(key: &str, length: usize) -> Result<usize, Inapplicable> {
-    let number: i64 = key.parse().map_err(|_| Inapplicable)?;
-    let length = i64::try_from(length).map_err(|_| Inapplicable)?;
-    let index = if number < 0 { number.checked_add(length).ok_or(Inapplicable)? } else { number };
-    usize::try_from(index).map_err(|_| Inapplicable)
+fn invalid_index(key: &str) -> String {
+    format!("Unable to access invalid index: {key}: invalid index referenced")
 }
 
-fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Inapplicable> {
-    let (container, key) = find(document, path)?;
+/// A position in a list of this length; negative ones count from its end.
+fn index(key: &str, length: usize) -> Result<usize, String> {
+    let number: i64 = key.parse().map_err(|_| format!("strconv.Atoi: parsing {key:?}: invalid syntax"))?;
+    let length = i64::try_from(length).map_err(|_| invalid_index(key))?;
+    let index = if number < 0 { number.saturating_add(length) } else { number };
+    usize::try_from(index).map_err(|_| invalid_index(key))
+}
+
+fn add(container: &mut Value, key: String, value: Value) -> Result<(), String> {
     match container {
         Value::Object(map) => drop(map.insert(key, value)),
         Value::Array(items) if key == "-" => items.push(value),
         Value::Array(items) => {
-            let index = index(&key, items.len() + 1)?;
+            let index = index(&key, items.len() + 1).map_err(|why| match why.starts_with("strconv") {
+                true => format!("value was not a proper array index: '{key}': {why}"),
+                false => why,
+            })?;
             if index > items.len() {
-                return Err(Inapplicable);
+                return Err(invalid_index(&key));
             }
             items.insert(index, value);
         }
-        _ => return Err(Inapplicable),
+        _ => return Err(MISSING.to_owned()),
     }
     Ok(())
 }
 
-fn remove(document: &mut Value, path: &str) -> Result<Value, Inapplicable> {
-    let (container, key) = find(document, path)?;
+fn remove(container: &mut Value, key: &str) -> Result<Value, String> {
     match container {
-        Value::Object(map) => map.remove(&key).ok_or(Inapplicable),
-        Value::Array(items) => {
-            let index = index(&key, items.len())?;
-            if index < items.len() { Ok(items.remove(index)) } else { Err(Inapplicable) }
+        Value::Object(map) => {
+            map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: {MISSING}"))
         }
-        _ => Err(Inapplicable),
+        Value::Array(items) => {
+            let index = index(key, items.len())?;
+            if index < items.len() { Ok(items.remove(index)) } else { Err(invalid_index(key)) }
+        }
+        _ => Err(MISSING.to_owned()),
     }
 }
 

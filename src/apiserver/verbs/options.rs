@@ -49,7 +49,8 @@ impl WriteOptions {
         }
         let mut document = Object::default();
         document.set(&["apiVersion"], "meta.k8s.io/v1");
-        document.set(&["kind"], kind);
+        // Patches are updates to admission (`patchToUpdateOptions`).
+        document.set(&["kind"], if kind == "PatchOptions" { "UpdateOptions" } else { kind });
         if !dry_run.is_empty() {
             document.set(&["dryRun"], json!(dry_run));
         }
@@ -59,9 +60,6 @@ impl WriteOptions {
             }
         }
         let force = query.flag("force");
-        if query.get("force").is_some() {
-            document.set(&["force"], force);
-        }
         let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let manager = api::apply::manager_name(manager, agent);
         Ok(Self { dry_run: !dry_run.is_empty(), manager, validation, force, document })
