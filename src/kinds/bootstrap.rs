@@ -10,7 +10,7 @@
 //!   `apf.kubernetes.io/autoupdate-spec` is `true`.
 
 mod covers;
-mod flow;
+pub(crate) mod flow;
 mod rbac;
 
 use api::Object;

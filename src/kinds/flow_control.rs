@@ -39,6 +39,7 @@ fn flow_schema() -> Extra {
         validate: |object| {
             let mut errors = ErrorList::new();
             schema_spec(&mut errors, object);
+            mandatory(&mut errors, object, "flowcontrol.FlowSchemaSpec");
             errors.extend(conditions(object));
             errors
         },
@@ -58,6 +59,28 @@ fn flow_schema() -> Extra {
         }),
     ];
     Extra::new(rules, columns).with_generation()
+}
+
+/// The objects that every server must have keep the specs that they begin with (`ValidateFlowSchema`,
+/// `ValidateIfMandatoryPriorityLevelConfigurationObject`); of the exempt level one member may change.
+fn mandatory(errors: &mut ErrorList, object: &Object, ty: &str) {
+    if !matches!(object.name(), "exempt" | "catch-all") {
+        return;
+    }
+    let fixed = crate::bootstrap::flow::objects();
+    let Some(fixed) = fixed.iter().find(|fixed| fixed.kind() == object.kind() && fixed.name() == object.name()) else {
+        return;
+    };
+    let mut spec = object.at("spec").clone();
+    let free = object.kind() == "PriorityLevelConfiguration" && object.name() == "exempt";
+    if free && let Some(members) = spec.as_object_mut() {
+        members.insert("exempt".to_owned(), fixed.at("spec").at("exempt").clone());
+    }
+    if !crate::printed::equal(ty, &spec, fixed.at("spec")) {
+        let except = if free { " except the 'spec.exempt' field" } else { "" };
+        let text = format!("spec of '{}'{except} must equal the fixed value", object.name());
+        errors.push(Error::invalid(Path::new("spec"), object.at("spec").clone(), text).printed(ty));
+    }
 }
 
 /// Each type of condition once, and none without a type.
@@ -258,6 +281,7 @@ fn priority_level() -> Extra {
         validate: |object| {
             let mut errors = ErrorList::new();
             level_spec(&mut errors, object);
+            mandatory(&mut errors, object, "flowcontrol.PriorityLevelConfigurationSpec");
             errors.extend(conditions(object));
             errors
         },
@@ -292,8 +316,12 @@ fn level_spec(errors: &mut ErrorList, object: &Object) {
     match kind {
         "Exempt" => {
             shares(errors, &at.child("exempt"), exempt);
+            lendable(errors, &at.child("exempt"), exempt);
             if limited.is_object() {
                 errors.push(Error::forbidden(at.child("limited"), ""));
+                if limited.at("limitResponse").text("type").is_empty() {
+                    errors.push(Error::required(at.child("limited").child("limitResponse").child("type"), ""));
+                }
             }
         }
         "Limited" => {

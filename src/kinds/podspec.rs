@@ -6,6 +6,7 @@ pub(crate) mod container;
 pub(crate) mod defaults;
 pub(crate) mod gated;
 pub(crate) mod handler;
+pub(crate) mod pod_level;
 pub(crate) mod qos;
 pub(crate) mod resources;
 pub(crate) mod security;

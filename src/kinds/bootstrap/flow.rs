@@ -7,7 +7,7 @@ use super::{FLOW_AUTO, object};
 
 const API: &str = "flowcontrol.apiserver.k8s.io/v1";
 
-pub(super) fn objects() -> Vec<Object> {
+pub(crate) fn objects() -> Vec<Object> {
     // name, shares, percent that may be lent, (queues, hand size)
     let levels: [(&str, i32, i32, Option<(i32, i32)>); 7] = [
         ("catch-all", 5, 0, None),

@@ -11,7 +11,7 @@ use crate::Config;
 use crate::columns::field;
 use crate::define::Extra;
 use crate::json::{Json, Members, child, dig, existing, items_mut, restore};
-use crate::podspec::{annotations, defaults, qos, update, validate};
+use crate::podspec::{annotations, defaults, pod_level, qos, update, validate};
 use crate::printed::Printed;
 use crate::rules::Rules;
 
@@ -24,7 +24,15 @@ pub(super) fn extra(config: &Config) -> Extra {
     let rules = Rules {
         default,
         create,
-        update: |_, object, old| restore(&mut object.0, "status", old),
+        update: |_, object, old| {
+            restore(&mut object.0, "status", old);
+            // Clients that do not know of the pod's own resources leave them out.
+            if let Some(resources) = old.get(&["spec", "resources"])
+                && let Some(spec) = existing(&mut object.0, "spec")
+            {
+                spec.entry("resources").or_insert_with(|| resources.clone());
+            }
+        },
         status_update,
         validate: |object| {
             let (spec, at) = (object.at("spec"), Path::new("spec"));
@@ -111,6 +119,9 @@ fn default(object: &mut Object) {
 
 /// `podStrategy.PrepareForCreate`.
 fn create(ctx: &RequestContext<'_>, object: &mut Object) {
+    if let Some(spec) = existing(&mut object.0, "spec") {
+        pod_level::defaults(spec);
+    }
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(object.at("spec"))});
     if object.at("spec").count("schedulingGates") > 0 {
         status["conditions"] = json!([{
@@ -425,7 +436,10 @@ impl Strategy for Resize {
 
     fn prepare_for_update(&self, _: &RequestContext<'_>, object: &mut Object, old: &Object) {
         only(object, old, |spec, given| {
-            restore(spec, "resources", given);
+            // Clients that do not know of the pod's own resources leave them out.
+            if given.has("resources") {
+                restore(spec, "resources", given);
+            }
             for list in ["containers", "initContainers"] {
                 let wanted = given.list(list);
                 for container in items_mut(spec, list) {
@@ -437,6 +451,7 @@ impl Strategy for Resize {
                     container.entry("resources").or_insert_with(|| Value::Object(Map::new()));
                 }
             }
+            pod_level::defaults(spec);
         });
     }
 

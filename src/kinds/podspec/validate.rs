@@ -9,7 +9,7 @@ use crate::json::Json;
 use crate::printed::{LABEL_SELECTOR, Printed};
 
 use super::container::{self, Pod};
-use super::{affinity, resources, security, volume};
+use super::{affinity, pod_level, resources, security, volume};
 
 /// `ValidatePodSpec`. `pod_name` is empty for templates; `is_pod` for the checks that upstream makes of pods alone.
 pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_name: &str, is_pod: bool) {
@@ -33,6 +33,7 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
             errors.push(Error::forbidden(at.child("claims"), "claims may not be set for Resources at pod-level"));
         }
         resources::requirements(errors, &at, spec.at("resources"), &pod.claims);
+        pod_level::consistency(errors, &at, spec);
     }
     host_network(errors, path, spec, is_pod);
     one_of(errors, path.child("restartPolicy"), spec.text("restartPolicy"), &["Always", "OnFailure", "Never"]);
