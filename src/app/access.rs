@@ -27,6 +27,9 @@ use tokio::task::JoinSet;
 use crate::addons;
 use crate::options::{AuditFlags, AuditFormat, AuditMode, AuthenticationOptions, AuthorizationOptions};
 
+/// Every algorithm that tokens of issuers may be signed with.
+const SIGNING_ALGORITHMS: &[&str] = &["ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
+
 /// A changed file is read after this, because editors write in steps.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Providers of a changed configuration that cannot be reached for so long leave the old ones in place.
@@ -92,7 +95,11 @@ pub fn authentication(
     let anonymous = AnonymousAccess::new(configured.unwrap_or(everybody.clone()));
     if let Some(configuration) = configuration {
         let providers = Arc::new(Providers::default());
-        let algorithms = options.oidc_signing_algs.clone();
+        // A file's issuers may sign as they like (`AllValidSigningAlgorithms`).
+        let algorithms = match &options.authentication_config {
+            Some(_) => SIGNING_ALGORITHMS.iter().map(|name| (*name).to_owned()).collect(),
+            None => options.oidc_signing_algs.clone(),
+        };
         let maker = Maker { algorithms, issuers: issuers.to_vec(), clock: run.clock.clone() };
         let first = maker.make(&configuration)?;
         for provider in &first {

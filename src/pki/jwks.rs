@@ -60,7 +60,8 @@ impl KeySet {
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| JwtError::Malformed)?;
         let validation = no_claims(header.alg);
-        let fits = |id: &Option<String>| header.kid.is_none() || *id == header.kid;
+        let unnamed = header.kid.as_deref().is_none_or(str::is_empty);
+        let fits = |id: &Option<String>| unnamed || *id == header.kid;
         self.0
             .iter()
             .filter(|(id, key)| fits(id) && family(header.alg) == Some(key.family()))

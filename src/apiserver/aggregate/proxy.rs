@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use api::UserInfo;
 use axum::body::Body;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, UPGRADE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, HOST, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 
 use super::Remote;
+use crate::audit::PeerAddress;
 use crate::connect::{is_upgrade, remove_hop_by_hop};
 use crate::filters::Call;
 use crate::respond::{self, Response};
@@ -57,9 +58,10 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
             return error(503, &format!("error trying to reach service: {}", innermost(&failure)));
         }
     };
-    if let Some(own) = own
-        && response.status() == StatusCode::SWITCHING_PROTOCOLS
-    {
+    if let Some(own) = own {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return error(503, &format!("invalid upgrade response: status code {}", response.status().as_u16()));
+        }
         crate::tunnel::join(server, own, hyper::upgrade::on(&mut response));
         return response.map(|_| Body::empty());
     }
@@ -72,6 +74,12 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
         );
     }
     remove_hop_by_hop(response.headers_mut());
+    // What every answer of ours says comes before what the other server says (`WithCacheControl`).
+    let theirs: Vec<HeaderValue> = response.headers().get_all(CACHE_CONTROL).iter().cloned().collect();
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    for value in theirs {
+        response.headers_mut().append(CACHE_CONTROL, value);
+    }
     response.map(Body::new)
 }
 
@@ -103,6 +111,13 @@ fn outgoing(call: &mut Call, address: &str, upgrade: bool) -> Result<Request<Bod
         headers.insert(HeaderName::from_static("x-forwarded-host"), host);
     }
     headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static("https"));
+    // Who is connected, after those that proxies before us have named (`httputil.ReverseProxy`).
+    if let Some(peer) = call.parts.extensions.get::<PeerAddress>() {
+        let before = headers.get("x-forwarded-for").and_then(|v| v.to_str().ok()).map(|v| format!("{v}, "));
+        if let Ok(value) = HeaderValue::from_str(&format!("{}{}", before.unwrap_or_default(), peer.0)) {
+            headers.insert(HeaderName::from_static("x-forwarded-for"), value);
+        }
+    }
     headers.insert(HOST, HeaderValue::from_str(address).map_err(|e| e.to_string())?);
     identify(&mut headers, &call.user);
     *request.headers_mut() = headers;

@@ -182,15 +182,28 @@ impl JwtAuthenticator {
         let at = |seconds: f64| Timestamp::from_second(seconds as i64).unwrap_or_default();
         let expires = at(time("exp").unwrap_or_default());
         if now > expires {
-            return Err(format!("oidc: token is expired (Token Expiry: {expires})"));
+            // What does not expire is Go's zero time.
+            let shown =
+                if time("exp").is_some() { go_time(expires) } else { "0001-01-01 00:00:00 +0000 UTC".to_owned() };
+            return Err(format!("oidc: token is expired (Token Expiry: {shown})"));
         }
         if let Some(begins) = time("nbf").map(at)
             && now.as_second() + NOT_BEFORE_LEEWAY < begins.as_second()
         {
-            return Err(format!("oidc: current time {now} before the nbf (not before) time: {begins}"));
+            return Err(format!(
+                "oidc: current time {} before the nbf (not before) time: {}",
+                go_time(now),
+                go_time(begins)
+            ));
         }
         Ok(())
     }
+}
+
+/// A time as Go prints it.
+fn go_time(time: Timestamp) -> String {
+    let text = time.to_string();
+    format!("{} +0000 UTC", text.trim_end_matches('Z').replacen('T', " ", 1))
 }
 
 #[async_trait]

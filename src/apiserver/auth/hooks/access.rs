@@ -82,7 +82,7 @@ impl AccessWebhook {
         }
         let review = json!({
             "kind": "SubjectAccessReview", "apiVersion": format!("authorization.k8s.io/{}", self.options.version),
-            "metadata": {"creationTimestamp": null}, "spec": spec, "status": {"allowed": false},
+            "metadata": {}, "spec": spec, "status": {"allowed": false},
         });
         let Answer { status } = serde_json::from_value(ask(&self.remote, &review, self.options.timeout).await?)?;
         let text = [&request.namespace, &request.verb, &request.group, &request.version, &request.resource]

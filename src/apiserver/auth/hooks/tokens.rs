@@ -63,7 +63,7 @@ impl TokenWebhook {
     async fn review(&self, token: &str, audiences: &[String]) -> Result<Result<Option<Identified>, String>, String> {
         let review = json!({
             "kind": "TokenReview", "apiVersion": format!("authentication.k8s.io/{}", self.version),
-            "metadata": {"creationTimestamp": null},
+            "metadata": {},
             "spec": {"token": token, "audiences": audiences}, "status": {"user": {}},
         });
         let answer = ask(&self.remote, &review, TIMEOUT).await.and_then(|answer| Ok(serde_json::from_value(answer)?));
