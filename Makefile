@@ -8,7 +8,7 @@ PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
-.PHONY: run test check clients fuzz judge bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
+.PHONY: run test check clients fuzz judge walks bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
 
 run: setup release ## Builds the release binary and runs a server with its data in DATA_DIR.
 	@echo "kubeconfig: $(DATA_DIR)/admin.kubeconfig"
@@ -78,6 +78,11 @@ hostile: setup-test release ## Clients without manners (floods, slow bytes, idle
 metrics: setup-test build ## Names and labels of the API server's metrics compared with a stock one's.
 	e2e/kit/build-tools.sh stock
 	e2e/metrics.sh
+
+walks: setup-test build ## Whole features of the API server (definitions, webhooks, policies, access, aggregation …) walked through beside a stock one.
+	@packaging/setup-debian.sh python3-yaml python3-cryptography
+	e2e/kit/build-tools.sh stock
+	e2e/judge/walks/all.sh
 
 schema: ## Writes the tables of facts about built-in kinds anew from the upstream modules.
 	cargo run -p xtask -- schema

@@ -5,6 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); . "$here/../kit/kit.env"; . "$here/../pki.sh"
 DIR=$2; BIN=${BIN:-$here/../../target/debug/skiff}; PORT=${PORT:-17943}; S=$((PORT + 1)); E=$((PORT + 2)); P=$DIR/pki; HOST=https://127.0.0.1:$S
 SVC=10.96.0.0/16
+# The modes, unless a file says them.
+MODE=--authorization-mode=Node,RBAC; case "${STOCK_ARGS:-}" in *--authorization-config*) MODE=;; esac
 go_() { n=$1; shift; setsid "$@" >> "$DIR/$n.log" 2>&1 < /dev/null & echo $! > "$DIR/$n.pid"; }
 start() {
   mkdir -p "$P" "$DIR/etcd"; chmod 700 "$DIR/etcd"
@@ -21,7 +23,7 @@ start() {
     --listen-peer-urls "http://127.0.0.1:$((E + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((E + 1))" \
     --initial-cluster "a=http://127.0.0.1:$((E + 1))" --log-level warn --unsafe-no-fsync
   go_ stock "$KB/kube-apiserver" --bind-address=127.0.0.1 --advertise-address="$(ip -4 -o addr show scope global | awk '{sub("/.*","",$4);print $4;exit}')" \
-    --secure-port="$S" --etcd-servers="http://127.0.0.1:$E" --service-cluster-ip-range="$SVC" --authorization-mode=Node,RBAC \
+    --secure-port="$S" --etcd-servers="http://127.0.0.1:$E" --service-cluster-ip-range="$SVC" $MODE \
     --enable-admission-plugins=NodeRestriction --allow-privileged=true --client-ca-file="$P/ca.crt" --tls-cert-file="$P/apiserver.crt" \
     --tls-private-key-file="$P/apiserver.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --requestheader-client-ca-file="$P/front.crt" --proxy-client-cert-file="$P/proxy.crt" --proxy-client-key-file="$P/proxy.key" \

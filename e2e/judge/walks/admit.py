@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""admit.py STOCK-KUBECONFIG OUR-KUBECONFIG: the admission plugins one after the other, with dry runs. Needs fresh servers (servers.sh)."""
+"""admit.py [STOCK-KUBECONFIG OUR-KUBECONFIG]: the admission plugins one after the other, with dry runs. Without kubeconfigs it starts fresh servers."""
 from walk import *
-w = Walk(sys.argv[1], sys.argv[2])
+w = start(__file__)
 V1 = "/api/v1"; N = V1 + "/namespaces/adm"
 def ns(name, **labels): return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 def pod(name="p", spec=None, ctr=None, **meta):
