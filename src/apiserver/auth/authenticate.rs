@@ -74,7 +74,8 @@ impl Authenticator {
                 };
             }
         }
-        if identity.is_some_and(ConnectionIdentity::was_refused) || parts.headers.contains_key(header::AUTHORIZATION) {
+        // Other schemes than bearer tokens are nobody's credentials here, as upstream.
+        if identity.is_some_and(ConnectionIdentity::was_refused) {
             return Err(Status::unauthorized(""));
         }
         if !self.anonymous.0.load().admits(parts.uri.path()) {
