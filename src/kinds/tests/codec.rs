@@ -209,6 +209,21 @@ fn podlike() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Protobuf has no word for a list without entries: upstream reads none there, too.
+fn without_empty_lists(object: Object) -> Value {
+    fn empty(value: &mut Value) {
+        match value {
+            Value::Array(entries) if entries.is_empty() => *value = Value::Null,
+            Value::Array(entries) => entries.iter_mut().for_each(empty),
+            Value::Object(fields) => fields.values_mut().for_each(empty),
+            _ => {}
+        }
+    }
+    let mut value = object.into_value();
+    empty(&mut value);
+    value
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -222,7 +237,7 @@ proptest! {
             prop_assert_eq!(&again.object, &first.object);
             let body = protobuf::envelope(&gvk, &protobuf::encode(&schema, &first.object));
             let wired = decode(&body, MediaType::Protobuf, &schema, &gvk, FieldValidation::Strict).unwrap();
-            prop_assert_eq!(wired.object, first.object);
+            prop_assert_eq!(without_empty_lists(wired.object), without_empty_lists(first.object));
         }
     }
 
