@@ -3,73 +3,28 @@
 use std::collections::BTreeMap;
 
 use api::Object;
+use api::amounts::containers_amounts;
+pub(crate) use api::amounts::{Amounts, add, amounts, container_amounts};
 use api::quantity::Quantity;
 use client::k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use serde_json::Value;
-
-use crate::attributes::{containers, text};
-
-/// Amounts by resource name.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
 
 /// Amounts of a typed object. Ill-formed ones, which validation refuses, count as zero.
 pub(crate) fn amounts_of(list: Option<&BTreeMap<String, Text>>) -> Amounts {
     list.into_iter().flatten().map(|(name, q)| (name.clone(), Quantity::parse(&q.0).unwrap_or_default())).collect()
 }
 
-/// Amounts of a JSON object.
-pub(crate) fn amounts(list: Option<&Value>) -> Amounts {
-    let members = list.and_then(Value::as_object).into_iter().flatten();
-    members.map(|(name, q)| (name.clone(), Quantity::from_json(q).and_then(Result::ok).unwrap_or_default())).collect()
-}
-
-/// `requests` or `limits` of a container.
-pub(crate) fn container_amounts(container: &Value, which: &str) -> Amounts {
-    amounts(container.get("resources").and_then(|r| r.get(which)))
-}
-
 /// What a pod asks for as a whole: all containers together, or as much as its init containers need at once
 /// (`podRequests`, `podLimits` of the LimitRanger). Amounts at pod level take precedence. Overhead is not counted.
 pub(crate) fn pod_amounts(pod: &Object, which: &str) -> Amounts {
-    let mut total = Amounts::new();
-    for container in containers(pod, "containers") {
-        add(&mut total, &container_amounts(container, which));
-    }
-    let mut sidecars = Amounts::new();
-    let mut init = Amounts::new();
-    for container in containers(pod, "initContainers") {
-        let mut needed = container_amounts(container, which);
-        if text(container, "restartPolicy") == "Always" {
-            add(&mut total, &needed);
-            add(&mut sidecars, &needed);
-            needed = sidecars.clone();
-        } else {
-            add(&mut needed, &sidecars);
-        }
-        raise(&mut init, &needed);
-    }
-    raise(&mut total, &init);
+    let spec = pod.get(&["spec"]).and_then(Value::as_object);
+    let mut total = spec.map(|spec| containers_amounts(spec, which)).unwrap_or_default();
     for (name, amount) in amounts(pod.get(&["spec", "resources", which])) {
         if name == "cpu" || name == "memory" {
             total.insert(name, amount);
         }
     }
     total
-}
-
-pub(crate) fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        total.entry(name.clone()).and_modify(|t| t.add(amount)).or_insert_with(|| amount.clone());
-    }
-}
-
-fn raise(least: &mut Amounts, to: &Amounts) {
-    for (name, amount) in to {
-        let entry = least.entry(name.clone()).or_insert_with(|| amount.clone());
-        if amount > entry {
-            *entry = amount.clone();
-        }
-    }
 }
 
 #[cfg(test)]

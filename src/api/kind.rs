@@ -316,6 +316,11 @@ pub trait Pending: Send {
     fn commit(self: Box<Self>);
 }
 
+/// Nothing to revert.
+impl Pending for () {
+    fn commit(self: Box<Self>) {}
+}
+
 /// What tables say of the column of names.
 pub const NAME_TEXT: &str = "Name must be unique within a namespace. Is required when creating resources, although some \
     resources may allow a client to request the generation of an appropriate name automatically. Name is primarily \

@@ -5,6 +5,7 @@
 //! [`schema::Types`]; what differs between kinds is data in a [`kind::KindDef`] and code in its [`kind::Strategy`].
 
 pub mod admission;
+pub mod amounts;
 pub mod apply;
 pub mod cel;
 pub mod codec;

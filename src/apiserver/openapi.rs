@@ -188,8 +188,8 @@ async fn make(work: impl FnOnce() -> Arc<Document> + Send + 'static) -> Option<A
     }
 }
 
-/// Whether the client takes a protobuf form, by its name or by the older one with `@`, before JSON. Without a form that
-/// there is the answer says so and nothing else (kube-openapi `handler.go`).
+/// Whether the client takes a protobuf form, by its name or by the older one with `@`, before JSON. If it takes
+/// neither, the answer says so and nothing else (kube-openapi `handler.go`).
 fn wants(call: &Call, media_type: &str) -> Result<bool, Response> {
     let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if accept.is_empty() {

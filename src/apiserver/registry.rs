@@ -147,14 +147,12 @@ fn same_but_version(shown: &Object, stored: &Object) -> bool {
 /// The entry of an object that was not written (dry run), at a revision of the caller's choice. Only what is written
 /// loses its `selfLink` (etcd3 `PrepareObjectForStorage`).
 pub async fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
-    // Neither does a version that is none.
-    let kept = ["selfLink", "resourceVersion"].map(|member| {
-        let keep = member == "selfLink" || revision == 0;
-        let found = object.str(&["metadata", member]).filter(|text| keep && (member == "selfLink" || *text == "0"));
-        (member, found.map(ToOwned::to_owned))
-    });
+    let said = |member: &str| object.str(&["metadata", member]).map(ToOwned::to_owned);
+    let link = said("selfLink");
+    // A version that is none stays as well.
+    let version = said("resourceVersion").filter(|text| revision == 0 && text == "0");
     let mut object = stored.view.to_stored(object).await?;
-    for (member, value) in kept {
+    for (member, value) in [("selfLink", link), ("resourceVersion", version)] {
         if let Some(value) = value {
             object.set(&["metadata", member], value);
         }

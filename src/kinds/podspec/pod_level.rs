@@ -1,58 +1,16 @@
 //! Resources of a pod as a whole (KEP-2837): what is filled in from its containers, and how both must fit together.
 
-use std::collections::BTreeMap;
-
+use api::amounts::containers_amounts;
 use api::field::{Error, ErrorList, Path};
 use api::quantity::Quantity;
 use serde_json::{Map, Value};
 
-use super::is_sidecar;
 use super::resources::{is_huge_page, overcommits};
 use crate::json::{Json, Members, amount};
-
-type Amounts = BTreeMap<String, Quantity>;
 
 /// `resourcehelper.IsSupportedPodLevelResource`.
 fn is_supported(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
-}
-
-/// `requests` or `limits` of all containers together, or as much as init containers need at once
-/// (`AggregateContainerRequests`, `AggregateContainerLimits`).
-fn aggregate(spec: &Value, which: &str) -> Amounts {
-    let of = |container: &Value| -> Amounts {
-        container.at("resources").entries(which).map(|(name, value)| (name.to_owned(), amount(value))).collect()
-    };
-    let add = |total: &mut Amounts, more: &Amounts| {
-        for (name, amount) in more {
-            total.entry(name.clone()).and_modify(|t| t.add(amount)).or_insert_with(|| amount.clone());
-        }
-    };
-    let raise = |least: &mut Amounts, to: &Amounts| {
-        for (name, amount) in to {
-            let entry = least.entry(name.clone()).or_insert_with(|| amount.clone());
-            if amount > entry {
-                *entry = amount.clone();
-            }
-        }
-    };
-    let (mut total, mut sidecars, mut init) = (Amounts::new(), Amounts::new(), Amounts::new());
-    for container in spec.list("containers") {
-        add(&mut total, &of(container));
-    }
-    for container in spec.list("initContainers") {
-        let mut needed = of(container);
-        if is_sidecar(container) {
-            add(&mut total, &needed);
-            add(&mut sidecars, &needed);
-            needed = sidecars.clone();
-        } else {
-            add(&mut needed, &sidecars);
-        }
-        raise(&mut init, &needed);
-    }
-    raise(&mut total, &init);
-    total
 }
 
 /// `DefaultPodLevelResources`: fills what a pod that says something of itself as a whole leaves out.
@@ -64,13 +22,13 @@ pub(crate) fn defaults(spec: &mut Members) {
     let spec_value = Value::Object(spec.clone());
     let mut requests = resources.at("requests").as_object().cloned().unwrap_or_default();
     let mut limits = resources.at("limits").as_object().cloned().unwrap_or_default();
-    let all_limits = aggregate(&spec_value, "limits");
+    let all_limits = containers_amounts(spec, "limits");
     for (name, limit) in &all_limits {
         if is_huge_page(name) && !requests.contains_key(name) {
             limits.entry(name.clone()).or_insert_with(|| limit.canonical().into());
         }
     }
-    for (name, request) in aggregate(&spec_value, "requests") {
+    for (name, request) in containers_amounts(spec, "requests") {
         if is_supported(&name) && overcommits(&name) {
             requests.entry(name).or_insert_with(|| request.canonical().into());
         }
@@ -113,10 +71,11 @@ pub(crate) fn consistency(errors: &mut ErrorList, at: &Path, spec: &Value) {
             errors.push(Error::invalid(at.child(which).key(name), amount(whole).canonical(), text));
         }
     };
-    for (name, all) in aggregate(spec, "requests") {
+    let together = |which| spec.as_object().map(|spec| containers_amounts(spec, which)).unwrap_or_default();
+    for (name, all) in together("requests") {
         must_hold("requests", &name, &all);
     }
-    for (name, all) in aggregate(spec, "limits").iter().filter(|(name, _)| is_huge_page(name)) {
+    for (name, all) in together("limits").iter().filter(|(name, _)| is_huge_page(name)) {
         must_hold("limits", name, all);
     }
     for (i, container) in spec.list("containers").iter().enumerate() {

@@ -22,13 +22,6 @@ pub(super) struct Guard {
     pub resource: &'static str,
 }
 
-/// Nothing to undo.
-struct Nothing;
-
-impl Pending for Nothing {
-    fn commit(self: Box<Self>) {}
-}
-
 #[async_trait]
 impl WriteHook for Guard {
     async fn begin(
@@ -38,14 +31,14 @@ impl WriteHook for Guard {
         old: Option<&Object>,
     ) -> Result<Box<dyn Pending>, Status> {
         if ctx.user.in_group(MASTERS) || old.is_some_and(|old| only_collected(object, old)) {
-            return Ok(Box::new(Nothing));
+            return Ok(Box::new(()));
         }
         if matches!(self.resource, "roles" | "clusterroles") {
             self.role(ctx, object, old).await?;
         } else {
             self.binding(ctx, object).await?;
         }
-        Ok(Box::new(Nothing))
+        Ok(Box::new(()))
     }
 
     async fn deleted(&self, _: &Object) {}

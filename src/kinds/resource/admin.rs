@@ -19,13 +19,6 @@ pub(super) struct Guard {
     pub requests: &'static [&'static str],
 }
 
-/// Nothing to undo.
-struct Nothing;
-
-impl Pending for Nothing {
-    fn commit(self: Box<Self>) {}
-}
-
 #[async_trait]
 impl WriteHook for Guard {
     /// `AuthorizedForAdmin`. The spec never changes, so only creations are asked.
@@ -38,12 +31,12 @@ impl WriteHook for Guard {
         let asked = |request: &Value| request.at("exactly").flag("adminAccess");
         let requests = dig(object, self.requests).as_array().map_or(&[][..], Vec::as_slice);
         let Some(index) = requests.iter().position(asked).filter(|_| old.is_none()) else {
-            return Ok(Box::new(Nothing));
+            return Ok(Box::new(()));
         };
         let at = Path::new("spec").child("devices").child("requests").index(index).child("adminAccess");
         let namespace = ctx.registry.get(&Gvr::new("", "v1", "namespaces"), "", object.namespace()).await?;
         if namespace.label(LABEL) == Some("true") {
-            return Ok(Box::new(Nothing));
+            return Ok(Box::new(()));
         }
         let text = format!("admin access to devices requires the `{LABEL}: true` label on the containing namespace");
         Err(Status::invalid("resource.k8s.io", self.kind, object.name(), &[Error::forbidden(at, text)]))
