@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """fuzz.py: runs every property test in turn with many cases, until MINUTES (or HOURS) are over; each gets the same share of the time.
 
-Every round has new random seeds. MEMORY_GB (8) limits each test's address space, FOCUS picks tests by a part of their name. Ends with
+Every round has new random seeds. Tests of large cases run a part of the number asked for, which is the one counted. MEMORY_GB (8) limits each test's address space, FOCUS picks tests by a part of their name. Ends with
 the cases that ran per test, what failed with the smallest input that fails, and 'N passed, N failed'."""
 
 import json

@@ -2,32 +2,23 @@
 # servers.sh start|stop DIR: the kit's kube-apiserver on etcd and a skiff without scheduler, controllers, service routing and agent, for comparing
 # their answers. BIN names skiff, PORT its port; the others follow it; STOCK_ARGS and SKIFF_ARGS are more flags of each. Prints the two kubeconfigs, the stock one first.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd); . "$here/../kit/kit.env"; . "$here/../pki.sh"
+here=$(cd "$(dirname "$0")" && pwd); . "$here/../kit/kit.env"; . "$here/../pki.sh"; . "$here/../stock.sh"
 DIR=$2; BIN=${BIN:-$here/../../target/debug/skiff}; PORT=${PORT:-17943}; S=$((PORT + 1)); E=$((PORT + 2)); P=$DIR/pki; HOST=https://127.0.0.1:$S
 SVC=10.96.0.0/16
-# The modes, unless a file says them.
-MODE=--authorization-mode=Node,RBAC; case "${STOCK_ARGS:-}" in *--authorization-config*) MODE=;; esac
 go_() { n=$1; shift; setsid "$@" >> "$DIR/$n.log" 2>&1 < /dev/null & echo $! > "$DIR/$n.pid"; }
 start() {
-  mkdir -p "$P" "$DIR/etcd"; chmod 700 "$DIR/etcd"
+  mkdir -p "$P"
   if [ ! -e "$P/sa.pub" ]; then
-    authority ca kubernetes
+    stock_keys DNS:kubernetes,IP:127.0.0.1 /O=system:masters/CN=system:admin
     authority front ca-front
-    certificate apiserver ca /CN=kube-apiserver serverAuth "DNS:kubernetes,IP:127.0.0.1"
     certificate proxy front /CN=front-proxy clientAuth
-    certificate admin ca /O=system:masters/CN=system:admin clientAuth
-    openssl genrsa -out "$P/sa.key" 2048 2>/dev/null; openssl rsa -in "$P/sa.key" -pubout -out "$P/sa.pub" 2>/dev/null
     kubeconfig admin ca >/dev/null
   fi
-  go_ etcd "$TB/etcd" --name a --data-dir "$DIR/etcd" --listen-client-urls "http://127.0.0.1:$E" --advertise-client-urls "http://127.0.0.1:$E" \
-    --listen-peer-urls "http://127.0.0.1:$((E + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((E + 1))" \
-    --initial-cluster "a=http://127.0.0.1:$((E + 1))" --log-level warn --unsafe-no-fsync
-  go_ stock "$KB/kube-apiserver" --bind-address=127.0.0.1 --advertise-address="$(ip -4 -o addr show scope global | awk '{sub("/.*","",$4);print $4;exit}')" \
-    --secure-port="$S" --etcd-servers="http://127.0.0.1:$E" --service-cluster-ip-range="$SVC" $MODE \
-    --enable-admission-plugins=NodeRestriction --allow-privileged=true --client-ca-file="$P/ca.crt" --tls-cert-file="$P/apiserver.crt" \
-    --tls-private-key-file="$P/apiserver.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
-    --requestheader-client-ca-file="$P/front.crt" --proxy-client-cert-file="$P/proxy.crt" --proxy-client-key-file="$P/proxy.key" \
-    --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" ${STOCK_ARGS:-}
+  stock_etcd "$E" --unsafe-no-fsync
+  # shellcheck disable=SC2086
+  stock_apiserver 127.0.0.1 "$S" "$E" "$SVC" --advertise-address="$(ip -4 -o addr show scope global | awk '{sub("/.*","",$4);print $4;exit}')" \
+    --enable-admission-plugins=NodeRestriction --allow-privileged=true --requestheader-client-ca-file="$P/front.crt" \
+    --proxy-client-cert-file="$P/proxy.crt" --proxy-client-key-file="$P/proxy.key" ${STOCK_ARGS:-}
   go_ skiff "$BIN" server --config /dev/null --data-dir "$DIR/data" --https-listen-port "$PORT" --cluster-cidr 10.244.0.0/16 --service-cidr "$SVC" \
     --disable-agent --disable-scheduler --disable-controller-manager --disable-kube-proxy --disable dns ${SKIFF_ARGS:-}
   for k in "$P/admin.kubeconfig" "$DIR/data/admin.kubeconfig"; do
@@ -36,7 +27,7 @@ start() {
   done
 }
 stop() {
-  for n in skiff stock etcd; do
+  for n in skiff kube-apiserver etcd; do
     [ -e "$DIR/$n.pid" ] || continue
     pid=$(cat "$DIR/$n.pid"); kill "$pid" 2>/dev/null || true
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done

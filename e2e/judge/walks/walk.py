@@ -214,7 +214,7 @@ def start(walk, stock=(), ours=(), prepare=None):
             shutil.rmtree(at, ignore_errors=True)
     files = open(os.path.join(at, "kubeconfigs")).read().split()
     if begun.returncode or len(files) != 2:
-        for log in ("stock.log", "skiff.log"):
+        for log in ("kube-apiserver.log", "skiff.log"):
             print("".join(open(os.path.join(at, log)).readlines()[-4:])[-1500:] if os.path.exists(os.path.join(at, log)) else "")
         stop()
         sys.exit(f"{name}: the servers did not begin")

@@ -365,7 +365,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+        // Each case writes files.
+        #![proptest_config(ProptestConfig {
+            cases: ProptestConfig::default().cases / 5,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn what_is_written_is_read(

@@ -188,7 +188,12 @@ async fn run(steps: Vec<Step>, dir: &Path) -> TestCaseResult {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    // Each case writes files.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases / 10,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_file_holds_what_the_store_holds(steps in prop::collection::vec(step(), 0..160)) {
