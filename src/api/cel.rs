@@ -31,6 +31,7 @@ mod eval;
 mod functions;
 mod lexer;
 mod library;
+mod list;
 mod macros;
 mod parser;
 pub mod policy;
@@ -45,12 +46,14 @@ use std::sync::Arc;
 
 use regex::Regex;
 
+use crate::structural::pattern;
 pub use authz::Authorize;
 pub use cost::Range as CostRange;
-pub use error::{CompileError, EvalError, Issue};
+pub use error::{CompileError, EvalError, Issue, Stage};
 pub use eval::{Context, Lazy};
+pub use library::time::Time;
 pub use types::{Decl, ObjectType, Type, escape};
-pub use value::{Cidr, Key, Struct, Url, Value};
+pub use value::{Cidr, Key, List, ListKind, Struct, Value};
 
 /// What one evaluation may cost (`celconfig.PerCallLimit`).
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
@@ -93,9 +96,7 @@ impl Env {
         let (mut expr, ids) = parser::parse(source)?;
         let fail = |issues| CompileError::new(source, issues);
         let (ty, checked) = check::check(&mut expr, ids, &self.variables, self.structs).map_err(fail)?;
-        let mut regexes = HashMap::new();
-        let mut issues = Vec::new();
-        literals(&expr, &mut regexes, &mut issues);
+        let issues = validate(&expr, &checked.types);
         if !issues.is_empty() {
             return Err(CompileError::new(source, issues));
         }
@@ -110,51 +111,105 @@ impl Env {
                     format!("must evaluate to one of [{}] but got {ty}", many.join(" "))
                 }
             };
-            let mut error = CompileError::new(source, vec![Issue { at: 0, message }]);
-            error.wrong_type = true;
-            return Err(error);
+            return Err(CompileError::later(source, Stage::Result, message));
         }
+        let mut regexes = HashMap::new();
+        plan(&expr, &mut regexes).map_err(|why| CompileError::later(source, Stage::Program, why))?;
         let estimate = cost::estimate(&expr, &checked, &self.variables);
         Ok(Program { expr, ty, regexes, estimate, source: source.to_owned() })
     }
 }
 
-/// Compiles the regular expressions that are literals, and checks literal times and durations (cel-go's AST validators).
-fn literals(expr: &ast::Expr, regexes: &mut HashMap<String, Regex>, issues: &mut Vec<Issue>) {
-    let literal = |expr: &ast::Expr| match &expr.kind {
-        ast::Kind::Literal(Value::String(text)) => Some(text.to_string()),
+/// A literal text.
+fn literal(expr: &ast::Expr) -> Option<&str> {
+    match &expr.kind {
+        ast::Kind::Literal(Value::String(text)) => Some(text),
         _ => None,
-    };
-    let mut open = vec![expr];
-    while let Some(expr) = open.pop() {
-        macros::children(expr, &mut |child| open.push(child));
+    }
+}
+
+/// What cel-go's AST validators refuse: literal regular expressions, times, durations and formats that are none, and lists
+/// and maps of mixed types, unless they are to be printed.
+fn validate(expr: &ast::Expr, types: &[Type]) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    let mut open = vec![(expr, false)];
+    while let Some((expr, printed)) = open.pop() {
+        let prints =
+            matches!(&expr.kind, ast::Kind::Call(call) if call.target.is_some() && &*call.function == "format");
+        macros::children(expr, &mut |child| open.push((child, printed || prints)));
+        if !printed {
+            issues.extend(mixed(expr, types));
+        }
         let ast::Kind::Call(call) = &expr.kind else { continue };
-        let pattern = match (&*call.function, &call.target, call.args.as_slice()) {
-            ("matches" | "find" | "findAll", Some(_), [pattern, ..]) | ("matches", None, [_, pattern]) => pattern,
-            ("duration" | "timestamp", None, [arg]) => {
-                if let Some(text) = literal(arg) {
-                    let good = match &*call.function {
-                        "duration" => library::time::duration(&text).is_some(),
-                        _ => library::time::timestamp(&text).is_some(),
-                    };
-                    if !good {
-                        issues.push(Issue { at: arg.at, message: format!("invalid {} argument", call.function) });
-                    }
-                }
+        let (arg, good) = match (&*call.function, &call.target, call.args.as_slice()) {
+            // Of the global form it is the text, which upstream takes for the expression.
+            ("matches", Some(_), [arg]) | ("matches", None, [arg, _]) => {
+                (arg, literal(arg).is_none_or(|text| pattern::compile(text).is_ok()))
+            }
+            ("duration", None, [arg]) => (arg, literal(arg).is_none_or(|text| library::time::duration(text).is_some())),
+            ("timestamp", None, [arg @ ast::Expr { kind: ast::Kind::Literal(Value::Int(seconds)), .. }]) => {
+                (arg, library::time::Time::new(*seconds, 0, 0).is_some())
+            }
+            ("timestamp", None, [arg]) => (arg, literal(arg).is_none_or(|text| library::time::timestamp(text).is_ok())),
+            ("format", Some(_), [_]) => {
+                issues.extend(library::formatting::check(expr.at, call, types));
                 continue;
             }
             _ => continue,
         };
-        if let Some(text) = literal(pattern) {
-            match library::text::compile(&text) {
-                Ok(regex) => drop(regexes.insert(text, regex)),
-                Err(_) if &*call.function == "matches" => {
-                    issues.push(Issue { at: pattern.at, message: "invalid matches argument".to_owned() });
-                }
-                Err(why) => issues.push(Issue { at: pattern.at, message: why }),
-            }
+        if !good {
+            issues.push(Issue { at: arg.at, message: format!("invalid {} argument", call.function) });
         }
     }
+    issues
+}
+
+/// The first elements of a literal that are of another type than those before them (`homogeneousAggregateLiteralValidator`).
+fn mixed(expr: &ast::Expr, types: &[Type]) -> Vec<Issue> {
+    let of = |expr: &ast::Expr, optional: bool| match types.get(expr.id as usize) {
+        Some(Type::Optional(inner)) if optional => (**inner).clone(),
+        Some(ty) => ty.clone(),
+        None => Type::Dyn,
+    };
+    let first_other = |all: &mut dyn Iterator<Item = (&ast::Expr, bool)>| {
+        let first = all.next().map(|(expr, optional)| of(expr, optional))?;
+        let (expr, found) = all.map(|(expr, optional)| (expr, of(expr, optional))).find(|(_, ty)| *ty != first)?;
+        Some(Issue { at: expr.at, message: format!("expected type '{first}' but found '{found}'") })
+    };
+    match &expr.kind {
+        ast::Kind::List(elements) => {
+            first_other(&mut elements.iter().map(|(e, optional)| (e, *optional))).into_iter().collect()
+        }
+        ast::Kind::Map(entries) => {
+            let keys = first_other(&mut entries.iter().map(|e| (&e.key, false)));
+            let values = first_other(&mut entries.iter().map(|e| (&e.value, e.optional)));
+            keys.into_iter().chain(values).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Computes what does not depend on variables, as cel-go does when it plans an expression: conversions of constants and
+/// literal regular expressions, which are kept.
+fn plan(expr: &ast::Expr, regexes: &mut HashMap<String, Arc<Regex>>) -> Result<(), String> {
+    let mut children = Vec::new();
+    macros::children(expr, &mut |child| children.push(child));
+    for child in children {
+        plan(child, regexes)?;
+    }
+    let ast::Kind::Call(call) = &expr.kind else { return Ok(()) };
+    let text = match (&*call.function, &call.target, call.args.as_slice()) {
+        ("matches" | "find" | "findAll", Some(_), [text, ..]) | ("matches", None, [_, text]) => literal(text),
+        _ => None,
+    };
+    if let Some(text) = text {
+        regexes.insert(text.to_owned(), pattern::compile(text)?);
+    } else if expr.is_constant() {
+        let nothing = HashMap::new();
+        let mut machine = eval::Machine::new(&nothing, Context::default(), regexes, PER_CALL_LIMIT);
+        machine.eval(expr).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// A compiled expression. Immutable: shared between threads.
@@ -162,7 +217,7 @@ fn literals(expr: &ast::Expr, regexes: &mut HashMap<String, Regex>, issues: &mut
 pub struct Program {
     expr: ast::Expr,
     ty: Type,
-    regexes: HashMap<String, Regex>,
+    regexes: HashMap<String, Arc<Regex>>,
     estimate: CostRange,
     source: String,
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use self::node::Node;
 pub use self::node::{MAX_DEPTH, settle_numbers};
 pub use self::scalars::quote as go_quote;
-pub use self::scalars::{parse_time, print_micro_time, print_time};
+pub use self::scalars::{parse_civil, parse_time, print_micro_time, print_time};
 use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;
 use crate::schema::Schema;

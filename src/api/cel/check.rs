@@ -105,7 +105,7 @@ impl Checker<'_> {
                     if *optional {
                         ty = self.unwrap_optional(element.at, ty);
                     }
-                    item = Some(self.join(element.at, item, ty));
+                    item = Some(self.join(item, ty));
                 }
                 let item = item.unwrap_or_else(|| self.fresh());
                 Type::List(Arc::new(item))
@@ -114,12 +114,12 @@ impl Checker<'_> {
                 let (mut key, mut value) = (None, None);
                 for entry in entries.iter_mut() {
                     let ty = self.expr(&mut entry.key);
-                    key = Some(self.join(entry.key.at, key, ty));
+                    key = Some(self.join(key, ty));
                     let mut ty = self.expr(&mut entry.value);
                     if entry.optional {
                         ty = self.unwrap_optional(entry.value.at, ty);
                     }
-                    value = Some(self.join(entry.value.at, value, ty));
+                    value = Some(self.join(value, ty));
                 }
                 let key = key.unwrap_or_else(|| self.fresh());
                 let value = value.unwrap_or_else(|| self.fresh());
@@ -298,15 +298,13 @@ impl Checker<'_> {
         None
     }
 
-    /// Elements of one literal must have one type.
-    fn join(&mut self, at: u32, so_far: Option<Type>, next: Type) -> Type {
+    /// The type of a literal's elements so far; whether they must have one is looked at when all types are known.
+    fn join(&mut self, so_far: Option<Type>, next: Type) -> Type {
         let Some(so_far) = so_far else { return next };
         if let Some(joined) = self.try_join(&so_far, &next) {
             return joined;
         }
-        let (wanted, found) = (self.resolve(&so_far, false), self.resolve(&next, false));
-        self.issue(at, format!("expected type '{wanted}' but found '{found}'"));
-        so_far
+        Type::Dyn
     }
 
     fn fold(&mut self, fold: &mut Fold) -> Type {
@@ -394,7 +392,7 @@ impl Checker<'_> {
         match self.resolve_overload(overloads, has_target, &types) {
             Some(ty) => ty,
             None => {
-                let shown: Vec<String> = types.iter().map(|ty| self.resolve(ty, false).to_string()).collect();
+                let shown: Vec<String> = types.iter().map(|ty| self.resolve(ty, true).to_string()).collect();
                 let shown = match shown.split_first() {
                     Some((target, args)) if has_target => format!("{target}.({})", args.join(", ")),
                     _ => format!("({})", shown.join(", ")),

@@ -173,10 +173,26 @@ impl Range {
 /// What is known of an expression's value: where it comes from and how large it is.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    decl: Option<Arc<Decl>>,
+    place: Place,
+    /// The size of what a function returned.
     size: Option<Range>,
+    /// The size of what a local variable stands for, if its place does not tell.
+    local: Option<Range>,
     /// Sizes of keys and values of lists and maps that the expression makes itself.
     entries: Option<(Range, Range)>,
+}
+
+/// Where in the schema a value stands, as cel-go's paths tell it to Kubernetes' estimator
+/// (apiextensions-apiserver `sizeEstimator.EstimateSize`).
+#[derive(Debug, Clone, Default)]
+enum Place {
+    /// It has no path. The first step from it leads to the schema's root, whatever the step is, because the estimator
+    /// takes the first step of every path for the root's name.
+    #[default]
+    Nowhere,
+    /// A path that leads nowhere.
+    Lost,
+    At(Arc<Decl>),
 }
 
 pub(super) struct Coster<'c> {
@@ -198,7 +214,26 @@ impl Coster<'_> {
     }
 
     fn is_scalar(ty: &Type) -> bool {
-        matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Timestamp | Type::Duration)
+        match ty {
+            Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Timestamp | Type::Duration => true,
+            Type::Optional(inner) => Self::is_scalar(inner),
+            _ => false,
+        }
+    }
+
+    /// One step of a path: `next` tells where it leads from a declaration.
+    fn step(&self, place: &Place, next: impl Fn(&Decl) -> Option<Arc<Decl>>) -> Place {
+        let found = match place {
+            Place::Nowhere => self.variables.get("self").cloned(),
+            Place::Lost => None,
+            Place::At(decl) => next(decl),
+        };
+        found.map_or(Place::Lost, Place::At)
+    }
+
+    /// `@items` and `@values`.
+    fn items(&self, place: &Place) -> Place {
+        self.step(place, |decl| decl.items.clone())
     }
 
     /// The size of an expression's value as far as it is known (`computeSize`).
@@ -209,7 +244,7 @@ impl Coster<'_> {
         match &expr.kind {
             Kind::Literal(Value::String(s)) => return Some(Range::fixed(s.chars().count() as u64)),
             Kind::Literal(Value::Bytes(b)) => return Some(Range::fixed(b.len() as u64)),
-            // A type's name is a path of one step to upstream's estimator, which takes it for the schema's root.
+            // A type's name is a path of one step.
             Kind::Literal(Value::Type(_)) => {
                 if let Some(max) = self.variables.get("self").and_then(|decl| decl.max) {
                     return Some(Range { min: 0, max });
@@ -220,10 +255,12 @@ impl Coster<'_> {
             Kind::Map(entries) => return Some(Range::fixed(entries.len() as u64)),
             _ => {}
         }
-        if let Some(max) = known.decl.as_ref().and_then(|decl| decl.max) {
+        if let Place::At(decl) = &known.place
+            && let Some(max) = decl.max
+        {
             return Some(Range { min: 0, max });
         }
-        Self::is_scalar(self.ty(expr.id)).then_some(Range::fixed(1))
+        if Self::is_scalar(self.ty(expr.id)) { Some(Range::fixed(1)) } else { known.local }
     }
 
     fn sized(&self, expr: &Expr, known: &Known) -> Range {
@@ -234,7 +271,8 @@ impl Coster<'_> {
         if let Some((_, known)) = self.scopes.iter().rev().find(|(other, _)| **other == *name) {
             return known.clone();
         }
-        Known { decl: self.variables.get(name).cloned(), ..Known::default() }
+        let place = self.variables.get(name).map_or(Place::Lost, |decl| Place::At(Arc::clone(decl)));
+        Known { place, ..Known::default() }
     }
 
     fn expr(&mut self, expr: &Expr) -> (Range, Known) {
@@ -248,12 +286,18 @@ impl Coster<'_> {
                 if select.test {
                     return (cost, Known::default());
                 }
+                if select.optional {
+                    return (cost.add(IDENT), Known::default());
+                }
                 let step = match self.ty(select.operand.id) {
                     Type::Map(..) | Type::Object(_) | Type::Named(_) | Type::Param(_) => IDENT,
                     _ => Range::default(),
                 };
-                let decl = known.decl.as_ref().and_then(|decl| decl.field(&select.field)).cloned();
-                (cost.add(step), Known { decl, ..Known::default() })
+                let place = self.step(&known.place, |decl| match &decl.ty {
+                    Type::Object(object) => object.fields.get(&*select.field).cloned(),
+                    _ => None,
+                });
+                (cost.add(step), Known { place, ..Known::default() })
             }
             Kind::Call(call) => self.call(expr, call),
             Kind::Logic { terms, .. } => {
@@ -275,7 +319,7 @@ impl Coster<'_> {
                     (Some((ak, av)), Some((bk, bv))) => Some((ak.union(bk), av.union(bv))),
                     _ => None,
                 };
-                (cost.add(yes_cost.union(no_cost)), Known { decl: None, size: Some(size), entries })
+                (cost.add(yes_cost.union(no_cost)), Known { size: Some(size), entries, ..Known::default() })
             }
             Kind::List(elements) => {
                 let mut cost = Range::fixed(LIST_CREATE);
@@ -306,35 +350,43 @@ impl Coster<'_> {
             }
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { variable, value, body } => {
-                let (value_cost, mut known) = self.expr(value);
-                known.size = self.size_of(value, &known);
-                self.scopes.push((Arc::clone(variable), known));
+                let (value_cost, known) = self.expr(value);
+                self.scopes.push((Arc::clone(variable), self.local(value, known)));
                 let (body_cost, result) = self.expr(body);
                 self.scopes.pop();
                 let size = self.size_of(body, &result);
                 // cel-go keeps the cost of the empty range that a binding is made of.
                 let cost = value_cost.add(body_cost).add(Range::fixed(LIST_CREATE));
-                (cost, Known { decl: None, size, entries: result.entries })
+                (cost, Known { size, entries: result.entries, ..Known::default() })
             }
         }
     }
 
+    /// What a local variable stands for (`pushLocalVar`).
+    fn local(&self, value: &Expr, known: Known) -> Known {
+        let local = self.size_of(value, &known);
+        Known { local, size: None, ..known }
+    }
+
     fn fold(&mut self, fold: &Fold) -> (Range, Known) {
         let (range_cost, range) = self.expr(&fold.range);
-        let (init_cost, mut init) = self.expr(&fold.init);
-        init.size = self.size_of(&fold.init, &init);
-        let init_size = init.size;
+        let (init_cost, init) = self.expr(&fold.init);
+        let init_size = self.size_of(&fold.init, &init);
+        let init = self.local(&fold.init, init);
         let count = self.sized(&fold.range, &range);
         let is_list = matches!(self.ty(fold.range.id), Type::List(_))
             || range.entries.is_some_and(|_| matches!(fold.range.kind, Kind::List(_)));
-        let items = range.decl.as_ref().and_then(|decl| decl.items.clone());
-        let value = Known { decl: items, size: range.entries.map(|(_, values)| values), entries: None };
-        // Map keys have no declared length upstream either.
-        let key_decl = range.decl.is_some().then(|| Arc::new(Decl::key()));
+        let value = Known {
+            place: self.items(&range.place),
+            local: range.entries.map(|(_, values)| values),
+            ..Known::default()
+        };
+        // Map keys have no declared length upstream either; indices have no place.
+        let keys = |decl: &Decl| (!is_list && matches!(decl.ty, Type::Map(..))).then(|| Arc::new(Decl::key()));
         let key = Known {
-            decl: if is_list { None } else { key_decl },
-            size: range.entries.map(|(keys, _)| keys),
-            entries: None,
+            place: self.step(&range.place, keys),
+            local: range.entries.map(|(keys, _)| keys),
+            ..Known::default()
         };
         let depth = self.scopes.len();
         self.scopes.push((ACCUMULATOR.into(), init));
@@ -354,7 +406,7 @@ impl Coster<'_> {
         let cost = range_cost.add(init_cost).add(result_cost).add(looped);
         let known = match &fold.init.kind {
             Kind::Literal(_) => Known { size: init_size, ..Known::default() },
-            Kind::List(_) | Kind::Map(_) => Known { decl: None, size: Some(count), entries: step.entries },
+            Kind::List(_) | Kind::Map(_) => Known { size: Some(count), entries: step.entries, ..Known::default() },
             _ => Known::default(),
         };
         (cost, known)
@@ -385,7 +437,9 @@ impl Coster<'_> {
         match name {
             "check" => plain(Range::fixed(AUTHORIZATION)),
             "dyn" => match args.first() {
-                Some((_, known)) => (one, (*known).clone()),
+                Some((arg, known)) => {
+                    (one, Known { size: self.size_of(arg, known), entries: known.entries, ..Known::default() })
+                }
                 None => plain(one),
             },
             "fieldSelector" | "labelSelector" => {
@@ -467,11 +521,13 @@ impl Coster<'_> {
             "@in" if matches!(ty(1), Type::List(_) | Type::Dyn) => plain(size(1)),
             "contains" => plain(size(0).scale(TRAVERSAL).multiply(size(1).scale(TRAVERSAL))),
             "_+_" => self.addition(expr, args, size(0).add(size(1))),
-            "_[_]" | "_[?_]" => {
-                let (_, known) = args.first().copied().unwrap_or((expr, &EMPTY));
-                let decl = known.decl.as_ref().and_then(|decl| decl.items.clone());
-                (one, Known { decl, size: known.entries.map(|(_, values)| values), entries: None })
-            }
+            "_[_]" if !matches!(ty(0), Type::Optional(_)) => match args.first() {
+                Some((_, known)) => {
+                    let size = known.entries.map(|(_, values)| values);
+                    (one, Known { place: self.items(&known.place), size, ..Known::default() })
+                }
+                None => plain(one),
+            },
             "sets.contains" | "sets.intersects" => plain(size(0).multiply(size(1)).add(one)),
             "sets.equivalent" => plain(size(0).multiply(size(1)).scale(2.0).add(one)),
             "slice" | "flatten" | "lists.range" | "reverse" | "distinct" | "sort" | "@sortByAssociatedKeys" => {
@@ -530,12 +586,12 @@ impl Coster<'_> {
             _ => None,
         };
         match self.ty(expr.id) {
-            Type::List(_) => (Range::fixed(1), Known { decl: None, size: Some(size), entries }),
+            Type::List(_) => (Range::fixed(1), Known { size: Some(size), entries, ..Known::default() }),
             Type::String | Type::Bytes => (size.scale(TRAVERSAL), Known { size: Some(size), ..Known::default() }),
             // It may be a text or a number.
             Type::Dyn => {
                 let cost = size.scale(TRAVERSAL).union(Range::fixed(1));
-                (cost, Known { decl: None, size: Some(size), entries })
+                (cost, Known { size: Some(size), entries, ..Known::default() })
             }
             _ => (Range::fixed(1), Known::default()),
         }
@@ -543,15 +599,13 @@ impl Coster<'_> {
 
     /// The size of a list's elements as far as the schema says it: Kubernetes' functions don't look into literals.
     fn item_size(&self, args: &[(&Expr, &Known)]) -> Range {
-        let Some((_, known)) = args.first() else { return Range::UNKNOWN };
-        if let Some(max) = known.decl.as_ref().and_then(|decl| decl.items.as_ref()).and_then(|items| items.max) {
-            return Range { min: 0, max };
-        }
-        Range::UNKNOWN
+        let max = match args.first() {
+            Some((_, Known { place: Place::At(decl), .. })) => decl.items.as_ref().and_then(|items| items.max),
+            _ => None,
+        };
+        max.map_or(Range::UNKNOWN, |max| Range { min: 0, max })
     }
 }
-
-static EMPTY: Known = Known { decl: None, size: None, entries: None };
 
 /// How long a text gets by a replacement.
 fn replaced(text: Range, from: Range, to: Range) -> Range {

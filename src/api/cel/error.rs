@@ -16,20 +16,35 @@ pub struct Issue {
 pub struct CompileError {
     source_text: String,
     pub issues: Vec<Issue>,
-    /// The expression is sound, but of another type than is wanted: the text is the one issue's.
-    pub wrong_type: bool,
+    pub stage: Stage,
+}
+
+/// How far an expression got. After [`Stage::Check`] the text is the one issue's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It does not read, or its types do not fit.
+    Check,
+    /// It is sound, but of another type than is wanted.
+    Result,
+    /// A part of it that is constant has no value.
+    Program,
 }
 
 impl CompileError {
     pub(super) fn new(source_text: &str, mut issues: Vec<Issue>) -> Self {
         issues.sort_by_key(|issue| issue.at);
         issues.dedup();
-        Self { source_text: source_text.to_owned(), issues, wrong_type: false }
+        Self { source_text: source_text.to_owned(), issues, stage: Stage::Check }
+    }
+
+    /// With the one issue of a later stage.
+    pub(super) fn later(source_text: &str, stage: Stage, message: String) -> Self {
+        Self { source_text: source_text.to_owned(), issues: vec![Issue { at: 0, message }], stage }
     }
 
     /// As `cel.Issues.String()` prints it: each problem with the line and a mark under its place.
     pub fn text(&self) -> String {
-        if self.wrong_type {
+        if self.stage != Stage::Check {
             return self.issues.iter().map(|issue| issue.message.as_str()).collect();
         }
         let mut out = String::new();
@@ -49,8 +64,10 @@ impl CompileError {
             let snippet = self.source_text.split('\n').nth(line - 1).unwrap_or_default().replace('\t', " ");
             // Writing to a string cannot fail.
             let _ = write!(out, "ERROR: <input>:{line}:{}: {}\n | {snippet}\n | ", column + 1, issue.message);
-            out.extend(std::iter::repeat_n('.', column));
-            out.push('^');
+            // Characters outside of ASCII are marked as wide ones.
+            let mut chars = snippet.chars();
+            out.extend(chars.by_ref().take(column).map(|c| if c.is_ascii() { '.' } else { '．' }));
+            out.push(if chars.next().is_none_or(|c| c.is_ascii()) { '^' } else { '＾' });
         }
         out
     }

@@ -31,7 +31,7 @@ pub struct Context<'a> {
 pub(super) struct Machine<'a> {
     pub variables: &'a HashMap<String, Value>,
     pub context: Context<'a>,
-    pub regexes: &'a HashMap<String, Regex>,
+    pub regexes: &'a HashMap<String, Arc<Regex>>,
     /// An accumulator may hold an error that a later element makes good.
     scopes: Vec<(Arc<str>, Result)>,
     pub cost: u64,
@@ -42,7 +42,7 @@ impl<'a> Machine<'a> {
     pub fn new(
         variables: &'a HashMap<String, Value>,
         context: Context<'a>,
-        regexes: &'a HashMap<String, Regex>,
+        regexes: &'a HashMap<String, Arc<Regex>>,
         limit: u64,
     ) -> Self {
         Self { variables, context, regexes, scopes: Vec::new(), cost: 0, limit }

@@ -1,6 +1,7 @@
 //! The functions, by what they are about. Which of a function's overloads runs is decided by the values.
 
 pub(crate) mod format;
+pub(super) mod formatting;
 mod lists;
 mod net;
 pub(crate) mod semver;

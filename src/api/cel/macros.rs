@@ -219,7 +219,17 @@ pub(super) fn expand_member(
     let known = matches!(
         (function, args.len()),
         ("all" | "exists" | "exists_one" | "existsOne" | "filter" | "optMap" | "optFlatMap" | "sortBy", 2)
-            | ("map" | "all" | "exists" | "existsOne" | "transformList" | "transformMap" | "transformMapEntry", 3)
+            | (
+                "map"
+                    | "all"
+                    | "exists"
+                    | "exists_one"
+                    | "existsOne"
+                    | "transformList"
+                    | "transformMap"
+                    | "transformMapEntry",
+                3
+            )
             | ("transformList" | "transformMap" | "transformMapEntry", 4)
     );
     if !known {
@@ -243,7 +253,7 @@ fn expand_known(parser: &mut Parser, at: u32, target: Expr, function: &str, args
     };
     let first = variable(&first_at, name)?;
     let two = matches!(function, "transformList" | "transformMap" | "transformMapEntry")
-        || (count == 3 && matches!(function, "all" | "exists" | "existsOne"));
+        || (count == 3 && matches!(function, "all" | "exists" | "exists_one" | "existsOne"));
     let second = if two {
         let arg = next(&mut args, at)?;
         let second = variable(&arg, name)?;

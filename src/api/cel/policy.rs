@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::{CompileError, Decl, Env, Program, Type};
+use super::{CompileError, Decl, Env, Program, Stage, Type};
 
 /// Which of the optional variables there are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,7 +131,11 @@ pub fn compile(env: &Env, source: &str, wanted: &[Type]) -> Result<Program, Stri
 
 /// The text of a compile error as validation and evaluation show it.
 pub fn describe(error: &CompileError) -> String {
-    if error.wrong_type { error.text() } else { format!("compilation failed: {}", error.text()) }
+    match error.stage {
+        Stage::Check => format!("compilation failed: {}", error.text()),
+        Stage::Result => error.text(),
+        Stage::Program => format!("program instantiation failed: {}", error.text()),
+    }
 }
 
 /// The type of `applyConfiguration` expressions.

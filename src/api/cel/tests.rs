@@ -113,8 +113,8 @@ fn texts() {
         "'ABC'.lowerAscii() == 'abc' && 'abc'.upperAscii() == 'ABC' && ' a '.trim() == 'a'",
         "'aaa'.replace('a', 'b') == 'bbb' && 'aaa'.replace('a', 'b', 2) == 'bba'",
         "'hello'.substring(1) == 'ello' && 'hello'.substring(1, 3) == 'el'",
-        "'%s is %d, %.2f %x %b %e'.format([dyn('a'), 1, 1.005, 255, 5, 1000.0]) == 'a is 1, 1.00 ff 101 1.000000e+03'",
-        "'%s'.format([[dyn(1), 'a', {'k': null}]]) == '[1, a, {k: null}]'",
+        "'%s is %d, %.2f %x %b %e'.format(['a', 1, 1.005, 255, 5, 1000.0]) == 'a is 1, 1.00 ff 101 1.000000×10⁰³'",
+        "'%s'.format([[dyn(1), 'a', {'k': null}]]) == '[1, \"a\", {\"k\":null}]'",
         "strings.quote('a\\n') == '\"a\\\\n\"'",
         "'abc 123'.find('[0-9]+') == '123' && 'a1b2'.findAll('[0-9]') == ['1', '2'] && 'a1b2'.findAll('[0-9]', 1) == ['1']",
     ]);

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value as Json;
 
+use super::value::ListKind;
 use crate::schema::{self, Schema, TypeId};
 
 /// The type of an expression.
@@ -58,6 +59,21 @@ impl PartialEq for Type {
     }
 }
 
+impl Type {
+    /// cel-go's `TypeName`: without parameters.
+    pub(super) fn go_name(&self) -> String {
+        match self {
+            Self::Null => "null_type".to_owned(),
+            Self::List(_) => "list".to_owned(),
+            Self::Map(..) => "map".to_owned(),
+            Self::Optional(_) => "optional_type".to_owned(),
+            Self::Timestamp => "google.protobuf.Timestamp".to_owned(),
+            Self::Duration => "google.protobuf.Duration".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Type {
     /// As cel-go prints it in errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +107,8 @@ pub struct Decl {
     pub max: Option<u64>,
     /// Of lists and maps: the element or value.
     pub items: Option<Arc<Decl>>,
+    /// Of lists: what tells their elements apart.
+    pub list: ListKind,
     /// The least that it takes up in JSON.
     min_serialized: u64,
 }
@@ -109,7 +127,7 @@ const MAX_DATETIME: u64 = 37;
 impl Decl {
     /// A variable of a type about whose size nothing is known.
     pub fn new(ty: Type) -> Self {
-        Self { ty, max: None, items: None, min_serialized: 0 }
+        Self { ty, max: None, items: None, list: ListKind::Atomic, min_serialized: 0 }
     }
 
     /// A variable that anything may be in.
@@ -118,7 +136,7 @@ impl Decl {
     }
 
     fn sized(ty: Type, max: Option<u64>, min_serialized: u64) -> Self {
-        Self { ty, max, items: None, min_serialized }
+        Self { ty, max, items: None, list: ListKind::Atomic, min_serialized }
     }
 
     /// An object with these fields (by their escaped names).
@@ -129,13 +147,13 @@ impl Decl {
 
     pub fn list(items: Decl, max: Option<u64>) -> Self {
         let ty = Type::List(Arc::new(items.ty.clone()));
-        Self { ty, max, items: Some(Arc::new(items)), min_serialized: 2 }
+        Self { ty, max, items: Some(Arc::new(items)), list: ListKind::Atomic, min_serialized: 2 }
     }
 
     /// A map with string keys.
     pub fn map(values: Decl, max: Option<u64>) -> Self {
         let ty = Type::Map(Arc::new(Type::String), Arc::new(values.ty.clone()));
-        Self { ty, max, items: Some(Arc::new(values)), min_serialized: 2 }
+        Self { ty, max, items: Some(Arc::new(values)), list: ListKind::Atomic, min_serialized: 2 }
     }
 
     /// How many values of this kind one request can hold, by the least that each takes up (apiextensions-apiserver
@@ -195,7 +213,7 @@ fn json_schema(schema: &Json, root: bool, path: &str) -> Option<Decl> {
             let items = member(schema, "items")?;
             let items = json_schema(items, embedded(items), &format!("{path}.@idx"))?;
             let max = number(schema, "maxItems").unwrap_or((REQUEST_MAX - 2) / (items.min_serialized + 1));
-            Decl::list(items, Some(max))
+            Decl { list: list_kind(schema), ..Decl::list(items, Some(max)) }
         }
         "object" => {
             if let Some(values) = member(schema, "additionalProperties").filter(|v| v.is_object()) {
@@ -232,6 +250,19 @@ fn json_schema(schema: &Json, root: bool, path: &str) -> Option<Decl> {
         "integer" => Decl::sized(Type::Int, Some(0), MIN_NUMBER),
         _ => return None,
     })
+}
+
+/// `x-kubernetes-list-type` with its keys, as expressions name them.
+fn list_kind(schema: &Json) -> ListKind {
+    match member(schema, "x-kubernetes-list-type").and_then(Json::as_str) {
+        Some("set") => ListKind::Set,
+        Some("map") => {
+            let keys = member(schema, "x-kubernetes-list-map-keys").and_then(Json::as_array);
+            let keys = keys.into_iter().flatten().filter_map(Json::as_str);
+            ListKind::Map(keys.map(|key| escape(key).map_or_else(|| key.into(), |key| (*key).into())).collect())
+        }
+        _ => ListKind::Atomic,
+    }
 }
 
 fn object_schema(schema: &Json, root: bool, path: &str) -> Decl {
@@ -381,10 +412,6 @@ pub(super) fn type_by_name(name: &str) -> Option<&'static str> {
             "google.protobuf.Duration",
             "net.IP",
             "net.CIDR",
-            "kubernetes.Quantity",
-            "kubernetes.URL",
-            "kubernetes.Semver",
-            "kubernetes.NamedFormat",
         ]
     });
     NAMES.iter().find(|known| **known == name).copied()

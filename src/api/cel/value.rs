@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Map, Number};
 
 use super::authz::Authz;
+pub use super::list::{List, ListKind};
 use super::types::{Decl, Type};
 use crate::quantity::Quantity;
 
@@ -23,9 +24,9 @@ pub enum Value {
     Double(f64),
     String(Arc<str>),
     Bytes(Arc<[u8]>),
-    List(Arc<Vec<Value>>),
+    List(Arc<List>),
     Map(Arc<IndexMap<Key, Value>>),
-    Timestamp(Timestamp),
+    Timestamp(super::library::time::Time),
     Duration(SignedDuration),
     /// A type as a value: `type(1) == int`.
     Type(Arc<str>),
@@ -33,7 +34,7 @@ pub enum Value {
     Quantity(Arc<Quantity>),
     Ip(IpAddr),
     Cidr(Cidr),
-    Url(Arc<Url>),
+    Url(Arc<crate::url::Url>),
     Semver(Arc<super::library::semver::Semver>),
     Format(&'static super::library::format::Format),
     Authz(Arc<Authz>),
@@ -46,17 +47,6 @@ pub enum Value {
 pub struct Cidr {
     pub address: IpAddr,
     pub bits: u8,
-}
-
-/// A URL in parts, as Go's `net/url` splits it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Url {
-    pub scheme: String,
-    pub host: String,
-    pub hostname: String,
-    pub port: String,
-    pub path: String,
-    pub query: String,
 }
 
 /// See [`Value::Struct`].
@@ -154,7 +144,7 @@ impl From<i64> for Value {
 
 impl From<Vec<Value>> for Value {
     fn from(items: Vec<Value>) -> Self {
-        Self::List(Arc::new(items))
+        Self::List(Arc::new(items.into()))
     }
 }
 
@@ -171,7 +161,7 @@ impl Value {
             Json::Bool(b) => Self::Bool(*b),
             Json::Number(n) => n.as_i64().map_or_else(|| Self::Double(n.as_f64().unwrap_or_default()), Self::Int),
             Json::String(s) => Self::String(s.as_str().into()),
-            Json::Array(items) => Self::List(Arc::new(items.iter().map(Self::from_json).collect())),
+            Json::Array(items) => items.iter().map(Self::from_json).collect::<Vec<_>>().into(),
             Json::Object(members) => Self::from_members(members),
         }
     }
@@ -189,8 +179,8 @@ impl Value {
         match (json, &decl.ty) {
             (Json::Array(items), Type::List(_)) => match &decl.items {
                 Some(items_decl) => {
-                    let items = items.iter().map(|item| Self::from_json_typed(item, items_decl));
-                    Self::List(Arc::new(items.collect()))
+                    let items = items.iter().map(|item| Self::from_json_typed(item, items_decl)).collect();
+                    Self::List(Arc::new(List { items, kind: decl.list.clone() }))
                 }
                 None => Self::from_json(json),
             },
@@ -203,7 +193,8 @@ impl Value {
                 None => Self::from_json(json),
             },
             (Json::Object(members), Type::Object(object)) => {
-                let entries = members.iter().filter_map(|(name, value)| {
+                // What is null counts as absent (`unstructuredMap.Find`).
+                let entries = members.iter().filter(|(_, value)| !value.is_null()).filter_map(|(name, value)| {
                     let escaped = super::types::escape(name)?;
                     // What the schema does not know is not visible.
                     let field = object.fields.get(escaped.as_ref())?;
@@ -218,6 +209,7 @@ impl Value {
                 _ => Self::from_json(json),
             },
             (Json::String(s), Type::Timestamp) => super::library::time::timestamp(s)
+                .ok()
                 .or_else(|| super::library::time::date(s))
                 .map_or_else(|| Self::from_json(json), Self::Timestamp),
             (Json::String(s), Type::Duration) => {
@@ -337,7 +329,7 @@ impl Value {
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::String(a), Self::String(b)) => a == b,
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
-            (Self::List(a), Self::List(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(b)),
+            (Self::List(a), Self::List(b)) => a.equals(b),
             (Self::Map(a), Self::Map(b)) => {
                 a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| v.equals(w)))
             }
@@ -403,6 +395,7 @@ impl Value {
             Self::List(items) => items.is_empty(),
             Self::Map(entries) => entries.is_empty(),
             Self::Duration(d) => d.is_zero(),
+            Self::Timestamp(time) => time.is_zero(),
             Self::Optional(inner) => inner.is_none(),
             Self::Struct(made) => made.fields.is_empty(),
             _ => false,

@@ -1,11 +1,20 @@
 //! Text forms of Kubernetes' special scalars, read and printed as Go does.
 
 use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
 /// `2006-01-02T15:04:05Z07:00` as Go's `time.Parse` reads it, with its errors. With `micro`, exactly six digits of a
 /// second are wanted (`metav1.MicroTime`); without, any fraction is taken.
 pub fn parse_time(text: &str, micro: bool) -> Result<Timestamp, String> {
+    let (civil, offset) = parse_civil(text, micro)?;
+    let out = || format!("parsing time {}: year out of range", quote(text));
+    let utc = civil.to_zoned(TimeZone::UTC).map_err(|_| out())?.timestamp();
+    utc.checked_sub(jiff::SignedDuration::from_secs(i64::from(offset))).map_err(|_| out())
+}
+
+/// The same, as it is written: the date and time of day, and how many seconds they are ahead of UTC.
+pub fn parse_civil(text: &str, micro: bool) -> Result<(DateTime, i32), String> {
     let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
     let mut reader = TimeReader { text, rest: text, layout };
     let year = reader.number(4, "2006")?;
@@ -14,7 +23,7 @@ pub fn parse_time(text: &str, micro: bool) -> Result<Timestamp, String> {
     reader.literal("-")?;
     let day = reader.ranged(1..=31, "02", "day")?;
     reader.literal("T")?;
-    let hour = reader.ranged(0..=23, "15", "hour")?;
+    let hour = reader.hour()?;
     reader.literal(":")?;
     let minute = reader.ranged(0..=59, "04", "minute")?;
     reader.literal(":")?;
@@ -24,15 +33,10 @@ pub fn parse_time(text: &str, micro: bool) -> Result<Timestamp, String> {
     if !reader.rest.is_empty() {
         return Err(format!("parsing time {}: extra text: {}", quote(text), quote(reader.rest)));
     }
-    let out = |what: &str| format!("parsing time {}: {what} out of range", quote(text));
     let small = |n: i32| i8::try_from(n).unwrap_or(i8::MAX);
-    let date = i16::try_from(year)
-        .ok()
-        .and_then(|year| jiff::civil::Date::new(year, small(month), small(day)).ok())
-        .ok_or_else(|| out("day"))?;
-    let civil = date.at(small(hour), small(minute), small(second), nanos);
-    let utc = civil.to_zoned(TimeZone::UTC).map_err(|_| out("year"))?.timestamp();
-    utc.checked_sub(jiff::SignedDuration::from_secs(i64::from(offset))).map_err(|_| out("year"))
+    let date = i16::try_from(year).ok().and_then(|year| Date::new(year, small(month), small(day)).ok());
+    let date = date.ok_or_else(|| format!("parsing time {}: day out of range", quote(text)))?;
+    Ok((date.at(small(hour), small(minute), small(second), nanos), offset))
 }
 
 /// RFC 3339 in seconds, UTC.
@@ -78,6 +82,15 @@ impl TimeReader<'_> {
         } else {
             Err(format!("parsing time {}: {what} out of range", quote(self.text)))
         }
+    }
+
+    /// One digit will do.
+    fn hour(&mut self) -> Result<i32, String> {
+        let bytes = self.rest.as_bytes();
+        if bytes.first().is_some_and(u8::is_ascii_digit) && !bytes.get(1).is_some_and(u8::is_ascii_digit) {
+            return self.number(1, "15");
+        }
+        self.ranged(0..=23, "15", "hour")
     }
 
     fn literal(&mut self, literal: &str) -> Result<(), String> {

@@ -19,6 +19,7 @@ pub fn compile(pattern: &str) -> Result<Arc<Regex>, String> {
     if let Some(found) = KEPT.lock().get(pattern) {
         return Ok(Arc::clone(found));
     }
+    repetitions(pattern)?;
     let made = Regex::new(&translate(pattern)).map(Arc::new).map_err(|error| go_error(pattern, &error))?;
     let mut kept = KEPT.lock();
     if kept.len() >= KEPT_MAX {
@@ -26,6 +27,77 @@ pub fn compile(pattern: &str) -> Result<Arc<Regex>, String> {
     }
     kept.insert(pattern.to_owned(), Arc::clone(&made));
     Ok(made)
+}
+
+/// Repetitions that Go refuses and the crate takes: of repetitions, and more than 1,000.
+fn repetitions(pattern: &str) -> Result<(), String> {
+    let bytes = pattern.as_bytes();
+    let (mut at, mut class, mut last) = (0, false, None);
+    while at < bytes.len() {
+        let begin = at;
+        at += 1;
+        let repeated = match bytes[begin] {
+            b'\\' if pattern[at..].starts_with('Q') => {
+                at = pattern[at..].find("\\E").map_or(bytes.len(), |end| at + end + 2);
+                false
+            }
+            b'\\' => {
+                at += pattern[at..].chars().next().map_or(0, char::len_utf8);
+                false
+            }
+            b'[' if !class => {
+                class = true;
+                at += usize::from(bytes.get(at) == Some(&b'^'));
+                at += usize::from(bytes.get(at) == Some(&b']'));
+                false
+            }
+            b']' if class => {
+                class = false;
+                false
+            }
+            _ if class => false,
+            b'(' if bytes.get(at) == Some(&b'?') => {
+                at += 1;
+                false
+            }
+            b'*' | b'+' | b'?' => true,
+            b'{' => match counts(&pattern[at..]) {
+                Some((length, least, most)) => {
+                    at += length;
+                    let many = |n: Option<u32>| n.is_none_or(|n| n > 1000);
+                    if many(least) || most.is_some_and(many) || most.flatten() < least && most.is_some() {
+                        return Err(format!("error parsing regexp: invalid repeat count: `{}`", &pattern[begin..at]));
+                    }
+                    true
+                }
+                None => false,
+            },
+            _ => false,
+        };
+        if !repeated {
+            last = None;
+            continue;
+        }
+        if let Some(first) = last {
+            let both = &pattern[first..at];
+            return Err(format!("error parsing regexp: invalid nested repetition operator: `{both}`"));
+        }
+        last = Some(begin);
+        at += usize::from(bytes.get(at) == Some(&b'?'));
+    }
+    Ok(())
+}
+
+/// `n}`, `n,}` or `n,m}`: its length, and the counts; one that is too large for any is `None`.
+fn counts(text: &str) -> Option<(usize, Option<u32>, Option<Option<u32>>)> {
+    let (inner, _) = text.split_once('}')?;
+    let (least, most) = inner.split_once(',').map_or((inner, None), |(least, most)| (least, Some(most)));
+    let plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !plain(least) || most.is_some_and(|most| !most.is_empty() && !plain(most)) {
+        return None;
+    }
+    let most = most.filter(|most| !most.is_empty()).map(|most| most.parse().ok());
+    Some((inner.len() + 1, least.parse().ok(), most))
 }
 
 /// `regexp/syntax.Error` for the usual mistakes.
@@ -172,5 +244,13 @@ mod tests {
         check("([a-z]", "missing closing ): `([a-z]`");
         check("[a-z", "missing closing ]: `[a-z`");
         check("+", "missing argument to repetition operator: `+`");
+        check("a**", "invalid nested repetition operator: `**`");
+        check("a+?*", "invalid nested repetition operator: `+?*`");
+        check("a{2}{3}", "invalid nested repetition operator: `{2}{3}`");
+        check("a{2,1}", "invalid repeat count: `{2,1}`");
+        check("a{1001}", "invalid repeat count: `{1001}`");
+        for fine in ["a{,1}", "a{x}", "[**]", r"\**", "(?i)a", "a*?b", r"\Q**\E", "a{2,}"] {
+            assert!(repetitions(fine).is_ok(), "{fine}");
+        }
     }
 }

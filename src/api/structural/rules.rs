@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{ListKind, Rule, Structural};
-use crate::cel::{self, Bindings, Budget, CompileError, Decl, Env, EvalError, Program, Type};
+use crate::cel::{self, Bindings, Budget, CompileError, Decl, Env, EvalError, Program, Stage, Type};
 use crate::field::{Error, ErrorList, ErrorType, Path};
 
 /// The longest message that an expression may make, in bytes.
@@ -33,16 +33,17 @@ impl Compiled {
             _ => decl.clone(),
         };
         let env = Env::new().declare("self", decl.clone()).declare("oldSelf", old);
-        let fail = |error: CompileError, prefix: &str, wrong: &str| {
-            if error.wrong_type { wrong.to_owned() } else { format!("{prefix}compilation failed: {}", error.text()) }
+        let fail = |error: CompileError, message: bool| match (error.stage, message) {
+            (Stage::Check, false) => format!("compilation failed: {}", error.text()),
+            (Stage::Check, true) => format!("messageExpression compilation failed: {}", error.text()),
+            (Stage::Result, false) => "cel expression must evaluate to a bool".to_owned(),
+            (Stage::Result, true) => "messageExpression must evaluate to a string".to_owned(),
+            (Stage::Program, false) => format!("program instantiation failed: {}", error.text()),
+            (Stage::Program, true) => format!("messageExpression instantiation failed: {}", error.text()),
         };
-        let program = env
-            .compile(&rule.rule, &[Type::Bool])
-            .map_err(|error| fail(error, "", "cel expression must evaluate to a bool"));
-        let message = (!rule.message_expression.is_empty()).then(|| {
-            env.compile(&rule.message_expression, &[Type::String])
-                .map_err(|error| fail(error, "messageExpression ", "messageExpression must evaluate to a string"))
-        });
+        let program = env.compile(&rule.rule, &[Type::Bool]).map_err(|error| fail(error, false));
+        let message = (!rule.message_expression.is_empty())
+            .then(|| env.compile(&rule.message_expression, &[Type::String]).map_err(|error| fail(error, true)));
         let uses_old = program.as_ref().is_ok_and(|p| p.uses("oldSelf"));
         Self { rule: rule.clone(), program, message, uses_old, path }
     }

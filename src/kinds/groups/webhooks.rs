@@ -194,85 +194,28 @@ pub(crate) fn service_path(errors: &mut ErrorList, at: &Path, path: &str) {
 }
 
 /// `webhook.ValidateWebhookURL`.
-pub(crate) fn url(errors: &mut ErrorList, at: &Path, url: &str) {
+pub(crate) fn url(errors: &mut ErrorList, at: &Path, text: &str) {
     const FORM: &str = "; desired format: https://host[/path]";
-    if let Err(why) = parses(url) {
-        let text = format!("url must be a valid URL: parse {url:?}: {why}{FORM}");
-        errors.push(Error::required(at.clone(), text));
-        return;
-    }
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    if scheme != "https" {
-        let text = format!("'https' is the only allowed URL scheme{FORM}");
-        errors.push(Error::invalid(at.clone(), scheme, text));
-    }
-    let host = if scheme.is_empty() { "" } else { rest.split(['/', '?', '#']).next().unwrap_or_default() };
-    if host.is_empty() {
-        errors.push(Error::invalid(at.clone(), "", format!("host must be specified{FORM}")));
-    }
-    if let Some((user, _)) = host.rsplit_once('@') {
-        errors.push(Error::invalid(at.clone(), user, "user information is not permitted in the URL"));
-    }
-    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    if !fragment.is_empty() {
-        errors.push(Error::invalid(at.clone(), fragment, "fragments are not permitted in the URL"));
-    }
-    if let Some((_, query)) = rest.split_once('?')
-        && !query.is_empty()
-    {
-        errors.push(Error::invalid(at.clone(), query, "query parameters are not permitted in the URL"));
-    }
-}
-
-/// Why Go's `url.Parse` refuses a text.
-fn parses(url: &str) -> Result<(), String> {
-    if url.bytes().any(|b| b < 0x20 || b == 0x7f) {
-        return Err("net/url: invalid control character in URL".to_owned());
-    }
-    let text = url.split_once('#').map_or(url, |(text, _)| text);
-    if let Some(end) = text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))
-        && text[end..].starts_with(':')
-        && end == 0
-    {
-        return Err("missing protocol scheme".to_owned());
-    }
-    let Some((_, rest)) = text.split_once("://") else {
-        let first = text.split('/').next().unwrap_or_default();
-        let scheme = first.split_once(':').map(|(scheme, _)| scheme);
-        let is_scheme = |s: &str| s.starts_with(|c: char| c.is_ascii_alphabetic());
-        return match scheme {
-            Some(s) if !is_scheme(s) => Err("first path segment in URL cannot contain colon".to_owned()),
-            _ => escapes(text),
-        };
+    let url = match api::url::parse(text) {
+        Ok(url) => url,
+        Err(why) => return errors.push(Error::required(at.clone(), format!("url must be a valid URL: {why}{FORM}"))),
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if host.starts_with('[') && !host.contains(']') {
-        return Err("missing ']' in host".to_owned());
+    if url.scheme != "https" {
+        let text = format!("'https' is the only allowed URL scheme{FORM}");
+        errors.push(Error::invalid(at.clone(), url.scheme.as_str(), text));
     }
-    if let Some(bad) = host.chars().find(|c| matches!(c, ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')) {
-        return Err(format!("invalid character {:?} in host name", bad.to_string()));
+    if url.host.is_empty() {
+        errors.push(Error::invalid(at.clone(), url.host.as_str(), format!("host must be specified{FORM}")));
     }
-    escapes(host)?;
-    let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
-    if let Some((_, port)) = after.rsplit_once(':')
-        && !port.bytes().all(|b| b.is_ascii_digit())
-    {
-        return Err(format!("invalid port {:?} after host", format!(":{port}")));
+    if let Some(user) = &url.user {
+        errors.push(Error::invalid(at.clone(), user.as_str(), "user information is not permitted in the URL"));
     }
-    escapes(path.split('?').next().unwrap_or_default())
-}
-
-/// Whether each `%` begins an escape.
-fn escapes(text: &str) -> Result<(), String> {
-    for (at, _) in text.match_indices('%') {
-        let escape: String = text[at..].chars().take(3).collect();
-        if escape.len() != 3 || !escape.bytes().skip(1).all(|b| b.is_ascii_hexdigit()) {
-            return Err(format!("invalid URL escape {escape:?}"));
-        }
+    if !url.fragment.is_empty() {
+        errors.push(Error::invalid(at.clone(), url.fragment.as_str(), "fragments are not permitted in the URL"));
     }
-    Ok(())
+    if !url.query.is_empty() {
+        errors.push(Error::invalid(at.clone(), url.query.as_str(), "query parameters are not permitted in the URL"));
+    }
 }
 
 #[cfg(test)]

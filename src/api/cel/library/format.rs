@@ -45,7 +45,7 @@ fn problem(bad: bool, text: impl Into<String>) -> Vec<String> {
 fn uri(s: &str) -> Vec<String> {
     match super::net::parse_url(s) {
         Ok(_) => Vec::new(),
-        Err(why) => vec![format!("parse {s:?}: {why}")],
+        Err(why) => vec![why],
     }
 }
 
@@ -63,7 +63,7 @@ fn date(s: &str) -> Vec<String> {
 }
 
 fn datetime(s: &str) -> Vec<String> {
-    problem(super::time::timestamp(s).is_none(), "invalid datetime")
+    problem(super::time::timestamp(s).is_err(), "invalid datetime")
 }
 
 fn named(name: &str) -> Option<&'static Format> {

@@ -40,11 +40,11 @@ pub(super) fn call(name: &str, args: &[Value]) -> Option<Result> {
         ("lists.range", [Value::Int(end)]) => {
             let count = usize::try_from(*end).unwrap_or(0);
             match bounded(count.saturating_mul(size_of::<Value>())) {
-                Ok(()) => Ok(Value::List(Arc::new((0..*end).map(Value::Int).collect()))),
+                Ok(()) => Ok((0..*end).map(Value::Int).collect::<Vec<_>>().into()),
                 Err(error) => Err(error),
             }
         }
-        ("reverse", [Value::List(items)]) => Ok(Value::List(Arc::new(items.iter().rev().cloned().collect()))),
+        ("reverse", [Value::List(items)]) => Ok(items.iter().rev().cloned().collect::<Vec<_>>().into()),
         ("distinct", [Value::List(items)]) => Ok(distinct(items)),
         ("first", [Value::List(items)]) => Ok(Value::Optional(items.first().cloned().map(Arc::new))),
         ("last", [Value::List(items)]) => Ok(Value::Optional(items.last().cloned().map(Arc::new))),

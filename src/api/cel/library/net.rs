@@ -7,7 +7,10 @@ use indexmap::IndexMap;
 
 use crate::cel::error::EvalError;
 use crate::cel::eval::Result;
-use crate::cel::value::{Cidr, Key, Url, Value};
+use crate::cel::value::{Cidr, Key, Value};
+use crate::codec::go_quote as quote;
+use crate::netip;
+use crate::url::{self, Url};
 
 pub(super) fn call(name: &str, member: bool, args: &[Value]) -> Option<Result> {
     Some(match (name, args) {
@@ -38,7 +41,8 @@ pub(super) fn call(name: &str, member: bool, args: &[Value]) -> Option<Result> {
         ("masked", [Value::Cidr(cidr)]) => Ok(Value::Cidr(Cidr { address: masked(cidr.address, cidr.bits), ..*cidr })),
         ("containsIP", [Value::Cidr(cidr), Value::Ip(ip)]) => Ok(Value::Bool(contains(cidr, *ip))),
         ("containsIP", [Value::Cidr(cidr), Value::String(text)]) => {
-            parse_ip(text).map(|ip| Value::Bool(contains(cidr, ip))).map_err(EvalError::new)
+            // Upstream takes the error for an argument of another type.
+            parse_ip(text).map(|ip| Value::Bool(contains(cidr, ip))).map_err(|_| EvalError::no_such_overload())
         }
         ("containsCIDR", [Value::Cidr(cidr), Value::Cidr(other)]) => Ok(Value::Bool(contains_cidr(cidr, other))),
         ("containsCIDR", [Value::Cidr(cidr), Value::String(text)]) => match parse_cidr(text) {
@@ -49,61 +53,47 @@ pub(super) fn call(name: &str, member: bool, args: &[Value]) -> Option<Result> {
         },
         ("url", [Value::String(text)]) => match parse_url(text) {
             Ok(url) => Ok(Value::Url(Arc::new(url))),
-            Err(why) => {
-                Err(EvalError::new(format!("URL parse error during conversion from string: parse {text:?}: {why}")))
-            }
+            Err(why) => Err(EvalError::new(format!("URL parse error during conversion from string: {why}"))),
         },
         ("isURL", [Value::String(text)]) => Ok(Value::Bool(parse_url(text).is_ok())),
         (_, [Value::Url(url)]) => Ok(match name {
             "getScheme" => url.scheme.as_str().into(),
             "getHost" => url.host.as_str().into(),
-            "getHostname" => url.hostname.as_str().into(),
-            "getPort" => url.port.as_str().into(),
-            "getEscapedPath" => url.path.as_str().into(),
-            "getQuery" => query(&url.query),
+            "getHostname" => url.hostname().into(),
+            "getPort" => url.port().into(),
+            "getEscapedPath" => url.escaped_path().into(),
+            "getQuery" => query(url),
             _ => return None,
         }),
         _ => return None,
     })
 }
 
-/// `netip.ParseAddr`, without zones and IPv4-mapped addresses.
+/// `parseIPAddr` of `ip.go`: zones and IPv4 in IPv6 are refused.
 fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
-    if text.contains('%') {
-        return Err(format!("IP address {text:?} with zone value is not allowed"));
+    let (ip, zone) = netip::parse(text)
+        .map_err(|why| format!("IP Address {} parse error during conversion from string: {why}", quote(text)))?;
+    if !zone.is_empty() {
+        return Err(format!("IP address {} with zone value is not allowed", quote(text)));
     }
-    let ip: IpAddr = text.parse().map_err(|_| {
-        format!(
-            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
-        )
-    })?;
-    match ip {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
-        }
-        ip => Ok(ip),
+    if is_mapped(ip) {
+        return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quote(text)));
     }
+    Ok(ip)
 }
 
-/// `netip.ParsePrefix`.
+/// `parseCIDR` of `cidr.go`.
 fn parse_cidr(text: &str) -> std::result::Result<Cidr, String> {
-    let failed = |why: &str| {
-        format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}")
-    };
-    let (address, bits) = text.rsplit_once('/').ok_or_else(|| failed("no '/'"))?;
-    let address: IpAddr = address.parse().map_err(|_| failed("unable to parse IP"))?;
-    if let IpAddr::V6(v6) = address
-        && v6.to_ipv4_mapped().is_some()
-    {
-        return Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"));
+    let (address, bits) = netip::parse_prefix(text)
+        .map_err(|why| format!("network address parse error during conversion from string: {why}"))?;
+    if is_mapped(address) {
+        return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quote(text)));
     }
-    let plain = bits.bytes().all(|b| b.is_ascii_digit()) && (bits.len() == 1 || !bits.starts_with('0'));
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    match bits.parse::<u8>() {
-        Ok(bits) if plain && bits <= most => Ok(Cidr { address, bits }),
-        Ok(_) if plain => Err(failed("prefix length out of range")),
-        _ => Err(failed(&format!("bad bits after slash: {bits:?}"))),
-    }
+    Ok(Cidr { address, bits })
+}
+
+fn is_mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 fn is_global_unicast(ip: IpAddr) -> bool {
@@ -141,105 +131,16 @@ fn contains_cidr(cidr: &Cidr, other: &Cidr) -> bool {
 }
 
 /// `url.ParseRequestURI`, then `url.Parse`: an absolute URL or an absolute path.
-pub(super) fn parse_url(text: &str) -> std::result::Result<Url, &'static str> {
-    if text.is_empty() {
-        return Err("empty url");
-    }
-    if text.chars().any(|c| c.is_ascii_control()) {
-        return Err("net/url: invalid control character in URL");
-    }
-    let (main, _fragment) = text.split_once('#').unwrap_or((text, ""));
-    let (main, query) = main.split_once('?').unwrap_or((main, ""));
-    let mut url = Url { query: query.to_owned(), ..Url::default() };
-    let mut rest = main;
-    if let Some((scheme, after)) = main.split_once(':')
-        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-    {
-        url.scheme = scheme.to_ascii_lowercase();
-        rest = after;
-    } else if main.starts_with(':') {
-        return Err("missing protocol scheme");
-    }
-    if !rest.starts_with('/') {
-        if url.scheme.is_empty() {
-            return Err("invalid URI for request");
-        }
-        // An opaque URL has no path.
-        return Ok(url);
-    }
-    if let Some(authority) = rest.strip_prefix("//")
-        && (!url.scheme.is_empty() || !rest.starts_with("///"))
-    {
-        let end = authority.find('/').unwrap_or(authority.len());
-        let (authority, path) = authority.split_at(end);
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        url.host = unescape(host).ok_or("invalid URL escape")?;
-        (url.hostname, url.port) = split_port(&url.host)?;
-        rest = path;
-    }
-    if unescape(rest).is_none() {
-        return Err("invalid URL escape");
-    }
-    url.path = escape_path(rest);
-    Ok(url)
-}
-
-fn split_port(host: &str) -> std::result::Result<(String, String), &'static str> {
-    if host.contains(' ') {
-        return Err("invalid character \" \" in host name");
-    }
-    let (name, port) = if let Some(inner) = host.strip_prefix('[') {
-        let (name, after) = inner.split_once(']').ok_or("missing ']' in host")?;
-        match after.strip_prefix(':') {
-            Some(port) => (name, port),
-            None if after.is_empty() => (name, ""),
-            None => return Err("invalid port after host"),
-        }
-    } else {
-        host.rsplit_once(':').unwrap_or((host, ""))
-    };
-    if !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err("invalid port after host");
-    }
-    Ok((name.to_owned(), port.to_owned()))
-}
-
-/// Percent-decodes; `None` if it is not well formed.
-fn unescape(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let (high, low) = (bytes.next()?, bytes.next()?);
-        let digit = |b: u8| char::from(b).to_digit(16);
-        out.push((digit(high)? * 16 + digit(low)?) as u8);
-    }
-    Some(String::from_utf8_lossy(&out).into_owned())
-}
-
-/// `URL.EscapedPath`: as it was written, if that is well formed, with what may not stand in a path escaped.
-fn escape_path(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@%!'()*[]".contains(&byte);
-        if plain { out.push(char::from(byte)) } else { out.push_str(&format!("%{byte:02X}")) }
-    }
-    out
+pub(super) fn parse_url(text: &str) -> std::result::Result<Url, String> {
+    url::parse_request_uri(text)?;
+    url::parse(text)
 }
 
 /// `URL.Query()`.
-fn query(text: &str) -> Value {
+fn query(url: &Url) -> Value {
     let mut all: IndexMap<Key, Vec<Value>> = IndexMap::new();
-    for pair in text.split('&').filter(|pair| !pair.is_empty() && !pair.contains(';')) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decode = |text: &str| unescape(&text.replace('+', " "));
-        if let (Some(key), Some(value)) = (decode(key), decode(value)) {
-            all.entry(Key::String(key.into())).or_default().push(value.into());
-        }
+    for (key, value) in url.query_pairs() {
+        all.entry(Key::String(key.into())).or_default().push(value.into());
     }
     Value::Map(Arc::new(all.into_iter().map(|(key, values)| (key, values.into())).collect()))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cel::error::EvalError;
 use crate::cel::eval::Result;
 use crate::cel::value::Value;
+use crate::codec::go_quote as quote;
 
 /// A version by semver 2.0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,51 +33,50 @@ impl Semver {
         if text.is_empty() {
             return Err("Version string empty".to_owned());
         }
-        let (rest, build) = match text.split_once('+') {
-            Some((rest, build)) => (rest, Some(build)),
-            None => (text, None),
-        };
-        let (core, pre) = match rest.split_once('-') {
-            Some((core, pre)) => (core, Some(pre)),
-            None => (rest, None),
-        };
-        let parts: Vec<&str> = core.split('.').collect();
-        let [major, minor, patch] = parts.as_slice() else {
+        let mut parts = text.splitn(3, '.');
+        let (Some(major), Some(minor), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
             return Err("No Major.Minor.Patch elements found".to_owned());
         };
         let number = |text: &str, what: &str| {
-            if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(format!("Invalid character(s) found in {what} number {text:?}"));
+            if !text.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(format!("Invalid character(s) found in {what} number {}", quote(text)));
             }
             if text.len() > 1 && text.starts_with('0') {
-                return Err(format!("{} number must not contain leading zeroes {text:?}", capitalised(what)));
+                let what = capitalised(what);
+                return Err(format!("{what} number must not contain leading zeroes {}", quote(text)));
             }
-            text.parse::<u64>().map_err(|_| format!("{} number {text:?} is out of range", capitalised(what)))
+            parse_uint(text)
         };
-        let known = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let (major, minor) = (number(major, "major")?, number(minor, "minor")?);
+        let (rest, build) = rest.split_once('+').map_or((rest, None), |(rest, build)| (rest, Some(build)));
+        let (patch, pre) = rest.split_once('-').map_or((rest, None), |(patch, pre)| (patch, Some(pre)));
+        let patch = number(patch, "patch")?;
+        let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let mut parts = Vec::new();
         for part in pre.map(|pre| pre.split('.')).into_iter().flatten() {
-            if !known(part) {
-                return Err(format!("Invalid character(s) found in prerelease {part:?}"));
-            }
-            parts.push(if part.bytes().all(|b| b.is_ascii_digit()) {
+            parts.push(if part.is_empty() {
+                return Err("Prerelease is empty".to_owned());
+            } else if part.bytes().all(|b| b.is_ascii_digit()) {
                 if part.len() > 1 && part.starts_with('0') {
-                    return Err(format!("Numeric PreRelease version must not contain leading zeroes {part:?}"));
+                    let shown = quote(part);
+                    return Err(format!("Numeric PreRelease version must not contain leading zeroes {shown}"));
                 }
-                Part::Number(part.parse().map_err(|_| "prerelease is out of range".to_owned())?)
-            } else {
+                Part::Number(parse_uint(part)?)
+            } else if plain(part) {
                 Part::Text(part.to_owned())
+            } else {
+                return Err(format!("Invalid character(s) found in prerelease {}", quote(part)));
             });
         }
-        if let Some(part) = build.and_then(|build| build.split('.').find(|part| !known(part))) {
-            return Err(format!("Invalid character(s) found in build meta data {part:?}"));
+        for part in build.map(|build| build.split('.')).into_iter().flatten() {
+            if part.is_empty() {
+                return Err("Build meta data is empty".to_owned());
+            }
+            if !plain(part) {
+                return Err(format!("Invalid character(s) found in build meta data {}", quote(part)));
+            }
         }
-        Ok(Self {
-            major: number(major, "major")?,
-            minor: number(minor, "minor")?,
-            patch: number(patch, "patch")?,
-            pre: parts,
-        })
+        Ok(Self { major, minor, patch, pre: parts })
     }
 
     /// Reads a version as people write it: with a `v`, short, with leading zeros.
@@ -124,6 +124,14 @@ impl Semver {
             }
         })
     }
+}
+
+/// Go's `strconv.ParseUint` of digits.
+fn parse_uint(digits: &str) -> std::result::Result<u64, String> {
+    digits.parse().map_err(|_| {
+        let why = if digits.is_empty() { "invalid syntax" } else { "value out of range" };
+        format!("strconv.ParseUint: parsing {}: {why}", quote(digits))
+    })
 }
 
 fn capitalised(word: &str) -> String {

@@ -3,12 +3,13 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::time;
 use crate::cel::error::EvalError;
 use crate::cel::eval::Result;
-use crate::cel::value::{Key, Value};
+use crate::cel::value::{Key, List, Value};
+use crate::codec::go_quote as quote;
 
 fn overflow(what: &str) -> EvalError {
     EvalError::new(format!("{what} overflow"))
@@ -25,6 +26,7 @@ pub(super) fn call(name: &str, args: &[Value]) -> Option<Result> {
         ("!_", [Value::Bool(b)]) => Ok(Value::Bool(!b)),
         ("-_", [Value::Int(i)]) => i.checked_neg().map(Value::Int).ok_or_else(|| overflow("integer")),
         ("-_", [Value::Double(d)]) => Ok(Value::Double(-d)),
+        ("-_", [Value::Duration(d)]) => nanos(in_nanos(*d).checked_neg()),
         ("_+_", [a, b]) => add(a, b),
         ("_-_", [a, b]) => subtract(a, b),
         ("_*_", [Value::Int(a), Value::Int(b)]) => a.checked_mul(*b).map(Value::Int).ok_or_else(|| overflow("integer")),
@@ -94,14 +96,12 @@ fn add(a: &Value, b: &Value) -> Result {
         }
         (Value::List(a), Value::List(b)) => {
             super::bounded((a.len() + b.len()) * size_of::<Value>())?;
-            Value::List(Arc::new(a.iter().chain(b.iter()).cloned().collect()))
+            Value::List(Arc::new(List::sum(a, b)?))
         }
         (Value::Timestamp(t), Value::Duration(d)) | (Value::Duration(d), Value::Timestamp(t)) => {
-            Value::Timestamp(shift(*t, *d)?)
+            Value::Timestamp(t.add(*d)?)
         }
-        (Value::Duration(a), Value::Duration(b)) => {
-            Value::Duration(a.checked_add(*b).ok_or_else(|| overflow("duration"))?)
-        }
+        (Value::Duration(a), Value::Duration(b)) => nanos(in_nanos(*a).checked_add(in_nanos(*b)))?,
         _ => return Err(EvalError::no_such_overload()),
     })
 }
@@ -111,19 +111,64 @@ fn subtract(a: &Value, b: &Value) -> Result {
         (Value::Int(a), Value::Int(b)) => Value::Int(a.checked_sub(*b).ok_or_else(|| overflow("integer"))?),
         (Value::Uint(a), Value::Uint(b)) => Value::Uint(a.checked_sub(*b).ok_or_else(|| overflow("unsigned integer"))?),
         (Value::Double(a), Value::Double(b)) => Value::Double(a - b),
-        (Value::Timestamp(a), Value::Timestamp(b)) => Value::Duration(a.duration_since(*b)),
-        (Value::Timestamp(t), Value::Duration(d)) => {
-            Value::Timestamp(shift(*t, d.checked_neg().ok_or_else(|| overflow("timestamp"))?)?)
+        (Value::Timestamp(a), Value::Timestamp(b)) => {
+            a.since(*b).map(Value::Duration).ok_or_else(|| overflow("integer"))?
         }
-        (Value::Duration(a), Value::Duration(b)) => {
-            Value::Duration(a.checked_sub(*b).ok_or_else(|| overflow("duration"))?)
-        }
+        (Value::Timestamp(t), Value::Duration(d)) => match in_nanos(*d).checked_neg() {
+            Some(back) => Value::Timestamp(t.add(SignedDuration::from_nanos(back))?),
+            None => return Err(overflow("integer")),
+        },
+        (Value::Duration(a), Value::Duration(b)) => nanos(in_nanos(*a).checked_sub(in_nanos(*b)))?,
         _ => return Err(EvalError::no_such_overload()),
     })
 }
 
-fn shift(time: Timestamp, by: SignedDuration) -> Result<Timestamp> {
-    time.checked_add(by).map_err(|_| overflow("timestamp"))
+/// A duration of so many nanoseconds.
+fn nanos(nanos: Option<i64>) -> Result {
+    nanos.map(|nanos| Value::Duration(SignedDuration::from_nanos(nanos))).ok_or_else(|| overflow("integer"))
+}
+
+/// The nanoseconds of a duration, all of which fit.
+fn in_nanos(duration: SignedDuration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Go's `strconv.Atoi`.
+pub(super) fn atoi(text: &str) -> std::result::Result<i64, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("strconv.Atoi: parsing {}: invalid syntax", quote(text)));
+    }
+    text.parse().map_err(|_| format!("strconv.Atoi: parsing {}: value out of range", quote(text)))
+}
+
+/// Go's `strconv.ParseFloat`, which reads hexadecimal numbers and refuses what does not fit.
+fn parse_double(text: &str) -> Option<f64> {
+    if text.contains('_') {
+        // They may stand between digits.
+        let bytes = text.as_bytes();
+        let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_hexdigit);
+        let fine = text.match_indices('_').all(|(at, _)| digit(at.checked_sub(1)) && digit(Some(at + 1)));
+        return if fine { parse_double(&text.replace('_', "")) } else { None };
+    }
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        let (mantissa, exponent) = hex.split_once(['p', 'P'])?;
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = format!("{whole}{fraction}");
+        if all.is_empty() || !all.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let exponent =
+            exponent.parse::<i32>().ok()?.checked_sub(i32::try_from(fraction.len()).ok()?.checked_mul(4)?)?;
+        let mantissa = all.chars().filter_map(|c| c.to_digit(16)).fold(0.0, |sum, digit| sum * 16.0 + f64::from(digit));
+        let number = mantissa * 2f64.powi(exponent);
+        return number.is_finite().then_some(if text.starts_with('-') { -number } else { number });
+    }
+    let number: f64 = text.parse().ok()?;
+    let named = digits.starts_with(|c: char| c.is_ascii_alphabetic());
+    // A sign before NaN is none of Go's.
+    ((number.is_finite() || named) && !(number.is_nan() && digits.len() < text.len())).then_some(number)
 }
 
 fn convert(to: &str, value: &Value) -> Result {
@@ -139,27 +184,23 @@ fn convert(to: &str, value: &Value) -> Result {
         ("bool", Value::String(text)) => match &**text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Value::Bool(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Value::Bool(false),
-            _ => return Err(EvalError::new(format!("type conversion error from '{text}' to 'bool'"))),
+            _ => return Err(failed()),
         },
         ("int", Value::Uint(u)) => Value::Int(i64::try_from(*u).map_err(|_| range("integer"))?),
         ("int", Value::Double(d)) if *d > i64::MIN as f64 && *d < i64::MAX as f64 => Value::Int(*d as i64),
         ("int", Value::Double(_)) => return Err(range("integer")),
-        ("int", Value::String(s)) => Value::Int(
-            s.parse().map_err(|_| EvalError::new(format!("strconv.ParseInt: parsing {s:?}: invalid syntax")))?,
-        ),
-        ("int", Value::Timestamp(t)) => Value::Int(t.as_second()),
+        ("int", Value::String(s)) => Value::Int(s.parse().map_err(|_| failed())?),
+        ("int", Value::Timestamp(t)) => Value::Int(t.unix()),
         ("int", Value::Duration(d)) => Value::Int(i64::try_from(d.as_nanos()).map_err(|_| range("integer"))?),
         ("uint", Value::Int(i)) => Value::Uint(u64::try_from(*i).map_err(|_| range("unsigned integer"))?),
         ("uint", Value::Double(d)) if *d >= 0.0 && *d < u64::MAX as f64 => Value::Uint(*d as u64),
         ("uint", Value::Double(_)) => return Err(range("unsigned integer")),
-        ("uint", Value::String(s)) => Value::Uint(
-            s.parse().map_err(|_| EvalError::new(format!("strconv.ParseUint: parsing {s:?}: invalid syntax")))?,
-        ),
+        // A sign is refused.
+        ("uint", Value::String(s)) if s.starts_with('+') => return Err(failed()),
+        ("uint", Value::String(s)) => Value::Uint(s.parse().map_err(|_| failed())?),
         ("double", Value::Int(i)) => Value::Double(*i as f64),
         ("double", Value::Uint(u)) => Value::Double(*u as f64),
-        ("double", Value::String(s)) => Value::Double(
-            s.parse().map_err(|_| EvalError::new(format!("strconv.ParseFloat: parsing {s:?}: invalid syntax")))?,
-        ),
+        ("double", Value::String(s)) => Value::Double(parse_double(s).ok_or_else(failed)?),
         ("string", Value::Bool(b)) => b.to_string().into(),
         ("string", Value::Int(i)) => i.to_string().into(),
         ("string", Value::Uint(u)) => u.to_string().into(),

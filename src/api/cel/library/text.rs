@@ -8,9 +8,9 @@ use regex::Regex;
 use super::bounded;
 use crate::cel::error::EvalError;
 use crate::cel::eval::Result;
-use crate::cel::value::{Key, Value};
+use crate::cel::value::Value;
 
-pub(super) fn call(name: &str, args: &[Value], regexes: &HashMap<String, Regex>) -> Option<Result> {
+pub(super) fn call(name: &str, args: &[Value], regexes: &HashMap<String, Arc<Regex>>) -> Option<Result> {
     Some(match (name, args) {
         ("contains", [Value::String(s), Value::String(part)]) => Ok(Value::Bool(s.contains(&**part))),
         ("startsWith", [Value::String(s), Value::String(part)]) => Ok(Value::Bool(s.starts_with(&**part))),
@@ -72,26 +72,17 @@ pub(super) fn call(name: &str, args: &[Value], regexes: &HashMap<String, Regex>)
             join(items, separator)
         }
         ("strings.quote", [Value::String(s)]) => Ok(quote(s).into()),
-        ("format", [Value::String(s), Value::List(items)]) => format(s, items).map(Value::from),
+        ("format", [Value::String(s), Value::List(items)]) => super::formatting::format(s, items).map(Value::from),
         ("jsonpatch.escapeKey", [Value::String(s)]) => Ok(s.replace('~', "~0").replace('/', "~1").into()),
         _ => return None,
     })
 }
 
-fn with_regex(pattern: &str, known: &HashMap<String, Regex>, run: impl Fn(&Regex) -> Result) -> Result {
-    if let Some(regex) = known.get(pattern) {
-        return run(regex);
+fn with_regex(pattern: &str, known: &HashMap<String, Arc<Regex>>, run: impl Fn(&Regex) -> Result) -> Result {
+    match known.get(pattern) {
+        Some(regex) => run(regex),
+        None => run(&*crate::structural::pattern::compile(pattern).map_err(EvalError::new)?),
     }
-    let regex = compile(pattern).map_err(EvalError::new)?;
-    run(&regex)
-}
-
-/// A regular expression of bounded size.
-pub(in crate::cel) fn compile(pattern: &str) -> std::result::Result<Regex, String> {
-    regex::RegexBuilder::new(pattern).size_limit(1 << 20).nest_limit(100).build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "error parsing regexp: expression too large".to_owned(),
-        error => format!("error parsing regexp: {}", error.to_string().replace('\n', " ")),
-    })
 }
 
 fn offset(rest: &[Value]) -> Option<Option<i64>> {
@@ -116,26 +107,25 @@ fn char_at(s: &str, at: i64) -> Result {
 
 fn index_of(s: &str, part: &str, from: Option<i64>) -> Result {
     let from = from.unwrap_or(0);
+    let Ok(start) = usize::try_from(from) else { return Err(out_of_range(from)) };
     if part.is_empty() {
-        return Ok(Value::Int(from));
+        return Ok(Value::Int(from.min(s.chars().count() as i64)));
     }
-    let start = match usize::try_from(from) {
-        Ok(from) => s.char_indices().map(|(i, _)| i).chain([s.len()]).nth(from),
-        Err(_) => None,
-    };
-    let Some(start) = start else { return Err(out_of_range(from)) };
-    Ok(Value::Int(s[start..].find(part).map_or(-1, |at| s[..start + at].chars().count() as i64)))
+    // What is behind the end is not found.
+    let rest = s.char_indices().nth(start).map_or("", |(at, _)| &s[at..]);
+    Ok(Value::Int(rest.find(part).map_or(-1, |at| from + rest[..at].chars().count() as i64)))
 }
 
 fn last_index_of(s: &str, part: &str, from: Option<i64>) -> Result {
     let count = s.chars().count() as i64;
-    if part.is_empty() {
-        return Ok(Value::Int(from.unwrap_or(count)));
-    }
-    if let Some(from) = from
-        && (from < 0 || from >= count)
-    {
+    if let Some(from) = from.filter(|from| *from < 0) {
         return Err(out_of_range(from));
+    }
+    if part.is_empty() {
+        return Ok(Value::Int(from.unwrap_or(count).min(count)));
+    }
+    if from.is_some_and(|from| from >= count) {
+        return Ok(Value::Int(-1));
     }
     let last = from.unwrap_or(count);
     let mut best = -1;
@@ -186,15 +176,15 @@ fn split(s: &str, separator: &str, limit: i64) -> Value {
 
 fn substring(s: &str, from: i64, to: Option<i64>) -> Result {
     let count = s.chars().count() as i64;
+    if let Some(end) = to.filter(|end| from > *end) {
+        return Err(EvalError::new(format!("invalid substring range. start: {from}, end: {end}")));
+    }
     let end = to.unwrap_or(count);
     if from < 0 || from > count {
         return Err(out_of_range(from));
     }
     if end < 0 || end > count {
         return Err(out_of_range(end));
-    }
-    if from > end {
-        return Err(EvalError::new(format!("invalid substring range. start: {from}, end: {end}")));
     }
     Ok(s.chars().skip(from as usize).take((end - from) as usize).collect::<String>().into())
 }
@@ -231,7 +221,7 @@ fn quote(s: &str) -> String {
     out
 }
 
-/// A double as Go's `strconv.FormatFloat(f, 'g', -1, 64)` writes it.
+/// A double as Go's `%g` prints it: as few digits as tell it apart, with an exponent below -4 and from 6 on.
 pub(super) fn print_double(number: f64) -> String {
     if number.is_nan() {
         return "NaN".to_owned();
@@ -239,11 +229,12 @@ pub(super) fn print_double(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
-    let exponent = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
-    if (-4..21).contains(&exponent) {
+    let text = format!("{number:e}");
+    let exponent = text.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or_default();
+    if (-4..6).contains(&exponent) {
         return number.to_string();
     }
-    with_go_exponent(format!("{number:e}"))
+    with_go_exponent(text)
 }
 
 /// The exponent as Go writes it: always with a sign, and with two digits at least.
@@ -260,7 +251,7 @@ fn with_go_exponent(text: String) -> String {
     }
 }
 
-/// A value as `%s` of `format` shows it.
+/// A value in a message.
 pub(in crate::cel) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -273,17 +264,6 @@ pub(in crate::cel) fn shown(value: &Value) -> String {
         Value::Timestamp(t) => super::time::print(*t),
         Value::Duration(d) => super::time::print_duration(*d),
         Value::Type(name) => name.to_string(),
-        Value::List(items) => {
-            let items: Vec<String> = items.iter().map(shown).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Map(entries) => {
-            let mut pairs: Vec<(String, String)> =
-                entries.iter().map(|(k, v)| (shown(&Key::to_value(k)), shown(v))).collect();
-            pairs.sort();
-            let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}: {v}")).collect();
-            format!("{{{}}}", pairs.join(", "))
-        }
         Value::Ip(ip) => ip.to_string(),
         Value::Cidr(cidr) => format!("{}/{}", cidr.address, cidr.bits),
         Value::Quantity(quantity) => quantity.to_string(),
@@ -291,112 +271,18 @@ pub(in crate::cel) fn shown(value: &Value) -> String {
     }
 }
 
-/// `'…'.format([…])` (cel-go `ext/formatting.go`).
-fn format(text: &str, items: &[Value]) -> Result<String> {
-    let mut out = String::new();
-    let mut items = items.iter().enumerate();
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('%') {
-            out.push('%');
-            rest = after;
-            continue;
-        }
-        let mut precision = None;
-        if let Some(after) = rest.strip_prefix('.') {
-            let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            precision = after[..digits].parse::<usize>().ok().filter(|p| *p <= 100);
-            if precision.is_none() {
-                return Err(EvalError::new("could not parse formatting clause: error while parsing precision"));
-            }
-            rest = &after[digits..];
-        }
-        let Some(verb) = rest.chars().next() else {
-            return Err(EvalError::new("could not parse formatting clause: unexpected end of string"));
-        };
-        rest = &rest[verb.len_utf8()..];
-        let Some((index, item)) = items.next() else {
-            let many = items.len();
-            return Err(EvalError::new(format!("index {many} out of range")));
-        };
-        let _ = index;
-        out.push_str(&clause(verb, precision, item)?);
-        bounded(out.len())?;
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn clause(verb: char, precision: Option<usize>, item: &Value) -> Result<String> {
-    let bad = |what: &str| EvalError::new(format!("error during formatting: {what}, was given {}", item.type_name()));
-    Ok(match (verb, item) {
-        ('s', item) => shown(item),
-        ('d', Value::Int(i)) => i.to_string(),
-        ('d', Value::Uint(u)) => u.to_string(),
-        ('d', Value::Double(d)) if d.is_nan() || d.is_infinite() => print_double(*d),
-        ('d', _) => return Err(bad("decimal clause can only be used on integers")),
-        ('f', Value::Double(d)) => fixed(*d, precision),
-        ('f', Value::Int(i)) => fixed(*i as f64, precision),
-        ('f', Value::Uint(u)) => fixed(*u as f64, precision),
-        ('f', _) => return Err(bad("fixed-point clause can only be used on doubles")),
-        ('e', Value::Double(d)) => scientific(*d, precision),
-        ('e', Value::Int(i)) => scientific(*i as f64, precision),
-        ('e', Value::Uint(u)) => scientific(*u as f64, precision),
-        ('e', _) => return Err(bad("scientific clause can only be used on doubles")),
-        ('b', Value::Int(i)) => signed(*i, |m| format!("{m:b}")),
-        ('b', Value::Uint(u)) => format!("{u:b}"),
-        ('b', Value::Bool(b)) => u8::from(*b).to_string(),
-        ('b', _) => return Err(bad("only integers and bools can be formatted as binary")),
-        ('o', Value::Int(i)) => signed(*i, |m| format!("{m:o}")),
-        ('o', Value::Uint(u)) => format!("{u:o}"),
-        ('o', _) => return Err(bad("octal clause can only be used on integers")),
-        ('x' | 'X', item) => {
-            let lower = match item {
-                Value::Int(i) => signed(*i, |m| format!("{m:x}")),
-                Value::Uint(u) => format!("{u:x}"),
-                Value::String(s) => s.bytes().map(|b| format!("{b:02x}")).collect(),
-                Value::Bytes(b) => b.iter().map(|b| format!("{b:02x}")).collect(),
-                _ => return Err(bad("only integers, byte buffers, and strings can be formatted as hex")),
-            };
-            if verb == 'X' { lower.to_uppercase() } else { lower }
-        }
-        (other, _) => {
-            return Err(EvalError::new(format!(
-                "could not parse formatting clause: unrecognized formatting clause \"{other}\""
-            )));
-        }
-    })
-}
-
-fn signed(number: i64, print: impl Fn(u64) -> String) -> String {
-    let sign = if number < 0 { "-" } else { "" };
-    format!("{sign}{}", print(number.unsigned_abs()))
-}
-
-fn fixed(number: f64, precision: Option<usize>) -> String {
-    if number.is_finite() { format!("{number:.*}", precision.unwrap_or(6)) } else { infinite(number) }
-}
-
-fn infinite(number: f64) -> String {
+/// What is no finite number, as `golang.org/x/text` prints it.
+pub(super) fn infinite(number: f64) -> String {
     if number.is_nan() {
         "NaN".to_owned()
     } else if number > 0.0 {
-        "Infinity".to_owned()
+        "∞".to_owned()
     } else {
-        "-Infinity".to_owned()
+        "-∞".to_owned()
     }
-}
-
-fn scientific(number: f64, precision: Option<usize>) -> String {
-    if !number.is_finite() {
-        return infinite(number);
-    }
-    with_go_exponent(format!("{number:.*e}", precision.unwrap_or(6)))
 }
 
 /// Shared with lists: the text of a key that is missing.
 pub(super) fn strings(items: impl IntoIterator<Item = String>) -> Value {
-    Value::List(Arc::new(items.into_iter().map(Value::from).collect()))
+    items.into_iter().map(Value::from).collect::<Vec<_>>().into()
 }
