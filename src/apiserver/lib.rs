@@ -12,6 +12,7 @@ pub mod codec;
 mod component_status;
 pub mod compress;
 pub mod connect;
+mod content;
 pub mod discovery;
 pub mod errors;
 pub mod extensions;

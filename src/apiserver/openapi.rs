@@ -6,11 +6,12 @@ use std::sync::Arc;
 use api::GroupVersion;
 use api::openapi::{Document, Documents, Plain, Resource};
 use http::HeaderValue;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, EXPIRES, LAST_MODIFIED, LOCATION, VARY};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha512};
 
 use crate::aggregate::{self, Snapshot};
+use crate::content::{self, State};
 use crate::discovery::upper_hex;
 use crate::filters::Call;
 use crate::negotiate::{self, JSON};
@@ -32,9 +33,10 @@ fn by_version(table: &KindTable) -> BTreeMap<GroupVersion, Vec<Resource>> {
     groups
 }
 
-/// Changes when the resources of a version do, and with the server's own version.
+/// Changes when the resources of a version do, and with the server's own version: what the index names a document with, and its tag in
+/// every form. So whoever has a document is told so without its being made.
 fn hash(resources: &[Resource]) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Sha512::new();
     hash.update(crate::health::GIT_VERSION);
     for r in resources {
         hash.update(format!("{:?} {} {:?} {}", r.gvk, r.resource, r.verbs, r.namespaced));
@@ -69,8 +71,12 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Opti
             let entries = groups.iter().map(|(gv, resources)| (path(gv), hash(resources))).chain(plain);
             let mut index = Documents::v3_index(entries);
             aggregate::openapi::extend_index(&snapshot, &mut index);
-            // Nobody upstream says what it is, so Go guesses.
-            Some(respond::bytes(200, "text/plain; charset=utf-8", index.to_string()))
+            // Nobody upstream says what it is, so Go guesses; nor since when it is so.
+            let mut response = respond::bytes(200, "text/plain; charset=utf-8", index.to_string());
+            if let Ok(now) = HeaderValue::from_str(&content::text(server.clock.now())) {
+                response.headers_mut().insert(LAST_MODIFIED, now);
+            }
+            Some(response)
         }
         ["openapi", "v3", "api", version] => v3(server, table, call, GroupVersion::new("", *version)).await,
         ["openapi", "v3", "apis", group, version] if snapshot.remote(group, version).is_some() => {
@@ -90,46 +96,41 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call, parts: &[&str]) -> Opti
 async fn v3(server: &Arc<ApiServer>, table: Arc<KindTable>, call: &Call, gv: GroupVersion) -> Option<Response> {
     let resources = by_version(&table).remove(&gv)?;
     let current = hash(&resources);
-    if let Some(elsewhere) = redirected(call, &current) {
-        return Some(elsewhere);
-    }
-    let documents = Arc::clone(&server.openapi);
     // A document is good as long as its own resources are, whatever comes and goes beside them.
     let generation = current.get(..16).and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or_default();
-    let protobuf = match wants(call, V3_PROTOBUF) {
-        Ok(protobuf) => protobuf,
-        Err(refusal) => return Some(refusal),
-    };
-    let made = make(move || documents.v3(&gv, generation, protobuf, || resources)).await;
-    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
+    let documents = Arc::clone(&server.openapi);
+    Some(version_3(server, call, &current, move |protobuf| documents.v3(&gv, generation, protobuf, || resources)).await)
 }
 
 async fn plain(server: &Arc<ApiServer>, call: &Call, place: Plain) -> Option<Response> {
-    if let Some(elsewhere) = redirected(call, &hash(&[])) {
-        return Some(elsewhere);
-    }
     let documents = Arc::clone(&server.openapi);
-    let protobuf = match wants(call, V3_PROTOBUF) {
-        Ok(protobuf) => protobuf,
-        Err(refusal) => return Some(refusal),
-    };
-    let made = make(move || documents.v3_plain(place, protobuf)).await;
-    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
+    Some(version_3(server, call, &hash(&[]), move |protobuf| documents.v3_plain(place, protobuf)).await)
 }
 
 /// A version 3 document made from another server's version 2 document.
 async fn made_v3(server: &Arc<ApiServer>, call: &Call, gv: GroupVersion, part: Arc<Value>) -> Option<Response> {
     let fingerprint = aggregate::openapi::fingerprint(&part);
-    if let Some(elsewhere) = redirected(call, &format!("{fingerprint:016X}")) {
-        return Some(elsewhere);
-    }
     let documents = Arc::clone(&server.openapi);
+    let make = move |protobuf| documents.v3_of_part(&gv, fingerprint, protobuf, &part);
+    Some(version_3(server, call, &format!("{fingerprint:016X}"), make).await)
+}
+
+/// A version 3 document whose tag is `current`.
+async fn version_3(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    current: &str,
+    made: impl FnOnce(bool) -> Arc<Document> + Send + 'static,
+) -> Response {
+    if let Some(elsewhere) = redirected(call, current) {
+        return elsewhere;
+    }
     let protobuf = match wants(call, V3_PROTOBUF) {
         Ok(protobuf) => protobuf,
-        Err(refusal) => return Some(refusal),
+        Err(refusal) => return refusal,
     };
-    let made = make(move || documents.v3_of_part(&gv, fingerprint, protobuf, &part)).await;
-    Some(cached(server, call, document(call, made, if protobuf { V3_PROTOBUF } else { JSON })))
+    let media_type = if protobuf { V3_PROTOBUF } else { JSON };
+    cached(server, call, document(server, call, current, media_type, move || made(protobuf)).await)
 }
 
 /// Where the document is now, if another was asked for.
@@ -149,8 +150,7 @@ fn cached(server: &ApiServer, call: &Call, mut response: Response) -> Response {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
         // A year: the hash in the URL changes with the document.
         let expires = server.clock.now() + jiff::SignedDuration::from_hours(24 * 365);
-        let text = expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        if let Ok(value) = HeaderValue::from_str(&text) {
+        if let Ok(value) = HeaderValue::from_str(&content::text(expires)) {
             headers.insert(EXPIRES, value);
         }
     }
@@ -165,16 +165,21 @@ async fn v2(server: &Arc<ApiServer>, table: Arc<KindTable>, snapshot: &Snapshot,
         Err(refusal) => return refusal,
     };
     let documents = Arc::clone(&server.openapi);
-    let made = make(move || {
+    let current = {
+        let mut all = Sha512::new();
+        by_version(&table).values().for_each(|resources| all.update(hash(resources)));
+        others.iter().for_each(|part| all.update(aggregate::openapi::fingerprint(part).to_le_bytes()));
+        upper_hex(&all.finalize())
+    };
+    let make = move || {
         let groups = || by_version(&table).into_iter().collect();
         if protobuf {
             documents.v2_protobuf(generation, groups, &others)
         } else {
             documents.v2_json(generation, groups, &others)
         }
-    })
-    .await;
-    document(call, made, if protobuf { V2_PROTOBUF } else { JSON })
+    };
+    document(server, call, &current, if protobuf { V2_PROTOBUF } else { JSON }, make).await
 }
 
 /// Documents take a good part of a second to make the first time: not on a thread that serves others.
@@ -217,31 +222,37 @@ fn wants(call: &Call, media_type: &str) -> Result<bool, Response> {
     })
 }
 
-fn document(call: &Call, made: Option<Arc<Document>>, media_type: &'static str) -> Response {
-    let Some(document) = made else {
-        return respond::failure(
-            &api::Status::internal("the document could not be made"),
-            crate::negotiate::Accept::JSON,
-        );
-    };
-    let etag = format!("\"{}\"", document.hash);
-    let known = call.parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+/// The document with the tag `current`, or that the client has it.
+async fn document(
+    server: &ApiServer,
+    call: &Call,
+    current: &str,
+    media_type: &'static str,
+    work: impl FnOnce() -> Arc<Document> + Send + 'static,
+) -> Response {
+    let since = server.documents_since.since(&call.info.path, current, server.clock.now());
+    let state = State { etag: format!("\"{current}\""), modified: since };
     let gzip = crate::compress::takes_gzip(&call.parts.headers);
-    let mut response = match (known, gzip) {
-        (true, _) => respond::bytes(304, media_type, axum::body::Body::empty()),
-        (false, true) => respond::bytes(200, media_type, document.gzip()),
-        (false, false) => respond::bytes(200, media_type, document.plain()),
+    let mut response = match state.answer(&call.parts, media_type) {
+        Some(response) => response,
+        None => {
+            let Some(document) = make(work).await else {
+                let status = api::Status::internal("the document could not be made");
+                return respond::failure(&status, crate::negotiate::Accept::JSON);
+            };
+            let body = if gzip { document.gzip() } else { document.plain() };
+            let mut response = respond::bytes(200, media_type, body);
+            if gzip {
+                response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            state.put(response.headers_mut());
+            response
+        }
     };
     let headers = response.headers_mut();
-    if gzip && !known {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
     if gzip || call.info.path == "/openapi/v2" {
         headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     headers.append(VARY, HeaderValue::from_static("Accept"));
-    if let Ok(value) = HeaderValue::from_str(&etag) {
-        headers.insert(ETAG, value);
-    }
     response
 }

@@ -92,6 +92,8 @@ pub struct ApiServer {
     pub(crate) kubelets: Option<Kubelets>,
     pub(crate) metrics: Metrics,
     pub(crate) openapi: Arc<Documents>,
+    /// Of OpenAPI documents, by path.
+    pub(crate) documents_since: crate::content::Ages,
     pub(crate) documents: Vec<(String, Value)>,
     pub(crate) audit: std::sync::OnceLock<Arc<Audit>>,
     components: std::sync::OnceLock<Vec<&'static str>>,
@@ -173,6 +175,7 @@ impl ApiServer {
             audit: std::sync::OnceLock::new(),
             components: std::sync::OnceLock::new(),
             started: std::sync::OnceLock::new(),
+            documents_since: crate::content::Ages::default(),
             openapi: Arc::new(Documents::new(Arc::clone(&config.types), config.texts)),
             objects: Objects::new(config.store),
             table: ArcSwap::from_pointee(table),

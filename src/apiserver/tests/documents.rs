@@ -1,7 +1,7 @@
 //! Discovery, OpenAPI, health, version, metrics.
 
 use http::Method;
-use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH, LAST_MODIFIED};
 use serde_json::json;
 
 use super::harness::{Harness, WIDGETS};
@@ -36,6 +36,34 @@ async fn aggregated_discovery_has_an_etag() {
     let list = Harness::read(response).await.expect(200);
     assert_eq!(list["items"][0]["versions"][0]["resources"][0]["subresources"][0]["subresource"], "scale");
     assert_eq!(h.send(ask(Some(etag))).await.status(), 304);
+}
+
+#[tokio::test]
+async fn openapi_documents_have_one_tag_in_every_form_and_the_index_names_it() {
+    let h = Harness::new().await;
+    let ask = |path: &str, accept: &str, etag: Option<http::HeaderValue>| {
+        let mut request = Harness::request(Method::GET, path, "", Vec::new());
+        request.headers_mut().insert(ACCEPT, accept.parse().unwrap());
+        if let Some(etag) = etag {
+            request.headers_mut().insert(IF_NONE_MATCH, etag);
+        }
+        request
+    };
+    let index = h.get("/openapi/v3").await.expect(200);
+    let url = index["paths"]["apis/test.io/v1"]["serverRelativeURL"].as_str().unwrap();
+    for version in ["v2", "v3"] {
+        let path = if version == "v2" { "/openapi/v2" } else { url };
+        let protobuf = format!("application/com.github.proto-openapi.spec.{version}.v1.0+protobuf");
+        let response = h.send(ask(path, "application/json", None)).await;
+        let etag = response.headers()[ETAG].clone();
+        assert!(response.headers().contains_key(LAST_MODIFIED));
+        let response = h.send(ask(path, &protobuf, None)).await;
+        assert_eq!((response.status().as_u16(), &response.headers()[ETAG]), (200, &etag));
+        assert_eq!(h.send(ask(path, &protobuf, Some(etag.clone()))).await.status(), 304);
+        if version == "v3" {
+            assert_eq!(format!("\"{}\"", url.rsplit('=').next().unwrap()), etag.to_str().unwrap());
+        }
+    }
 }
 
 #[tokio::test]
