@@ -29,6 +29,8 @@ use priorities::Priority;
 
 pub(crate) use catalog::{Catalog, Group, Source, Version};
 pub use follower::run;
+#[cfg(test)]
+pub(crate) use remote::ProxyClients;
 pub(crate) use remote::Remote;
 
 /// What the server knows of API aggregation. One task writes, requests read.

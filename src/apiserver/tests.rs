@@ -1,5 +1,6 @@
 //! Component tests: the whole server over a real store, with a tiny kind of its own.
 
+mod aggregation;
 mod consistency;
 mod documents;
 mod fuzz;

@@ -2,8 +2,8 @@
 //! `util/proxy/proxy.go` `ResolveEndpoint`).
 //!
 //! A Service is resolved to one of its ready endpoints for each call, as `--enable-aggregator-routing` does, so that
-//! calls are spread over the endpoints and need no Service rules on this machine. Connections are HTTP/1.1 and kept for
-//! [`IDLE_MAX`] by address; at most [`CLIENTS_MAX`] configurations have connections at a time.
+//! calls are spread over the endpoints and need no Service rules on this machine. Connections are HTTP/1.1, as there, and
+//! kept for [`IDLE_MAX`] by address; at most [`CLIENTS_MAX`] configurations have connections at a time.
 
 use std::error::Error;
 use std::future::Future;
@@ -48,6 +48,10 @@ pub use identities::Identities;
 
 /// Go's `http.Transport.IdleConnTimeout` as client-go sets it.
 const IDLE_MAX: Duration = Duration::from_secs(90);
+/// After how long a silent HTTP/2 connection that carries requests is asked whether it lives, and how long it may take
+/// (apimachinery `util/net/http.go` `readIdleTimeoutSeconds`, `pingTimeoutSeconds`).
+const SILENT_MAX: Duration = Duration::from_secs(30);
+const PING_MAX: Duration = Duration::from_secs(15);
 /// `defaultCacheSize`.
 const CLIENTS_MAX: usize = 200;
 /// Connections kept idle for one address.
@@ -121,6 +125,9 @@ where
     B::Data: Send,
 {
     Client::builder(Tasks { tasks, shutdown })
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(SILENT_MAX)
+        .http2_keep_alive_timeout(PING_MAX)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
         .pool_max_idle_per_host(IDLE_PER_ADDRESS)
@@ -227,7 +234,10 @@ pub(crate) struct Secured(TokioIo<TlsStream<TcpStream>>);
 
 impl Connection for Secured {
     fn connected(&self) -> Connected {
-        Connected::new()
+        match self.0.inner().get_ref().1.alpn_protocol() {
+            Some(b"h2") => Connected::new().negotiated_h2(),
+            _ => Connected::new(),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn at(
     user: &UserInfo,
     headers: &[(HeaderName, &str)],
 ) -> Result<Answer, String> {
-    let client = remote.client.as_ref().map_err(Clone::clone)?;
+    let client = &remote.clients.as_ref().map_err(Clone::clone)?.requests;
     let mut request = Request::get(url).body(Body::empty()).map_err(|e| e.to_string())?;
     identify(request.headers_mut(), user);
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("kube-aggregator"));

@@ -31,8 +31,8 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
     if !remote.available {
         return error(503, "service unavailable");
     }
-    let client = match &remote.client {
-        Ok(client) => client,
+    let clients = match &remote.clients {
+        Ok(clients) => clients,
         Err(text) => return error(500, text),
     };
     let at = &remote.reach.service;
@@ -52,6 +52,7 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, mut call: Call, remote: &Remo
         Ok(request) => request,
         Err(text) => return error(500, &text),
     };
+    let client = if upgrade { &clients.upgrades } else { &clients.requests };
     let mut response = match client.request(request).await {
         Ok(response) => response,
         Err(failure) => {

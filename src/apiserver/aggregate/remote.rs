@@ -5,17 +5,41 @@ use std::sync::Arc;
 
 use api::Object;
 use axum::body::Body;
+use base::Shutdown;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper_util::client::legacy::Client;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 
 use super::priorities::Priority;
 use crate::server::ApiServer;
 use crate::webhook::{Connector, pooled};
 
-pub(crate) type ProxyClient = Client<Connector, Body>;
+type ProxyClient = Client<Connector, Body>;
+
+/// Connections to one server, by what they may carry.
+#[derive(Clone)]
+pub(crate) struct ProxyClients {
+    /// HTTP/2 where the server knows it, as Go's transport offers: one connection carries all watches.
+    pub requests: ProxyClient,
+    /// HTTP/1.1, which alone can be upgraded (`proxy.dialURL`).
+    pub upgrades: ProxyClient,
+}
+
+impl ProxyClients {
+    /// Connections that show `name` and are made with `config`, whose protocols are set here.
+    pub fn new(tasks: &TaskTracker, shutdown: &Shutdown, name: &ServerName<'static>, config: &ClientConfig) -> Self {
+        let speaking = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            pooled(tasks.clone(), shutdown.clone(), Connector::new(name.clone(), Arc::new(config)))
+        };
+        Self { requests: speaking(&[b"h2", b"http/1.1"]), upgrades: speaking(&[b"http/1.1"]) }
+    }
+}
 
 /// A Service's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +69,7 @@ pub(crate) struct Remote {
     /// The object's condition says so.
     pub available: bool,
     /// The failure is what requests are answered with.
-    pub client: Result<ProxyClient, String>,
+    pub clients: Result<ProxyClients, String>,
     /// `None`: not asked yet.
     pub told: Option<Arc<Told>>,
 }
@@ -79,7 +103,7 @@ impl Reach {
     }
 
     /// `BuildTransportConfig`: the certificate must be for `NAME.NAMESPACE.svc`.
-    fn client(&self, server: &ApiServer) -> Result<ProxyClient, String> {
+    fn clients(&self, server: &ApiServer) -> Result<ProxyClients, String> {
         let host = format!("{}.{}.svc", self.service.name, self.service.namespace);
         let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
         let identity = server.aggregator.identity.as_ref();
@@ -89,7 +113,7 @@ impl Reach {
             pki::serving::bundle_client_config_as(&self.bundle, identity)
         };
         let config = config.map_err(|e| base::chain(&e).to_string())?;
-        Ok(pooled(server.tasks.clone(), server.shutdown.clone(), Connector::new(name, Arc::new(config))))
+        Ok(ProxyClients::new(&server.tasks, &server.shutdown, &name, &config))
     }
 }
 
@@ -117,7 +141,7 @@ impl Remote {
         let old = old.filter(|old| old.reach == reach && old.uid == uid);
         Some(Self {
             name: object.name().to_owned(),
-            client: old.map_or_else(|| reach.client(server), |old| old.client.clone()),
+            clients: old.map_or_else(|| reach.clients(server), |old| old.clients.clone()),
             told: old.and_then(|old| old.told.clone()),
             available: condition(object).is_some_and(|c| c.get("status").and_then(Value::as_str) == Some("True")),
             uid,
@@ -138,7 +162,7 @@ impl Remote {
             priority: self.priority,
             reach: self.reach.clone(),
             available: self.available,
-            client: self.client.clone(),
+            clients: self.clients.clone(),
             told: Some(told),
         }
     }

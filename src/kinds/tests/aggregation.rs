@@ -77,7 +77,7 @@ impl Server {
         let front_proxy =
             FrontProxy { authority: proxies.cert_der().clone(), allowed_names: vec![ALLOWED_NAME.to_owned()] };
         let asked_for = [clients.cert_der().clone(), proxies.cert_der().clone()];
-        let config = ServingCertificate::new(&leaf).unwrap().server_config(&asked_for, &[b"http/1.1"]).unwrap();
+        let config = ServingCertificate::new(&leaf).unwrap().server_config(&asked_for, &[b"h2", b"http/1.1"]).unwrap();
         let tls = Tls {
             config: Arc::new(config),
             client_authority: clients.cert_der().clone(),
@@ -130,6 +130,8 @@ async fn joined() -> (Server, Server) {
     front.until(&format!("{SERVICES}/v1.example.com"), |_, v| Server::available(v).1 == "ServiceNotFound").await;
     front.post("/api/v1/namespaces/apis/services", &service).await;
     front.until(&format!("{SERVICES}/v1.example.com"), |_, v| Server::available(v).1 == "Passed").await;
+    // What requests go by follows the object.
+    front.until("/apis/example.com/v1", |code, _| code == 200).await;
     (front, behind)
 }
 
