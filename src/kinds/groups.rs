@@ -135,6 +135,8 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
             }
         },
         validate: webhooks::validate,
+        validate_new: not_static,
+        warnings: |object, old| [static_warnings(object, old), webhooks::warnings(object)].concat(),
         unconditional_update: false,
         any_finalizers: true,
         ..Rules::GENERIC
@@ -153,6 +155,8 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
                         }
                     },
                     validate: webhooks::validate,
+                    validate_new: not_static,
+                    warnings: |object, old| [static_warnings(object, old), webhooks::warnings(object)].concat(),
                     unconditional_update: false,
                     any_finalizers: true,
                     ..Rules::GENERIC
@@ -171,6 +175,28 @@ pub(crate) fn admission_registration(kind: &str) -> Option<Extra> {
         }
         .with_generation(),
     )
+}
+
+/// Configurations of such names come from files (`static_suffix.go`).
+fn is_static(object: &api::Object) -> Option<String> {
+    const SUFFIX: &str = ".static.k8s.io";
+    let text = || {
+        format!(
+            "names ending with {SUFFIX:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+        )
+    };
+    object.name().ends_with(SUFFIX).then(text)
+}
+
+/// `ValidateStaticSuffix`.
+fn not_static(object: &api::Object) -> ErrorList {
+    let at = || Path::new("metadata").child("name");
+    is_static(object).map(|text| Error::invalid(at(), object.name(), text)).into_iter().collect()
+}
+
+/// `WarningsForStaticSuffix`: of objects that are older than the rule.
+fn static_warnings(object: &api::Object, old: Option<&api::Object>) -> Vec<String> {
+    old.and_then(|_| is_static(object)).map(|text| format!("metadata.name: {text}")).into_iter().collect()
 }
 
 fn match_defaults(target: &mut crate::json::Members) {
@@ -198,6 +224,8 @@ fn policy(
             }
         },
         validate,
+        validate_new: not_static,
+        warnings: static_warnings,
         validate_status: |object, _| {
             let mut errors = ErrorList::new();
             let (list, at) = (object.array(&["status", "conditions"]), Path::new("status").child("conditions"));
@@ -237,6 +265,8 @@ fn binding(validate: fn(&api::Object) -> ErrorList) -> Extra {
             }
         },
         validate,
+        validate_new: not_static,
+        warnings: static_warnings,
         unconditional_update: false,
         any_finalizers: true,
         ..Rules::GENERIC
@@ -359,4 +389,22 @@ fn migration_status(object: &api::Object, old: &api::Object) -> ErrorList {
         wrong("Failed condition cannot be set to false once it is true");
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_configurations_in_files_are_reserved() {
+        let named = |name: &str| {
+            let object = api::Object::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
+            let errors: Vec<String> = not_static(&object).iter().map(ToString::to_string).collect();
+            (errors.concat(), static_warnings(&object, None).len(), static_warnings(&object, Some(&object)).len())
+        };
+        let text = "metadata.name: Invalid value: \"a.static.k8s.io\": names ending with \".static.k8s.io\" are reserved for static \
+                    manifest-based configurations and cannot be managed via the API";
+        assert_eq!(named("a.static.k8s.io"), (text.to_owned(), 0, 1));
+        assert_eq!(named("a.static"), (String::new(), 0, 0));
+    }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Rules {
     pub update: fn(&RequestContext<'_>, &mut Object, &Object),
     pub status_update: fn(&RequestContext<'_>, &mut Object, &Object),
     pub validate: fn(&Object) -> ErrorList,
+    /// What else holds at creation only.
+    pub validate_new: fn(&Object) -> ErrorList,
     /// `None`: the new object is validated as at creation.
     pub validate_update: Option<fn(&Object, &Object) -> ErrorList>,
     pub validate_status: fn(&Object, &Object) -> ErrorList,
@@ -52,6 +54,7 @@ impl Rules {
         update: |_, _, _| {},
         status_update: |_, _, _| {},
         validate: |_| ErrorList::new(),
+        validate_new: |_| ErrorList::new(),
         validate_update: None,
         validate_status: |_, _| ErrorList::new(),
         name: api::validation::dns1123_subdomain,
@@ -106,6 +109,7 @@ impl Strategy for Rules {
     fn validate(&self, _ctx: &RequestContext<'_>, object: &Object) -> ErrorList {
         let mut errors = self.finalizer_names(object);
         errors.extend((self.validate)(object));
+        errors.extend((self.validate_new)(object));
         errors
     }
 

@@ -29,6 +29,40 @@ pub(super) fn validate(object: &Object) -> ErrorList {
     errors
 }
 
+/// What no webhook is asked about (`kubeapiserver/admission/exclusion`).
+const EXCLUDED: &[(&str, &str)] = &[
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
+
+/// `WarningsForValidatingWebhookRules`: of rules that name what no webhook is asked about.
+pub(super) fn warnings(object: &Object) -> Vec<String> {
+    let mut all = Vec::new();
+    for (i, hook) in object.list("webhooks").iter().enumerate() {
+        for (j, rule) in hook.list("rules").iter().enumerate() {
+            let texts = |name: &str| rule.list(name).iter().filter_map(Value::as_str).collect::<Vec<_>>();
+            let (groups, resources) = (texts("apiGroups"), texts("resources"));
+            if groups.contains(&"*") || resources.contains(&"*") {
+                continue;
+            }
+            let mut seen = BTreeSet::new();
+            for named in groups.iter().flat_map(|group| resources.iter().map(move |resource| (*group, *resource))) {
+                if EXCLUDED.contains(&named) && seen.insert(named) {
+                    let (group, resource) = named;
+                    all.push(format!(
+                        "webhooks[{i}].rules[{j}]: {resource}.{group} is excluded from admission webhooks; this rule will have no effect"
+                    ));
+                }
+            }
+        }
+    }
+    all
+}
+
 fn webhook(errors: &mut ErrorList, at: &Path, hook: &Value) {
     errors.extend(fully_qualified_name(&at.child("name"), hook.text("name")));
     for (i, rule) in hook.list("rules").iter().enumerate() {
@@ -237,5 +271,17 @@ mod tests {
         check(json!({}), 1);
         check(json!({"url": "http://u@host/path?x=1"}), 3);
         check(json!({"service": {"namespace": "n", "name": "s", "port": 0, "path": "x"}}), 3);
+    }
+
+    #[test]
+    fn rules_for_what_no_webhook_is_asked_about_are_warned_of() {
+        let warned = |groups: &[&str], resources: &[&str]| {
+            let rules = serde_json::json!([{"apiGroups": groups, "resources": resources}]);
+            warnings(&Object::from_value(serde_json::json!({"webhooks": [{}, {"rules": rules}]})).unwrap())
+        };
+        let text = "webhooks[1].rules[0]: tokenreviews.authentication.k8s.io is excluded from admission webhooks; this rule will have no effect";
+        assert_eq!(warned(&["authentication.k8s.io", "apps"], &["tokenreviews", "tokenreviews"]), [text]);
+        assert!(warned(&["authentication.k8s.io"], &["*"]).is_empty());
+        assert!(warned(&["*"], &["tokenreviews"]).is_empty());
     }
 }
