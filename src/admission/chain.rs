@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::configuration::{ChainError, PluginConfigurations};
+use crate::dynamic::manifests::Manifests;
 use crate::dynamic::policy::Evaluator;
 use crate::dynamic::webhook::Caller;
 use crate::plugins::{self, MakeReviewer};
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) images: Option<plugins::ImagePolicyConfiguration>,
     /// Kubeconfigs with which webhooks are called, by who calls them.
     pub(crate) webhooks: Vec<(Asker, PathBuf)>,
+    /// Folders with webhooks and policies, by the plugin that reads them.
+    pub(crate) manifests: Vec<(&'static str, PathBuf)>,
 }
 
 /// What plugins are made from.
@@ -59,7 +62,15 @@ pub(crate) struct Parts<'a> {
     pub(crate) kinds: Arc<dyn Kinds>,
     pub(crate) caller: Caller,
     pub(crate) evaluator: Evaluator,
+    /// By plugin.
+    pub(crate) manifests: Vec<(&'static str, Arc<Manifests>)>,
     pub(crate) settings: &'a Settings,
+}
+
+impl Parts<'_> {
+    fn manifests(&self, plugin: &str) -> Option<Arc<Manifests>> {
+        self.manifests.iter().find(|(name, _)| *name == plugin).map(|(_, manifests)| Arc::clone(manifests))
+    }
 }
 
 type Plugin = Arc<dyn AdmissionPlugin>;
@@ -126,10 +137,18 @@ const TABLE: &[Entry] = &[
     on("PodTopologyLabels", |p| some(plugins::PodTopologyLabels::new(p.cluster.clone()))),
     on("NodeDeclaredFeatureValidator", |p| some(plugins::NodeDeclaredFeatureValidator::new(p.cluster.clone()))),
     on("PodResizeValidator", |p| some(plugins::PodResizeValidator::new(p.cluster.clone()))),
-    on("MutatingAdmissionPolicy", |p| some(plugins::MutatingAdmissionPolicy::new(p.evaluator.clone()))),
-    on(MUTATING_WEBHOOK, |p| some(plugins::MutatingAdmissionWebhook::new(p.caller.clone()))),
-    on("ValidatingAdmissionPolicy", |p| some(plugins::ValidatingAdmissionPolicy::new(p.evaluator.clone()))),
-    on(VALIDATING_WEBHOOK, |p| some(plugins::ValidatingAdmissionWebhook::new(p.caller.clone()))),
+    on(MUTATING_POLICY, |p| {
+        some(plugins::MutatingAdmissionPolicy::new(p.evaluator.clone(), p.manifests(MUTATING_POLICY)))
+    }),
+    on(MUTATING_WEBHOOK, |p| {
+        some(plugins::MutatingAdmissionWebhook::new(p.caller.clone(), p.manifests(MUTATING_WEBHOOK)))
+    }),
+    on(VALIDATING_POLICY, |p| {
+        some(plugins::ValidatingAdmissionPolicy::new(p.evaluator.clone(), p.manifests(VALIDATING_POLICY)))
+    }),
+    on(VALIDATING_WEBHOOK, |p| {
+        some(plugins::ValidatingAdmissionWebhook::new(p.caller.clone(), p.manifests(VALIDATING_WEBHOOK)))
+    }),
     // Last, so that nothing is charged that another plugin refuses.
     on("ResourceQuota", |p| some(plugins::ResourceQuota::new(p.cluster.clone(), p.settings.quota.clone()))),
     off("AlwaysDeny", |_| some(plugins::AlwaysDeny)),
@@ -137,6 +156,8 @@ const TABLE: &[Entry] = &[
 
 const MUTATING_WEBHOOK: &str = "MutatingAdmissionWebhook";
 const VALIDATING_WEBHOOK: &str = "ValidatingAdmissionWebhook";
+const MUTATING_POLICY: &str = "MutatingAdmissionPolicy";
+const VALIDATING_POLICY: &str = "ValidatingAdmissionPolicy";
 
 /// The plugins that are on, and what they are told.
 pub struct Chain {
@@ -191,7 +212,7 @@ impl Chain {
 }
 
 impl Settings {
-    fn read(&mut self, plugin: &str, document: Option<&Value>, make: &MakeReviewer) -> Result<(), String> {
+    fn read(&mut self, plugin: &'static str, document: Option<&Value>, make: &MakeReviewer) -> Result<(), String> {
         match plugin {
             "PodSecurity" => self.pod_security = plugins::PodSecurityConfiguration::read(document)?,
             "ResourceQuota" => self.quota = plugins::ResourceQuotaConfiguration::read(document)?,
@@ -206,7 +227,13 @@ impl Settings {
                     MUTATING_WEBHOOK => Asker::MutatingAdmission,
                     _ => Asker::ValidatingAdmission,
                 };
-                self.webhooks.extend(plugins::webhook_kubeconfig(document)?.map(|file| (asker, file)));
+                let read = plugins::webhook_configuration(document)?;
+                self.webhooks.extend(read.kubeconfig.map(|file| (asker, file)));
+                self.manifests.extend(read.manifests.map(|folder| (plugin, folder)));
+            }
+            MUTATING_POLICY | VALIDATING_POLICY => {
+                let read = plugins::policy_manifests(document, plugin == MUTATING_POLICY)?;
+                self.manifests.extend(read.map(|folder| (plugin, folder)));
             }
             _ => {}
         }

@@ -29,6 +29,9 @@ pub enum ChainError {
     },
     #[error("couldn't init admission plugin {plugin:?}: {why}")]
     Plugin { plugin: &'static str, why: String },
+    /// What files say that the plugin reads beside the API.
+    #[error("failed to initialize admission plugin {plugin:?}: {why}")]
+    Manifests { plugin: &'static str, why: String },
 }
 
 /// Several errors as Go prints them (`utilerrors.NewAggregate`).

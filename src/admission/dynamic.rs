@@ -1,10 +1,11 @@
 //! Admission that users configure: webhooks and policies, and what the two have in common.
 //!
-//! Configurations are read through the shared informers and compiled once per version of the object. Nothing here is
-//! ever asked about the configurations themselves, nor about reviews of tokens and access: a mistake can always be
-//! mended.
+//! Configurations are read through the shared informers, and from files, and compiled once per version of the object.
+//! Those of the API are never asked about configurations themselves, and nothing is asked about reviews of tokens and
+//! access: a mistake can always be mended.
 
 pub(crate) mod expressions;
+pub(crate) mod manifests;
 pub(crate) mod metrics;
 pub(crate) mod patches;
 pub(crate) mod policy;

@@ -31,6 +31,7 @@ use crate::dynamic::webhook::Caller;
 
 pub use chain::{Chain, ChainOptions};
 pub use configuration::ChainError;
+pub use dynamic::manifests::Manifests;
 pub use plugins::{ImageReviewer, NoAnswer};
 pub use type_checking::run as run_type_checking;
 
@@ -45,19 +46,36 @@ pub fn quota_usage(
     measure.falls_under(quota, resource, object).then(|| measure.usage(resource, object))
 }
 
-/// The plugins of a chain, in upstream's order.
+/// A chain at work.
+pub struct Admission {
+    /// In upstream's order.
+    pub plugins: Vec<Arc<dyn AdmissionPlugin>>,
+    /// Folders that some of them read; whoever holds them tells of changes.
+    pub manifests: Vec<Arc<Manifests>>,
+}
+
+/// The plugins of a chain. `server` is the server's name, for metrics.
 ///
 /// `client` is for questions that the informers cannot answer yet; it and the informers should act as a user who may
 /// read everything. Of the API server's `services`, the authoriser decides which tokens a node may ask for and who may
 /// act for a signer of certificates.
+///
+/// # Errors
+/// [`ChainError::Manifests`].
 pub fn plugins(
     chain: &Chain,
-    client: Client,
-    informers: Informers,
+    (client, informers): (Client, Informers),
     services: Services,
-) -> Vec<Arc<dyn AdmissionPlugin>> {
+    (server, now): (&str, jiff::Timestamp),
+) -> Result<Admission, ChainError> {
     let cluster = Cluster::new(client, informers);
-    let metrics = Metrics::default();
+    let mut manifests = Vec::new();
+    for (plugin, folder) in &chain.settings().manifests {
+        let loaded = Manifests::load(plugin, folder, Arc::clone(&services.kinds), (server, now));
+        manifests.push((*plugin, Arc::new(loaded.map_err(|why| ChainError::Manifests { plugin, why })?)));
+    }
+    let folders: Vec<Arc<Manifests>> = manifests.iter().map(|(_, folder)| Arc::clone(folder)).collect();
+    let metrics = Metrics::new(folders.clone());
     let caller = Caller {
         cluster: cluster.clone(),
         kinds: Arc::clone(&services.kinds),
@@ -73,7 +91,8 @@ pub fn plugins(
         metrics,
     };
     let (authorizer, kinds) = (services.authorizer, services.kinds);
-    chain.make(&Parts { cluster, authorizer, kinds, caller, evaluator, settings: chain.settings() })
+    let parts = Parts { cluster, authorizer, kinds, caller, evaluator, manifests, settings: chain.settings() };
+    Ok(Admission { plugins: chain.make(&parts), manifests: folders })
 }
 
 /// An error without a reason: what Go's servers make of one that is no `Status`.

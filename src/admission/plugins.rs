@@ -30,6 +30,7 @@ mod pod_resize_validator;
 mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
+mod policy_configuration;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -74,6 +75,7 @@ pub(crate) use pod_toleration_restriction::{
     Configuration as PodTolerationRestrictionConfiguration, PodTolerationRestriction,
 };
 pub(crate) use pod_topology_labels::PodTopologyLabels;
+pub(crate) use policy_configuration::policy_manifests;
 pub(crate) use priority::Priority;
 pub(crate) use resource_quota::{Configuration as ResourceQuotaConfiguration, ResourceQuota};
 pub(crate) use runtime_class::RuntimeClass;
@@ -82,4 +84,4 @@ pub(crate) use storage_object_in_use_protection::StorageObjectInUseProtection;
 pub(crate) use taint_nodes_by_condition::TaintNodesByCondition;
 pub(crate) use validating_admission_policy::ValidatingAdmissionPolicy;
 pub(crate) use validating_admission_webhook::ValidatingAdmissionWebhook;
-pub(crate) use webhook_configuration::webhook_kubeconfig;
+pub(crate) use webhook_configuration::webhook_configuration;

@@ -166,6 +166,13 @@ pub trait Kinds: Send + Sync {
     /// Brings a changed object into shape as if it had just been decoded: members that its kind does not know are
     /// dropped, defaults are filled in. Objects of kinds that are not served are left as they are.
     fn complete(&self, object: Object) -> Result<Object, Status>;
+
+    /// What the API would make of a document that did not come through it: read strictly, with defaults, and valid but for
+    /// rules of what is created.
+    ///
+    /// # Errors
+    /// Why it would not, as upstream's loaders of manifests say it.
+    fn accept(&self, document: &serde_json::Value) -> Result<Object, String>;
 }
 
 /// Shared handles, for those that outlive one request.

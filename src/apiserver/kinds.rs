@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use api::codec::{FieldValidation, MediaType};
+use api::kind::RequestContext;
 use api::services::{Kinds, ServedKind};
-use api::{Gvk, Gvr, Object, Status};
+use api::{Gvk, Gvr, Object, Status, UserInfo};
 use async_trait::async_trait;
+use serde_json::Value;
 
 use crate::served::Served;
 use crate::server::ApiServer;
@@ -96,5 +99,40 @@ impl Kinds for ApiServer {
         api::schema::walk::default(schema, &mut object);
         served.def.strategy.default(&mut object);
         Ok(object)
+    }
+
+    fn accept(&self, document: &Value) -> Result<Object, String> {
+        let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if kind.is_empty() {
+            return Err(format!("Object 'Kind' is missing in '{document}'"));
+        }
+        let unknown = || format!("no kind {kind:?} is registered for version {version:?}");
+        let gv = api::GroupVersion::parse(version).ok_or_else(unknown)?;
+        let gvk = Gvk::new(gv.group, gv.version, kind);
+        let served = self.served_kind(&gvk).filter(|served| served.def.custom.is_none()).ok_or_else(unknown)?;
+        let body = document.to_string();
+        let decoded =
+            api::codec::decode(body.as_bytes(), MediaType::Json, &served.def.schema, &gvk, FieldValidation::Strict);
+        let object = decoded.map_err(|status| status.message)?.object;
+        let object = self.complete(object).map_err(|status| status.message)?;
+        let nobody = UserInfo::new("", &[]);
+        let now = self.clock.now();
+        let context = RequestContext { user: &nobody, now, dry_run: false, subresource: "", warn: None };
+        let name = api::field::Path::new("metadata").child("name");
+        let mut errors: Vec<String> = served
+            .def
+            .strategy
+            .validate_name(object.name(), false)
+            .into_iter()
+            .filter(|_| !object.name().is_empty())
+            .map(|why| api::field::Error::invalid(name.clone(), object.name(), why).to_string())
+            .collect();
+        errors.extend(served.def.strategy.validate_update(&context, &object, &object).iter().map(ToString::to_string));
+        match errors.as_slice() {
+            [] => Ok(object),
+            [one] => Err(format!("{kind} {:?}: {one}", object.name())),
+            all => Err(format!("{kind} {:?}: [{}]", object.name(), all.join(", "))),
+        }
     }
 }

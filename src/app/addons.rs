@@ -76,7 +76,8 @@ pub async fn run(dir: PathBuf, client: Client, shutdown: Shutdown) {
 pub(crate) fn watch(dir: &Path) -> std::io::Result<AsyncFd<Watcher>> {
     std::fs::create_dir_all(dir)?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
+    let removed = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | removed)?;
     sys::register(inotify)
 }
 

@@ -4,16 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::{Chain, ChainOptions, ImageReviewer, NoAnswer};
+use admission::{Chain, ChainOptions, ImageReviewer, Manifests, NoAnswer};
 use anyhow::Context;
 use api::webhook::Asker;
 use apiserver::remote::Remote;
 use apiserver::webhook::Identities;
 use async_trait::async_trait;
+use base::{SharedClock, Shutdown};
 use bytes::Bytes;
+
+use crate::addons;
 
 /// How long the service that reviews images may take for one answer.
 const REVIEW_WITHIN: Duration = Duration::from_secs(30);
+/// Writes of one file come as several events; they are taken together.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Chooses the plugins and reads their configuration.
 pub fn read(options: &ChainOptions) -> anyhow::Result<Chain> {
@@ -27,6 +32,27 @@ pub fn identities(chain: &Chain) -> anyhow::Result<Vec<(Asker, Identities)>> {
         Ok((*asker, loaded))
     };
     chain.webhook_kubeconfigs().iter().map(load).collect()
+}
+
+/// Has a folder with webhooks or policies read again whenever its files change.
+pub async fn follow(manifests: Arc<Manifests>, clock: SharedClock, shutdown: Shutdown) {
+    let folder = manifests.folder();
+    let watch = match addons::watch(folder) {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::error!(folder = %folder.display(), %error, "cannot watch admission manifests");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            changed = addons::changed(&watch) => if changed.is_err() { return },
+        }
+        tokio::time::sleep(SETTLE).await;
+        manifests.reload(clock.now());
+    }
 }
 
 fn reviewer(kubeconfig: &Path) -> Result<Arc<dyn ImageReviewer>, String> {

@@ -275,7 +275,13 @@ pub async fn run(options: ServerOptions) -> anyhow::Result<()> {
     // Clients: admission, scheduler, controllers, add-ons.
     let mut controlling = Stage::new("controllers");
     let informers = Informers::new(loopback.clone(), controlling.shutdown.clone());
-    api.set_admission(admission::plugins(&chain, loopback.clone(), informers.clone(), api.services()));
+    let reading = (loopback.clone(), informers.clone());
+    let admission = admission::plugins(&chain, reading, api.services(), (&identity.node_name, clock.now()));
+    let admission = admission.context("cannot set up admission")?;
+    for folder in admission.manifests {
+        controlling.tasks.spawn(admission_chain::follow(folder, clock.clone(), controlling.shutdown.clone()));
+    }
+    api.set_admission(admission.plugins);
     if let Some(entry) = entry {
         controlling.tasks.spawn(entry.run(loopback.clone(), controlling.shutdown.clone()));
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use base::Histograms;
 use parking_lot::Mutex;
 
+use super::manifests::{self, Manifests};
+
 const BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
 /// Of single expressions.
 const POLICY_BUCKETS: &[f64] = &[0.000_000_5, 0.001, 0.01, 0.1, 1.0];
@@ -82,9 +84,9 @@ impl PolicyError {
     }
 }
 
-/// Shared by the plugins that call webhooks; one of them prints it.
+/// Shared by the plugins that call webhooks; one of them prints it, and what is told of the folders.
 #[derive(Clone, Default)]
-pub(crate) struct Metrics(Arc<Mutex<Counts>>);
+pub(crate) struct Metrics(Arc<Mutex<Counts>>, Arc<[Arc<Manifests>]>);
 
 /// What the series of one webhook are labelled with.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +108,10 @@ fn bump(map: &mut BTreeMap<String, u64>, key: String) {
 }
 
 impl Metrics {
+    pub(crate) fn new(folders: Vec<Arc<Manifests>>) -> Self {
+        Self(Arc::default(), folders.into())
+    }
+
     /// A webhook was called.
     pub(crate) fn called(&self, labels: &Labels<'_>, took: Duration, rejected: bool, code: u16) {
         let mut counts = self.0.lock();
@@ -162,7 +168,7 @@ impl Metrics {
     /// The text format.
     pub(crate) fn write(&self, out: &mut String) {
         // Writing to a string cannot fail.
-        let _ = self.try_write(out);
+        let _ = self.try_write(out).and_then(|()| manifests::write_metrics(&self.1, out));
     }
 
     fn try_write(&self, out: &mut String) -> std::fmt::Result {

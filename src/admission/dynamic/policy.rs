@@ -174,15 +174,20 @@ pub(crate) struct Misconfigured<'p> {
 }
 
 impl Evaluator {
-    /// What the request means to policies and bindings.
+    /// What the request means to policies and bindings, of one source after the other: policies of files have bindings
+    /// of files.
     pub(crate) async fn select<'p>(
         &self,
-        policies: &'p [Arc<Policy>],
-        bindings: &'p [Arc<Binding>],
+        policies: &'p [Vec<Arc<Policy>>],
+        bindings: &'p [Vec<Arc<Binding>>],
         attributes: &Attributes,
     ) -> (Vec<Invocation<'p>>, Vec<Misconfigured<'p>>) {
         let (mut invocations, mut errors) = (Vec::new(), Vec::new());
-        for policy in policies {
+        let mut sources = Vec::new();
+        for (policies, bindings) in policies.iter().zip(bindings) {
+            sources.extend(policies.iter().map(|policy| (policy, bindings)));
+        }
+        for (policy, bindings) in sources {
             let own: Vec<&Arc<Binding>> = bindings.iter().filter(|binding| binding.policy == policy.name).collect();
             if own.is_empty() {
                 continue;

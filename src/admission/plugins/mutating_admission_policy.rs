@@ -1,5 +1,7 @@
 //! `MutatingAdmissionPolicy`: expressions that change objects (apiserver `admission/plugin/policy/mutating`).
 
+use std::sync::Arc;
+
 use api::admission::{AdmissionPlugin, Attributes, Invocations, Operation};
 use api::cel::{Budget, RUNTIME_BUDGET, Value};
 use api::services::Kinds;
@@ -13,11 +15,12 @@ use tokio::time::Instant;
 
 use crate::attributes::forbidden;
 use crate::dynamic::expressions::{self, Answers, Asked, Evaluation, Inputs, Match};
+use crate::dynamic::manifests::Manifests;
 use crate::dynamic::metrics::PolicyError;
 use crate::dynamic::policy::{self, Binding, Evaluator, Invocation, Mutation, Policy};
 use crate::dynamic::rules::in_version;
 use crate::dynamic::source::Source;
-use crate::dynamic::{is_configuration, is_review, patches};
+use crate::dynamic::{is_review, patches};
 
 const NAME: &str = "MutatingAdmissionPolicy";
 
@@ -55,9 +58,9 @@ enum Wanted {
 }
 
 impl MutatingAdmissionPolicy {
-    pub(crate) fn new(evaluator: Evaluator) -> Self {
-        let policies = Source::new(evaluator.cluster.clone(), policy::compile);
-        let bindings = Source::new(evaluator.cluster.clone(), policy::compile_binding);
+    pub(crate) fn new(evaluator: Evaluator, files: Option<Arc<Manifests>>) -> Self {
+        let policies = Source::new(evaluator.cluster.clone(), files.clone(), policy::compile);
+        let bindings = Source::new(evaluator.cluster.clone(), files, policy::compile_binding);
         Self { evaluator, policies, bindings }
     }
 
@@ -204,14 +207,15 @@ impl AdmissionPlugin for MutatingAdmissionPolicy {
 
     fn handles(&self, operation: Operation, resource: &Gvr, _: &str) -> bool {
         matches!(operation, Operation::Create | Operation::Update | Operation::Connect)
-            && !is_configuration(resource)
             && !is_review(resource)
-            && self.policies.may_have_any()
-            && self.bindings.may_have_any()
+            && self.policies.may_concern(resource)
+            && self.bindings.may_concern(resource)
     }
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
-        let (policies, bindings) = (self.policies.all().await?, self.bindings.all().await?);
+        let resource = &attributes.resource;
+        let (policies, bindings) =
+            (self.policies.concerning(resource).await?, self.bindings.concerning(resource).await?);
         let (invocations, errors) = self.evaluator.select(&policies, &bindings, attributes).await;
         let mut failures: Vec<Failed> = errors
             .into_iter()

@@ -11,12 +11,13 @@ use client::k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfigur
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::dynamic::is_review;
+use crate::dynamic::manifests::Manifests;
 use crate::dynamic::metrics::Labels;
 use crate::dynamic::review::{self, Answer};
 use crate::dynamic::rules::{Matched, in_version};
 use crate::dynamic::source::Source;
 use crate::dynamic::webhook::{self, Caller, Failure, Hook};
-use crate::dynamic::{is_configuration, is_review};
 
 const NAME: &str = "MutatingAdmissionWebhook";
 
@@ -26,8 +27,8 @@ pub(crate) struct MutatingAdmissionWebhook {
 }
 
 impl MutatingAdmissionWebhook {
-    pub(crate) fn new(caller: Caller) -> Self {
-        let source = Source::new(caller.cluster.clone(), |name, object| {
+    pub(crate) fn new(caller: Caller, files: Option<Arc<Manifests>>) -> Self {
+        let source = Source::new(caller.cluster.clone(), files, |name, object| {
             webhook::compile(Asker::MutatingAdmission, name, object)
         });
         Self { caller, source }
@@ -191,11 +192,12 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
     }
 
     fn handles(&self, _: Operation, resource: &Gvr, _: &str) -> bool {
-        !is_configuration(resource) && !is_review(resource) && self.source.may_have_any()
+        !is_review(resource) && self.source.may_concern(resource)
     }
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
-        let hooks: Vec<Arc<Hook>> = self.source.all().await?.iter().flat_map(|hooks| hooks.iter().cloned()).collect();
+        let sources = self.source.concerning(&attributes.resource).await?;
+        let hooks: Vec<Arc<Hook>> = sources.iter().flatten().flat_map(|hooks| hooks.iter().cloned()).collect();
         if hooks.is_empty() {
             return Ok(());
         }

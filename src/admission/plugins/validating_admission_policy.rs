@@ -9,16 +9,18 @@ use client::k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy as PolicyObject, ValidatingAdmissionPolicyBinding as BindingObject,
 };
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::attributes::forbidden;
 use crate::dynamic::expressions::{self, Answers, Asked, Evaluation, Failure, Inputs, Match};
+use crate::dynamic::manifests::Manifests;
 use crate::dynamic::metrics::{Metrics, PolicyError};
 use crate::dynamic::policy::{self, Binding, Evaluator, Invocation, Policy};
 use crate::dynamic::rules::in_version;
 use crate::dynamic::source::Source;
-use crate::dynamic::{is_configuration, is_review, review};
+use crate::dynamic::{is_review, review};
 
 /// `celconfig.MaxEvaluatedMessageExpressionSizeBytes`.
 const MESSAGE_MAX: usize = 5 * 1024;
@@ -64,9 +66,9 @@ struct Outcome {
 }
 
 impl ValidatingAdmissionPolicy {
-    pub(crate) fn new(evaluator: Evaluator) -> Self {
-        let policies = Source::new(evaluator.cluster.clone(), policy::compile);
-        let bindings = Source::new(evaluator.cluster.clone(), policy::compile_binding);
+    pub(crate) fn new(evaluator: Evaluator, files: Option<Arc<Manifests>>) -> Self {
+        let policies = Source::new(evaluator.cluster.clone(), files.clone(), policy::compile);
+        let bindings = Source::new(evaluator.cluster.clone(), files, policy::compile_binding);
         Self { evaluator, policies, bindings }
     }
 }
@@ -261,14 +263,13 @@ impl AdmissionPlugin for ValidatingAdmissionPolicy {
     }
 
     fn handles(&self, _: Operation, resource: &Gvr, _: &str) -> bool {
-        !is_configuration(resource)
-            && !is_review(resource)
-            && self.policies.may_have_any()
-            && self.bindings.may_have_any()
+        !is_review(resource) && self.policies.may_concern(resource) && self.bindings.may_concern(resource)
     }
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
-        let (policies, bindings) = (self.policies.all().await?, self.bindings.all().await?);
+        let resource = &attributes.resource;
+        let (policies, bindings) =
+            (self.policies.concerning(resource).await?, self.bindings.concerning(resource).await?);
         let (invocations, mut errors) = self.evaluator.select(&policies, &bindings, attributes).await;
         if invocations.is_empty() && errors.is_empty() {
             return Ok(());

@@ -11,11 +11,12 @@ use client::k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfig
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use crate::dynamic::is_review;
+use crate::dynamic::manifests::Manifests;
 use crate::dynamic::metrics::Labels;
 use crate::dynamic::rules::{Matched, in_version};
 use crate::dynamic::source::Source;
 use crate::dynamic::webhook::{self, Caller, Failure, Hook};
-use crate::dynamic::{is_configuration, is_review};
 
 pub(crate) struct ValidatingAdmissionWebhook {
     caller: Caller,
@@ -31,8 +32,8 @@ struct Call {
 }
 
 impl ValidatingAdmissionWebhook {
-    pub(crate) fn new(caller: Caller) -> Self {
-        let source = Source::new(caller.cluster.clone(), |name, object| {
+    pub(crate) fn new(caller: Caller, files: Option<Arc<Manifests>>) -> Self {
+        let source = Source::new(caller.cluster.clone(), files, |name, object| {
             webhook::compile(Asker::ValidatingAdmission, name, object)
         });
         Self { caller, source }
@@ -66,13 +67,14 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
     }
 
     fn handles(&self, _: Operation, resource: &Gvr, _: &str) -> bool {
-        !is_configuration(resource) && !is_review(resource) && self.source.may_have_any()
+        !is_review(resource) && self.source.may_concern(resource)
     }
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
         let kinds = &*self.caller.kinds;
         let mut calls = Vec::new();
-        for hook in self.source.all().await?.iter().flat_map(|hooks| hooks.iter()) {
+        for hook in self.source.concerning(&attributes.resource).await?.iter().flatten().flat_map(|hooks| hooks.iter())
+        {
             let Some(matched) = self.caller.matches(hook, attributes, "validating").await? else { continue };
             let object = in_version(kinds, attributes.object.as_ref(), attributes, &matched).await?;
             let old = in_version(kinds, attributes.old_object.as_ref(), attributes, &matched).await?;

@@ -1,5 +1,7 @@
 //! The plugins over an API server that answers from a table: what they say of requests.
 
+#[path = "plugins/manifests.rs"]
+mod manifests;
 #[path = "plugins/optional.rs"]
 mod optional;
 
@@ -7,7 +9,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use admission::Chain;
+use admission::{Admission, Chain, Manifests};
 use api::admission::{AdmissionPlugin, Attributes, Operation};
 use api::services::{
     AuthorizationAttributes, Authorizer, Decision, Kinds, Registry, ServedKind, Services, TokenRequest, Tokens,
@@ -106,6 +108,10 @@ impl Kinds for Nobody {
     fn complete(&self, object: Object) -> Result<Object, Status> {
         Ok(object)
     }
+
+    fn accept(&self, document: &Value) -> Result<Object, String> {
+        Object::from_value(document.clone()).ok_or_else(|| "no object".to_owned())
+    }
 }
 
 /// Answers every webhook with what its path is the name of.
@@ -142,6 +148,7 @@ fn services(answer: Answer) -> Services {
 /// Objects by path. Watches are refused, so informers never sync: every plugin must do without.
 struct World {
     plugins: Vec<Arc<dyn AdmissionPlugin>>,
+    manifests: Vec<Arc<Manifests>>,
     shutdown: Shutdown,
 }
 
@@ -176,7 +183,10 @@ fn world_of(objects: &[(&str, Value)], answer: Answer, chain: &Chain) -> World {
     let client = Client::in_memory(service, UserInfo::new("test", &[]));
     let shutdown = Shutdown::new();
     let informers = Informers::new(client.clone(), shutdown.clone());
-    World { plugins: admission::plugins(chain, client, informers, services(answer)), shutdown }
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let admission = admission::plugins(chain, (client, informers), services(answer), ("test", now));
+    let Admission { plugins, manifests } = admission.expect("a chain");
+    World { plugins, manifests, shutdown }
 }
 
 fn request(operation: Operation, resource: &str, object: Option<Value>) -> Attributes {
