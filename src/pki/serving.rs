@@ -296,7 +296,27 @@ struct BundleVerifier {
     provider: Arc<CryptoProvider>,
 }
 
+/// Whether the certificate may sign others. webpki takes none of these for a server's; Go does.
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| parsed.is_ca())
+}
+
 impl BundleVerifier {
+    /// Whether an authority of the bundle has signed the certificate itself.
+    fn signs(&self, end_entity: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let Ok((_, leaf)) = x509_parser::parse_x509_certificate(end_entity) else { return false };
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.pinned.iter().any(|known| {
+            x509_parser::parse_x509_certificate(known).is_ok_and(|(_, authority)| {
+                let validity = authority.validity();
+                authority.is_ca()
+                    && authority.subject() == leaf.issuer()
+                    && (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)
+                    && leaf.verify_signature(Some(authority.public_key())).is_ok()
+            })
+        })
+    }
+
     /// A certificate of the bundle: its name and its time must still be right.
     fn verify_pinned(
         end_entity: &CertificateDer<'_>,
@@ -329,6 +349,10 @@ impl ServerCertVerifier for BundleVerifier {
             return Self::verify_pinned(end_entity, name, now);
         }
         match &self.webpki {
+            _ if is_authority(end_entity) => match self.signs(end_entity, now) {
+                true => Self::verify_pinned(end_entity, name, now),
+                false => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+            },
             Some(webpki) => webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now),
             None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
         }
@@ -351,4 +375,50 @@ fn parse(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'st
 fn certified_key(leaf: &Leaf) -> Result<CertifiedKey, PkiError> {
     let (chain, key) = parse(leaf)?;
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(PkiError::Tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    /// An authority, and a serving certificate of `hook` signed by it that may or may not sign others.
+    fn signed(name: &str, is_authority: bool) -> (String, CertificateDer<'static>) {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(vec!["hook".to_owned()]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let key = KeyPair::generate().unwrap();
+        let params = authority(name);
+        let root = params.self_signed(&key).unwrap();
+        let mut leaf = authority("hook");
+        if !is_authority {
+            leaf.is_ca = IsCa::NoCa;
+        }
+        let own = KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&own, &Issuer::new(params, key)).unwrap();
+        (root.pem(), leaf.der().clone())
+    }
+
+    #[test]
+    fn servers_may_show_authorities_as_in_go() {
+        let check = |bundle: &str, certificate: &CertificateDer<'_>, name: &str, want: Result<(), &str>| {
+            let verifier = bundle_verifier(bundle.as_bytes(), Arc::new(default_provider())).unwrap();
+            let name = name.to_owned().try_into().unwrap();
+            let got = verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::now());
+            match want {
+                Ok(()) => drop(got.unwrap()),
+                Err(why) => assert!(format!("{:?}", got.unwrap_err()).contains(why)),
+            }
+        };
+        let (root, authority) = signed("a", true);
+        check(&root, &authority, "hook", Ok(()));
+        check(&root, &authority, "other", Err("NotValidForName"));
+        check(&signed("a", true).0, &authority, "hook", Err("UnknownIssuer"));
+        let (root, plain) = signed("a", false);
+        check(&root, &plain, "hook", Ok(()));
+    }
 }
