@@ -180,8 +180,12 @@ impl FieldManager<'_> {
         }
         let mut old = live.cloned().unwrap_or_else(|| self.empty());
         managed::strip(&mut old);
-        self.track(&old, new, &mut managers, manager);
-        managed::encode(new, managers);
+        if self.track(&old, new, &mut managers, manager) {
+            managed::encode(new, managers);
+        } else if let Some(before) = live.and_then(|live| live.get(&entries)) {
+            // `UpdateNoErrors`: what cannot be worked out stays as it was.
+            new.set(&entries, before.clone());
+        }
     }
 
     /// Merges what a client applies into the live object (`None` creates) and returns the new object with its

@@ -307,6 +307,20 @@ pub trait WriteHook: Send + Sync {
         old: Option<&Object>,
     ) -> Result<Box<dyn Pending>, Status>;
 
+    /// Before a changed status is validated. `verb` is the request's: `update` or `patch`.
+    ///
+    /// # Errors
+    /// What is wrong with it that only the API server's other services know.
+    async fn begin_status(
+        &self,
+        _: &ActionContext<'_>,
+        _verb: &str,
+        _new: &Object,
+        _old: &Object,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
     /// After an object is gone.
     async fn deleted(&self, object: &Object);
 }

@@ -66,6 +66,25 @@ pub struct AuthorizationAttributes {
     pub label_selector: String,
 }
 
+impl AuthorizationAttributes {
+    /// Why a request is refused, in upstream's words (`endpoints/handlers/responsewriters/errors.go` `ForbiddenMessage`).
+    pub fn refusal(&self, user: &UserInfo) -> String {
+        let (name, verb) = (&user.name, &self.verb);
+        if !self.is_resource {
+            return format!("User {name:?} cannot {verb} path {:?}", self.path);
+        }
+        let mut resource = self.resource.clone();
+        if !self.subresource.is_empty() {
+            resource = format!("{resource}/{}", self.subresource);
+        }
+        let place = match self.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?} {place}", self.group)
+    }
+}
+
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

@@ -147,7 +147,7 @@ pub fn label_key(key: &str) -> Vec<String> {
             if prefix.is_empty() {
                 problems.push("prefix part must be non-empty".to_owned());
             } else {
-                problems.extend(content_subdomain(prefix).into_iter().map(|p| format!("prefix part {p}")));
+                problems.extend(long_name(prefix).into_iter().map(|p| format!("prefix part {p}")));
             }
             *name
         }
@@ -169,8 +169,8 @@ pub fn label_key(key: &str) -> Vec<String> {
     problems
 }
 
-/// The newer package's subdomain check, which counts bytes in its text.
-fn content_subdomain(name: &str) -> Vec<String> {
+/// A subdomain as declarative validation has it (`LongName`), which counts bytes in its text.
+pub fn long_name(name: &str) -> Vec<String> {
     let mut problems = dns1123_subdomain(name, false);
     for problem in &mut problems {
         if problem.ends_with(" characters") && problem.starts_with("must be no more") {
@@ -315,7 +315,8 @@ pub fn percent(value: &str) -> Vec<String> {
 
 /// The number of a valid [`percent`].
 pub fn percent_value(value: &str) -> Option<i64> {
-    value.strip_suffix('%')?.parse().ok()
+    let digits = value.strip_suffix('%')?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 pub fn http_header_name(value: &str) -> Vec<String> {

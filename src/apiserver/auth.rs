@@ -107,25 +107,3 @@ impl Authorizer for Union {
         (!errors.is_empty()).then(|| errors.join(", "))
     }
 }
-
-/// Why a request is refused, in upstream's words (`endpoints/handlers/responsewriters/errors.go` `ForbiddenMessage`).
-pub fn forbidden_message(user: &UserInfo, attributes: &AuthorizationAttributes) -> String {
-    let name = &user.name;
-    let verb = &attributes.verb;
-    if !attributes.is_resource {
-        return format!("User {name:?} cannot {verb} path {:?}", attributes.path);
-    }
-    let mut resource = attributes.resource.clone();
-    if !attributes.subresource.is_empty() {
-        resource = format!("{resource}/{}", attributes.subresource);
-    }
-    let group = &attributes.group;
-    if attributes.namespace.is_empty() {
-        format!("User {name:?} cannot {verb} resource {resource:?} in API group {group:?} at the cluster scope")
-    } else {
-        let namespace = &attributes.namespace;
-        format!(
-            "User {name:?} cannot {verb} resource {resource:?} in API group {group:?} in the namespace {namespace:?}"
-        )
-    }
-}

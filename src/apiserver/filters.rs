@@ -376,7 +376,7 @@ pub async fn check(server: &ApiServer, user: &UserInfo, attributes: &Authorizati
 
 /// `responsewriters.ForbiddenStatusError`.
 fn forbidden(user: &UserInfo, attributes: &AuthorizationAttributes, reason: &str) -> Status {
-    let mut message = crate::auth::forbidden_message(user, attributes);
+    let mut message = attributes.refusal(user);
     if !reason.is_empty() {
         message += &format!(": {reason}");
     }

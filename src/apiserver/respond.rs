@@ -17,7 +17,7 @@ use crate::negotiate::{self, Accept, Format, Shape};
 use crate::query::Query;
 use crate::served::{Served, Stored};
 use crate::server::ApiServer;
-use crate::table::Table;
+use crate::table::{Table, hide_annotations};
 
 mod list;
 
@@ -234,9 +234,22 @@ pub fn object(
                 Some(_) => Status::new(500, "", "content is not a list"),
                 None => not_a_list(&kind),
             };
+            let object = match accept.shape {
+                Shape::PartialMetadata => without_hidden(object, served),
+                _ => object,
+            };
             shaped(code, accept, &served.def.schema.types, object, refused, table)
         }
     }
+}
+
+/// Without annotations that are fields of the internal type.
+fn without_hidden(mut object: Object, served: &Served) -> Object {
+    let hidden = served.def.strategy.hidden_annotations();
+    if let Some(metadata) = object.0.get_mut("metadata").filter(|_| !hidden.is_empty()) {
+        hide_annotations(metadata, hidden);
+    }
+    object
 }
 
 fn not_a_list(go_type: &str) -> Status {
@@ -290,6 +303,15 @@ pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<By
         let json = stored.view.json(entry)?;
         let outer: Outer<'_> = serde_json::from_slice(&json).map_err(Status::internal)?;
         let version = if beta { "v1beta1" } else { "v1" };
+        let hidden = stored.view.def.strategy.hidden_annotations();
+        if hidden.iter().any(|name| outer.metadata.get().contains(name)) {
+            let mut metadata = serde_json::from_str(outer.metadata.get()).map_err(Status::internal)?;
+            hide_annotations(&mut metadata, hidden);
+            let kind = "PartialObjectMetadata";
+            let api_version = format!("meta.k8s.io/{version}");
+            let partial = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+            return Ok(partial.to_string().into());
+        }
         let text = format!(
             "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{}}}",
             outer.metadata.get()
@@ -300,6 +322,10 @@ pub fn partial_metadata(stored: &Stored, entry: &Entry, beta: bool) -> Result<By
 
 /// The Go package of a kind's internal type.
 pub(crate) fn go_package(gvk: &Gvk) -> &str {
+    if gvk.group == "events.k8s.io" {
+        // Events of both groups are one type.
+        return "core";
+    }
     gvk.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core")
 }
 

@@ -123,7 +123,7 @@ impl Table {
 }
 
 /// Leaves annotations out of metadata, and the member if it has no others.
-fn hide_annotations(metadata: &mut Value, hidden: &[&str]) {
+pub(crate) fn hide_annotations(metadata: &mut Value, hidden: &[&str]) {
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
     annotations.retain(|key, _| !hidden.contains(&key.as_str()));
     if annotations.is_empty()

@@ -228,6 +228,10 @@ impl Verb {
 
     /// What rows of a table carry.
     fn include_object(&self) -> Result<IncludeObject, Status> {
+        if self.accept.shape != Shape::Table {
+            // Nobody looks at an option of tables (`optionsForTransform`).
+            return Ok(IncludeObject::Metadata);
+        }
         IncludeObject::parse(self.call.query.text("includeObject")).ok_or_else(|| {
             let path = api::field::Path::new("includeObject");
             let value = self.call.query.text("includeObject");
@@ -461,6 +465,7 @@ impl Verb {
             Some(subresource) => &subresource.schema,
             None => self.served.def.schema(),
         };
+        write::dedup_owners(&self.call.warnings, &mut body, false);
         // What is answered with the body it was asked by has owners, as upstream's handler gives them to every body.
         if subresource.is_empty() || gvk.kind == "TokenRequest" {
             ownership::on_ask(&self.server, schema, gvk, subresource, &mut body, &options.manager);
@@ -476,7 +481,8 @@ impl Verb {
             dry_run: options.dry_run,
             warnings: &self.call.warnings,
         };
-        let body = admission.mutate(Operation::Create, body, None, &options.document).await?;
+        let mut body = admission.mutate(Operation::Create, body, None, &options.document).await?;
+        write::dedup_owners(&self.call.warnings, &mut body, true);
         admission.validate(Operation::Create, Some(&body), None, &options.document).await?;
         let ctx = self.server.action_context(&self.call.user, options.dry_run);
         let mut answer = action.run(&ctx, self.namespace(), &self.call.info.name, body).await?;

@@ -155,10 +155,9 @@ pub(crate) fn template_meta(errors: &mut ErrorList, path: &Path, metadata: &Valu
     errors.extend(api::meta::validate_annotations(metadata.get("annotations"), &path.child("annotations")));
     labels(errors, &path.child("labels"), metadata.at("labels"));
     for (member, value) in metadata.as_object().into_iter().flatten() {
-        if matches!(member.as_str(), "annotations" | "labels")
-            || same(value, &Value::Null)
-            || value.as_str() == Some("")
-        {
+        // An empty list is one: Go compares with the zero value of its field.
+        let zero = value.is_null() || value.as_str() == Some("") || member == "generation" && value.as_i64() == Some(0);
+        if zero || matches!(member.as_str(), "annotations" | "labels") {
             continue;
         }
         // Upstream takes the name of Go's field and lowers its first letter.
@@ -212,6 +211,12 @@ pub(crate) fn no_backsteps(errors: &mut ErrorList, path: &Path, value: &str) {
 /// A whole percentage (`25%`) as a number.
 pub(crate) fn percent(value: &Value) -> Option<i64> {
     value.as_str().and_then(validation::percent_value)
+}
+
+/// `getIntOrPercentValue`: what is neither counts as nothing.
+pub(crate) fn count_or_percent(value: &Value) -> i64 {
+    let number = || value.as_str().and_then(|text| text.parse().ok());
+    value.as_i64().or_else(|| percent(value)).or_else(number).unwrap_or_default()
 }
 
 /// `ValidatePositiveIntOrPercent`.

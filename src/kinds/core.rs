@@ -12,6 +12,7 @@ mod namespace;
 mod node;
 mod pod;
 mod pod_columns;
+mod pod_status;
 mod pod_template;
 mod quota;
 mod replication_controller;

@@ -4,6 +4,7 @@ mod admin;
 mod claim;
 mod devices;
 mod slice;
+mod status_access;
 
 use std::sync::Arc;
 
@@ -27,14 +28,14 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
         "ResourceClaimTemplate" => {
             let mut extra = Extra::new(template(), vec![name(), age()]);
             let requests = &["spec", "spec", "devices", "requests"];
-            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaimTemplate", requests }));
+            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaimTemplate", requests, rest: template_spec }));
             extra
         }
         "ResourceClaim" => {
             let columns = vec![name(), text("State", |o, _| claim_state(o).into()), age()];
             let mut extra = Extra::new(claim(), columns);
             let requests = &["spec", "devices", "requests"];
-            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaim", requests }));
+            extra.hook = Some(Arc::new(admin::Guard { kind: "ResourceClaim", requests, rest: claim_spec }));
             extra
         }
         "ResourceSlice" => slice(),
@@ -48,10 +49,7 @@ fn class() -> Rules {
         validate: |object| claim::class(object.at("spec"), None),
         validate_update: Some(|object, old| claim::class(object.at("spec"), Some(old.at("spec")))),
         // Declarative validation looks at the name alone.
-        name: |name, prefix| {
-            let texts = if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) };
-            texts.into_iter().map(|text| text.replace("253 characters", "253 bytes")).collect()
-        },
+        name: |name, prefix| if prefix { Vec::new() } else { api::validation::long_name(name) },
         ..Rules::GENERIC
     }
 }
@@ -64,6 +62,7 @@ fn template() -> Rules {
             }
         },
         create: |_, object| drop_derived(object, &["spec", "spec", "devices"]),
+        update: |_, object, _| drop_derived(object, &["spec", "spec", "devices"]),
         validate: template_spec,
         validate_update: Some(|object, old| {
             // What declarative validation says of lists and choices comes after the rest.
@@ -95,18 +94,16 @@ fn claim() -> Rules {
             }
         },
         create: |_, object| drop_derived(object, &["spec", "devices"]),
-        validate: |object| {
-            let mut errors = ErrorList::new();
-            claim::spec(&mut errors, &Path::new("spec").child("devices"), object.at("spec").at("devices"));
-            errors
-        },
+        update: |_, object, _| drop_derived(object, &["spec", "devices"]),
+        validate: claim_spec,
         validate_update: Some(|object, old| {
             let mut errors = ErrorList::new();
             immutable_hidden(&mut errors, Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
         // `DRAOptionalNodeOperations` is off (`dropDisabledStatusFields`).
-        status_update: |_, object, _| {
+        status_update: |_, object, old| {
+            claim::drop_deallocated(object, old);
             if let Some(devices) = existing_at(&mut object.0, &["status", "allocation", "devices"]) {
                 for result in items_mut(devices, "results") {
                     result.remove("skipNodeOperations");
@@ -117,6 +114,13 @@ fn claim() -> Rules {
         status_has_table: false,
         ..Rules::GENERIC
     }
+}
+
+/// `ValidateResourceClaim`.
+fn claim_spec(object: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    claim::spec(&mut errors, &Path::new("spec").child("devices"), object.at("spec").at("devices"));
+    errors
 }
 
 fn slice() -> Extra {

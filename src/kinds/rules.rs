@@ -98,8 +98,9 @@ impl Strategy for Rules {
     }
 
     fn prepare_for_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {
-        (self.update)(ctx, object, old);
+        // First, so that what is dropped counts as no change.
         crate::podspec::gated::drop_from(object);
+        (self.update)(ctx, object, old);
     }
 
     fn prepare_for_status_update(&self, ctx: &RequestContext<'_>, object: &mut Object, old: &Object) {

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::checks::{invalid_all, label_selector};
 use crate::json::Json;
-use crate::printed::Printed;
+use crate::printed::{LABEL_SELECTOR, Printed};
 
 const SUBDOMAIN_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
@@ -163,7 +163,8 @@ pub(crate) fn bundle_projection(errors: &mut ErrorList, at: &Path, part: &Value)
             invalid_all(errors, &at.child("name"), name, texts);
             if part.has("labelSelector") {
                 let text = "labelSelector must be unset if name is specified";
-                errors.push(Error::invalid(at.child("labelSelector"), part.at("labelSelector").clone(), text));
+                let error = Error::invalid(at.child("labelSelector"), part.at("labelSelector").clone(), text);
+                errors.push(error.printed(LABEL_SELECTOR));
             }
         }
         (false, true) => {

@@ -26,6 +26,9 @@ impl RuntimeClass {
     async fn class_of(&self, attributes: &Attributes, pod: &Object) -> Result<Option<Arc<Class>>, Status> {
         let Some(name) = pod.str(&["spec", "runtimeClassName"]) else { return Ok(None) };
         // Upstream's client does not ask for what is no part of a path, and nobody words its refusal again.
+        if name.is_empty() {
+            return Err(Status::new(500, "", "resource name may not be empty"));
+        }
         let problems = api::validation::path_segment(name, false);
         if !problems.is_empty() {
             let why = format!("invalid resource name {name:?}: [{}]", problems.join(" "));

@@ -13,10 +13,13 @@ use crate::object::Object;
 use crate::status::Status;
 
 impl FieldManager<'_> {
-    /// `managedFieldsUpdater.Update` around `Updater.Update`.
-    pub(super) fn track(&self, old: &Object, new: &Object, managers: &mut Managers, name: &str) {
+    /// `managedFieldsUpdater.Update` around `Updater.Update`. False, and nothing done, if the objects cannot be read.
+    pub(super) fn track(&self, old: &Object, new: &Object, managers: &mut Managers, name: &str) -> bool {
         let root = Place::root(self.schema);
         let whole = walk::compare(root, &old.0, &new.0);
+        if whole.unreadable {
+            return false;
+        }
         let changes = self.changes(old, new, &whole, managers, None);
         take(managers, None, &changes);
         // Upstream adds what changed to a manager of its own first, so removed fields leave everybody's sets.
@@ -33,6 +36,7 @@ impl FieldManager<'_> {
             owned.time = Some(managed::time_text(self.now));
         }
         managed::cap(managers);
+        true
     }
 
     /// What changed, as each version that an entry is of sees it, without what the strategy resets; `None` for versions

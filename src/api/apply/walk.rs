@@ -137,6 +137,8 @@ pub(super) struct Comparison {
     pub(super) removed: FieldSet,
     pub(super) modified: FieldSet,
     pub(super) added: FieldSet,
+    /// A list that changed has an item without its key: upstream cannot read such an object.
+    pub(super) unreadable: bool,
 }
 
 impl Comparison {
@@ -149,6 +151,7 @@ impl Comparison {
             removed: self.removed.recursive_difference(paths),
             modified: self.modified.recursive_difference(paths),
             added: self.added.recursive_difference(paths),
+            unreadable: self.unreadable,
         }
     }
 }
@@ -239,13 +242,15 @@ fn compare_lists(
 ) {
     let mut all: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
     for value in old {
-        if let Ok(element) = at.list_element(value) {
-            all.entry(element).or_default().0.push(value);
+        match at.list_element(value) {
+            Ok(element) => all.entry(element).or_default().0.push(value),
+            Err(_) => out.unreadable = true,
         }
     }
     for value in new {
-        if let Ok(element) = at.list_element(value) {
-            all.entry(element).or_default().1.push(value);
+        match at.list_element(value) {
+            Ok(element) => all.entry(element).or_default().1.push(value),
+            Err(_) => out.unreadable = true,
         }
     }
     for (element, (old, new)) in all {

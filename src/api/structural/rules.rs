@@ -110,7 +110,9 @@ impl Rules {
                     Ok((names, _)) => steps(schema, names),
                     Err(_) => Vec::new(),
                 };
-                schema.rules.iter().map(|rule| Compiled::new(rule, decl, path(rule))).collect()
+                // A rule that says nothing is refused elsewhere.
+                let rules = schema.rules.iter().filter(|rule| !rule.rule.is_empty());
+                rules.map(|rule| Compiled::new(rule, decl, path(rule))).collect()
             }
             None => Vec::new(),
         };

@@ -77,7 +77,10 @@ fn report(outcome: Outcome, path: &Path) -> ErrorList {
                 let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
                 Error::not_supported(at(&name), value, &wanted)
             }
-            What::TooLong(most) => Error::too_long(at(&name), usize::try_from(most).unwrap_or_default()),
+            What::TooLong(most) => match usize::try_from(most) {
+                Ok(most) => Error::too_long(at(&name), most),
+                Err(_) => Error { detail: "value is too long".to_owned(), ..Error::too_long(at(&name), 0) },
+            },
             What::TooMany(actual, most) => {
                 Error::too_many(at(&name), actual, usize::try_from(most).unwrap_or_default())
             }

@@ -121,13 +121,13 @@ impl<'a> Write<'a> {
             before::wipe_system_fields(&mut object);
         }
         before::ensure_namespace(&self.served.def, self.namespace, &mut object)?;
-        self.dedup_owners(&mut object, false);
+        dedup_owners(self.warnings, &mut object, false);
         if self.has_owner() {
             super::ownership::on_create(self, &mut object);
         }
         if !self.trusted {
             object = self.admission().mutate(Operation::Create, object, None, &self.options.document).await?;
-            self.dedup_owners(&mut object, true);
+            dedup_owners(self.warnings, &mut object, true);
         }
         self.create_admitted(object, &self.options.document).await
     }
@@ -229,20 +229,6 @@ impl<'a> Write<'a> {
         !self.trusted || !self.options.manager.is_empty()
     }
 
-    /// `dedupOwnerReferencesAndAddWarning`.
-    fn dedup_owners(&self, object: &mut Object, after_admission: bool) {
-        let repeated = api::meta::dedup_owner_references(object);
-        if !repeated.is_empty() {
-            let when = if after_admission { " after mutating admission happens" } else { "" };
-            self.warnings.add(format!(
-                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in \
-                 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) \
-                 observed: {}",
-                repeated.join(", ")
-            ));
-        }
-    }
-
     /// Changes an object, or creates it where that is allowed (`create`: apply).
     pub async fn update(&self, change: &dyn Change, create: bool) -> Result<Written, Status> {
         let part = match self.subresource {
@@ -321,20 +307,26 @@ impl<'a> Write<'a> {
             return Err(self.uid_conflict(object.uid(), old.uid()));
         }
         if !change.is_patch() {
-            self.dedup_owners(&mut object, false);
+            dedup_owners(self.warnings, &mut object, false);
         }
         if self.has_owner() && !change.owns_fields() {
             super::ownership::on_update(self, &mut object, old);
         }
         if !self.trusted {
             object = self.mutate_update(object, old).await?;
-            self.dedup_owners(&mut object, true);
+            dedup_owners(self.warnings, &mut object, true);
         }
         let stated = self.check_version(&mut object, old)?;
         let pending = match (&def.hook, part, self.trusted) {
             (Some(hook), Part::Main, false) => {
                 let ctx = self.server.action_context(self.user, self.options.dry_run);
                 Some(hook.begin(&ctx, &mut object, Some(old)).await?)
+            }
+            (Some(hook), Part::Status, false) => {
+                let ctx = self.server.action_context(self.user, self.options.dry_run);
+                let verb = if change.is_patch() { "patch" } else { "update" };
+                hook.begin_status(&ctx, verb, &object, old).await?;
+                None
             }
             _ => None,
         };
@@ -457,4 +449,18 @@ fn should_delete(strategy: &dyn Strategy, object: &Object, old: &Object) -> bool
         && strategy.extra_finalizers(object).is_empty()
         && old.is_deleting()
         && old.i64(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default() == 0
+}
+
+/// `dedupOwnerReferencesAndAddWarning`.
+pub(super) fn dedup_owners(warnings: &Warnings, object: &mut Object, after_admission: bool) {
+    let repeated = api::meta::dedup_owner_references(object);
+    if !repeated.is_empty() {
+        let when = if after_admission { " after mutating admission happens" } else { "" };
+        warnings.add(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in \
+             1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) \
+             observed: {}",
+            repeated.join(", ")
+        ));
+    }
 }

@@ -1,6 +1,6 @@
 //! Administrators' access to devices: only namespaces with a label may ask for it (`pkg/registry/resource/utils.go`).
 
-use api::field::{Error, Path};
+use api::field::{Error, ErrorList, Path};
 use api::kind::{Pending, WriteHook};
 use api::services::ActionContext;
 use api::{Gvr, Object, Status};
@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::json::{Json, dig};
+
+use super::{claim, status_access};
 
 const LABEL: &str = "resource.kubernetes.io/admin-access";
 
@@ -17,6 +19,8 @@ pub(super) struct Guard {
     pub kind: &'static str,
     /// Where requests stand.
     pub requests: &'static [&'static str],
+    /// What else is wrong with a new object, which is told with the refusal.
+    pub rest: fn(&Object) -> ErrorList,
 }
 
 #[async_trait]
@@ -34,13 +38,48 @@ impl WriteHook for Guard {
             return Ok(Box::new(()));
         };
         let at = Path::new("spec").child("devices").child("requests").index(index).child("adminAccess");
-        let namespace = ctx.registry.get(&Gvr::new("", "v1", "namespaces"), "", object.namespace()).await?;
-        if namespace.label(LABEL) == Some("true") {
-            return Ok(Box::new(()));
+        let Some(error) = unlabelled(ctx, object, at).await? else { return Ok(Box::new(())) };
+        let mut errors = vec![error];
+        errors.extend((self.rest)(object));
+        Err(Status::invalid("resource.k8s.io", self.kind, object.name(), &errors))
+    }
+
+    /// `resourceclaimStatusStrategy.ValidateUpdate`, with what it finds besides.
+    async fn begin_status(
+        &self,
+        ctx: &ActionContext<'_>,
+        verb: &str,
+        new: &Object,
+        old: &Object,
+    ) -> Result<(), Status> {
+        let asked = |object: &Object| {
+            let results = object.at("status").at("allocation").at("devices").list("results");
+            results.iter().position(|result| result.flag("adminAccess"))
+        };
+        let mut errors = ErrorList::new();
+        if let Some(index) = asked(new)
+            && asked(old).is_none()
+        {
+            let at = Path::new("status").child("allocation").child("devices").child("results");
+            errors.extend(unlabelled(ctx, new, at.index(index).child("adminAccess")).await?);
         }
-        let text = format!("admin access to devices requires the `{LABEL}: true` label on the containing namespace");
-        Err(Status::invalid("resource.k8s.io", self.kind, object.name(), &[Error::forbidden(at, text)]))
+        errors.extend(status_access::check(ctx, verb, new, old).await);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        errors.extend(claim::status(new, old));
+        Err(Status::invalid("resource.k8s.io", self.kind, new.name(), &errors))
     }
 
     async fn deleted(&self, _: &Object) {}
+}
+
+/// What is said of administrators' access in a namespace without the label.
+async fn unlabelled(ctx: &ActionContext<'_>, object: &Object, at: Path) -> Result<Option<Error>, Status> {
+    let namespace = ctx.registry.get(&Gvr::new("", "v1", "namespaces"), "", object.namespace()).await?;
+    if namespace.label(LABEL) == Some("true") {
+        return Ok(None);
+    }
+    let text = format!("admin access to devices requires the `{LABEL}: true` label on the containing namespace");
+    Ok(Some(Error::forbidden(at, text)))
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use api::Object;
 use api::field::{Error, ErrorList, Path};
+use api::validation::long_name;
 use serde_json::Value;
 
-use crate::checks::{label_name, subdomain};
-use crate::json::{Json, same};
+use crate::checks::{invalid_all, label_name, subdomain};
+use crate::json::{Json, existing, same};
 use crate::podspec::affinity::node_selector;
 use crate::printed::Printed;
 
 use super::devices::{
-    binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, unique, within,
+    binding, configuration, driver, fully_qualified, pool, raw, selectors, toleration, toleration_declared, unique,
+    within,
 };
 use super::unchanged;
 
@@ -69,9 +71,10 @@ fn extended(errors: &mut ErrorList, at: &Path, name: &str) {
 pub(super) fn spec(errors: &mut ErrorList, at: &Path, devices: &Value) {
     let known = names(devices);
     let requests = devices.list("requests");
+    let mut late = ErrorList::new();
     if within(errors, &at.child("requests"), requests.len(), MOST) {
         for (i, one) in requests.iter().enumerate() {
-            request(errors, &at.child("requests").index(i), one);
+            request(errors, &mut late, &at.child("requests").index(i), one);
         }
         alike(errors, &at.child("requests"), requests, "@io.k8s.api.resource.v1.DeviceRequest");
     }
@@ -97,10 +100,32 @@ pub(super) fn spec(errors: &mut ErrorList, at: &Path, devices: &Value) {
             configuration(errors, &at, config, false);
         }
     }
+    errors.extend(late);
+}
+
+/// What declarative validation demands of a request, or of a subrequest (`Validate_DeviceSubRequest`).
+fn declared(errors: &mut ErrorList, at: &Path, request: &Value, is_sub: bool) {
+    let class = request.text("deviceClassName");
+    if is_sub && class.is_empty() {
+        errors.push(Error::required(at.child("deviceClassName"), ""));
+    } else if is_sub {
+        invalid_all(errors, &at.child("deviceClassName"), class, long_name(class));
+    }
+    within(errors, &at.child("selectors"), request.count("selectors"), 32);
+    mode(errors, at, request.text("allocationMode"));
+    for (i, one) in request.list("tolerations").iter().enumerate() {
+        toleration_declared(errors, &at.child("tolerations").index(i), one);
+    }
+}
+
+fn mode(errors: &mut ErrorList, at: &Path, mode: &str) {
+    if !mode.is_empty() && !matches!(mode, "All" | "ExactCount") {
+        errors.push(Error::not_supported(at.child("allocationMode"), mode, &["All", "ExactCount"]));
+    }
 }
 
 /// `validateDeviceRequest`.
-fn request(errors: &mut ErrorList, at: &Path, request: &Value) {
+fn request(errors: &mut ErrorList, late: &mut ErrorList, at: &Path, request: &Value) {
     label_name(errors, &at.child("name"), request.text("name"));
     let (exactly, first) = (request.at("exactly"), request.list("firstAvailable"));
     match (exactly.is_object(), !first.is_empty()) {
@@ -111,14 +136,23 @@ fn request(errors: &mut ErrorList, at: &Path, request: &Value) {
         (true, true) => {
             let text = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
             errors.push(Error::invalid(at.clone(), Value::Null, text));
+            // Declarative validation looks into both.
+            declared(late, &at.child("exactly"), exactly, false);
+            let at = at.child("firstAvailable");
+            if within(late, &at, first.len(), 8) {
+                alike(late, &at, first, "@io.k8s.api.resource.v1.DeviceSubRequest");
+                for (i, sub) in first.iter().enumerate() {
+                    declared(late, &at.index(i), sub, true);
+                }
+            }
         }
-        (true, false) => kind(errors, &at.child("exactly"), exactly),
+        (true, false) => kind(errors, &at.child("exactly"), exactly, false),
         (false, true) => {
             let at = at.child("firstAvailable");
             if within(errors, &at, first.len(), 8) {
                 for (i, sub) in first.iter().enumerate() {
                     label_name(errors, &at.index(i).child("name"), sub.text("name"));
-                    kind(errors, &at.index(i), sub);
+                    kind(errors, &at.index(i), sub, true);
                 }
                 alike(errors, &at, first, "@io.k8s.api.resource.v1.DeviceSubRequest");
             }
@@ -127,9 +161,10 @@ fn request(errors: &mut ErrorList, at: &Path, request: &Value) {
 }
 
 /// What a request and a subrequest ask for (`validateExactDeviceRequest`).
-fn kind(errors: &mut ErrorList, at: &Path, request: &Value) {
+fn kind(errors: &mut ErrorList, at: &Path, request: &Value, is_sub: bool) {
     match request.text("deviceClassName") {
         "" => errors.push(Error::required(at.child("deviceClassName"), "")),
+        class if is_sub => invalid_all(errors, &at.child("deviceClassName"), class, long_name(class)),
         class => subdomain(errors, &at.child("deviceClassName"), class),
     }
     selectors(errors, &at.child("selectors"), request.list("selectors"), false);
@@ -194,10 +229,17 @@ pub(super) fn status(object: &Object, old: &Object) -> ErrorList {
                     errors.push(Error::required(to.index(i).child(member), ""));
                 }
             }
-            if reserved[..i].iter().any(|earlier| earlier.text("uid") == consumer.text("uid")) {
-                errors.push(Error::duplicate(to.index(i), consumer.text("uid")));
-            }
         }
+    }
+    // Declarative validation: it comes last.
+    let mut late = ErrorList::new();
+    let uid = |consumer: &Value| consumer.text("uid").to_owned();
+    if reserved.len() <= RESERVED_MAX && !same(status.at("reservedFor"), before.at("reservedFor")) {
+        same_key(&mut late, &to, reserved, uid, "@io.k8s.api.resource.v1.ResourceClaimConsumerReference");
+    }
+    if !same(status.at("devices"), before.at("devices")) {
+        let ty = "@io.k8s.api.resource.v1.AllocatedDeviceStatus";
+        same_key(&mut late, &at.child("devices"), status.list("devices"), device_id, ty);
     }
     let allocation = status.at("allocation");
     let results = allocation.at("devices").list("results");
@@ -220,13 +262,38 @@ pub(super) fn status(object: &Object, old: &Object) -> ErrorList {
     } else if !allocation.is_null() {
         self::allocation(&mut errors, &at.child("allocation"), allocation, &known);
     }
+    errors.extend(late);
     errors
+}
+
+/// What tells devices apart in a status and in an allocation.
+pub(super) fn device_id(device: &Value) -> [String; 4] {
+    ["driver", "pool", "device", "shareID"].map(|member| device.text(member).to_owned())
+}
+
+/// The statuses of devices that are no longer allocated go with them (`dropDeallocatedStatusDevices`).
+pub(super) fn drop_deallocated(object: &mut Object, old: &Object) {
+    let allocated = |object: &Object| -> Vec<_> {
+        object.at("status").at("allocation").at("devices").list("results").iter().map(device_id).collect()
+    };
+    let (before, now) = (allocated(old), allocated(object));
+    let Some(status) = existing(&mut object.0, "status") else { return };
+    if let Some(Value::Array(devices)) = status.get_mut("devices") {
+        devices.retain(|device| now.contains(&device_id(device)) || !before.contains(&device_id(device)));
+        if devices.is_empty() {
+            status.remove("devices");
+        }
+    }
 }
 
 /// Reports items that have an earlier one's name, whole as declarative validation prints them.
 fn alike(errors: &mut ErrorList, at: &Path, items: &[Value], ty: &str) {
+    same_key(errors, at, items, |item| item.text("name").to_owned(), ty);
+}
+
+fn same_key<K: PartialEq>(errors: &mut ErrorList, at: &Path, items: &[Value], key: impl Fn(&Value) -> K, ty: &str) {
     for (i, item) in items.iter().enumerate() {
-        if items[..i].iter().any(|earlier| earlier.text("name") == item.text("name")) {
+        if items[..i].iter().any(|earlier| key(earlier) == key(item)) {
             errors.push(Error::duplicate(at.index(i), item.clone()).printed(ty));
         }
     }
@@ -300,7 +367,7 @@ fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]
     if device.count("conditions") > 8 {
         errors.push(Error::too_many(at.child("conditions"), device.count("conditions"), 8));
     }
-    crate::conditions::validate(errors, &at.child("conditions"), device.list("conditions"));
+    crate::conditions::validate_in_words(errors, &at.child("conditions"), device.list("conditions"));
     if device.has("data") {
         raw(errors, &at.child("data"), device.at("data"), false);
     }

@@ -195,6 +195,22 @@ pub(super) fn toleration(errors: &mut ErrorList, at: &Path, toleration: &Value) 
     }
 }
 
+/// What declarative validation demands of a toleration (`Validate_DeviceToleration`).
+pub(super) fn toleration_declared(errors: &mut ErrorList, at: &Path, toleration: &Value) {
+    let (key, operator, effect) = (toleration.text("key"), toleration.text("operator"), toleration.text("effect"));
+    if !key.is_empty() {
+        invalid_all(errors, &at.child("key"), key, qualified_name(key));
+    }
+    match operator {
+        "Exists" | "Equal" => {}
+        "" => errors.push(Error::required(at.child("operator"), "")),
+        other => errors.push(Error::not_supported(at.child("operator"), other, &["Equal", "Exists"])),
+    }
+    if !effect.is_empty() && !EFFECTS.contains(&effect) {
+        errors.push(Error::not_supported(at.child("effect"), effect, EFFECTS));
+    }
+}
+
 /// `validateDeviceBindingParameters`.
 pub(super) fn binding(errors: &mut ErrorList, at: &Path, owner: &Value) {
     const GOOD: &str = "bindingConditions";
