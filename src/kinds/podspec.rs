@@ -6,6 +6,7 @@ pub(crate) mod container;
 pub(crate) mod defaults;
 pub(crate) mod gated;
 pub(crate) mod handler;
+pub(crate) mod overlaps;
 pub(crate) mod pod_level;
 pub(crate) mod qos;
 pub(crate) mod resources;
@@ -15,7 +16,9 @@ pub(crate) mod validate;
 pub(crate) mod volume;
 pub(crate) mod volume_source;
 pub(crate) mod warnings;
+pub(crate) mod windows;
 
+use api::field::Path;
 use serde_json::Value;
 
 use crate::json::Json;
@@ -28,4 +31,13 @@ pub(crate) fn is_sidecar(container: &Value) -> bool {
 /// Containers, init containers and ephemeral containers, in upstream's visiting order (`VisitContainers`).
 pub(crate) fn all_containers(spec: &Value) -> impl Iterator<Item = &Value> {
     spec.list("initContainers").iter().chain(spec.list("containers")).chain(spec.list("ephemeralContainers"))
+}
+
+/// The same with the paths of each below that of the spec (`VisitContainersWithPath`).
+pub(crate) fn containers_at<'v>(at: &Path, spec: &'v Value) -> Vec<(Path, &'v Value)> {
+    let of = |list: &str| {
+        let at = at.child(list);
+        spec.list(list).iter().enumerate().map(move |(i, c)| (at.index(i), c)).collect::<Vec<_>>()
+    };
+    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(of).collect()
 }

@@ -10,15 +10,15 @@ use serde_json::{Map, Value, json};
 use crate::Config;
 use crate::columns::field;
 use crate::define::Extra;
-use crate::json::{Json, Members, child, dig, existing, items_mut, restore};
+use crate::json::{Json, Members, dig, existing, items_mut, restore};
 use crate::podspec::{annotations, defaults, pod_level, qos, update, validate};
-use crate::printed::Printed;
 use crate::rules::Rules;
 
 use super::binding::Binding;
 use super::connect::{Log, PodProxy, PortForward, Stream};
 use super::eviction::Eviction;
 use super::pod_columns::{columns, phase};
+use super::pod_status;
 
 pub(super) fn extra(config: &Config) -> Extra {
     let rules = Rules {
@@ -33,7 +33,7 @@ pub(super) fn extra(config: &Config) -> Extra {
                 spec.entry("resources").or_insert_with(|| resources.clone());
             }
         },
-        status_update,
+        status_update: pod_status::prepare,
         validate: |object| {
             let (spec, at) = (object.at("spec"), Path::new("spec"));
             let mut errors = ErrorList::new();
@@ -57,7 +57,7 @@ pub(super) fn extra(config: &Config) -> Extra {
             update::pod(&mut errors, &Path::new("spec"), object.at("spec"), old.at("spec"));
             errors
         }),
-        validate_status,
+        validate_status: pod_status::validate,
         graceful,
         warnings: |object, old| {
             // Nobody updates pods by hand, upstream says.
@@ -178,37 +178,6 @@ fn add_requirements(term: &mut Members, labels: &Value) {
 }
 
 /// `podStatusStrategy.PrepareForUpdate`.
-fn status_update(_: &RequestContext<'_>, object: &mut Object, old: &Object) {
-    if let Some(metadata) = existing(&mut object.0, "metadata") {
-        restore(metadata, "ownerReferences", old.at("metadata"));
-        restore(metadata, "deletionTimestamp", old.at("metadata"));
-    }
-    let before = old.at("status");
-    let Some(status) = child(&mut object.0, "status") else { return };
-    for member in ["qosClass", "observedGeneration"] {
-        if !status.has(member)
-            || status.int(member) == Some(0)
-            || status.text(member).is_empty() && member == "qosClass"
-        {
-            restore(status, member, before);
-        }
-    }
-    for member in ["resourceClaimStatuses", "extendedResourceClaimStatus", "nodeAllocatableResourceClaimStatuses"] {
-        if !status.has(member) {
-            restore(status, member, before);
-        }
-    }
-    for condition in items_mut(status, "conditions") {
-        if condition.int("observedGeneration").unwrap_or_default() == 0 {
-            let kind = condition.text("type").to_owned();
-            let same_kind = before.list("conditions").iter().find(|c| c.text("type") == kind);
-            if let Some(generation) = same_kind.and_then(|c| c.int("observedGeneration")) {
-                condition.insert("observedGeneration".to_owned(), generation.into());
-            }
-        }
-    }
-}
-
 fn annotations_at() -> Path {
     Path::new("metadata").child("annotations")
 }
@@ -219,150 +188,6 @@ fn checked(object: &Object) -> ErrorList {
     validate::pod_spec(&mut errors, &at, spec, object.name(), true);
     validate::pod_only(&mut errors, &at, spec);
     errors
-}
-
-/// `ValidatePodStatusUpdate`.
-fn validate_status(object: &Object, old: &Object) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (status, before, at) = (object.at("status"), old.at("status"), Path::new("status"));
-    for (i, condition) in status.list("conditions").iter().enumerate() {
-        let (at, kind) = (at.child("conditions").index(i), condition.text("type"));
-        if let Some(generation @ ..0) = condition.int("observedGeneration") {
-            errors.push(Error::invalid(at.child("observedGeneration"), generation, "must be a non-negative integer"));
-        }
-        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
-            let texts = crate::checks::qualified_name(kind);
-            crate::checks::invalid_all(&mut errors, &at.child("Type"), kind, texts);
-        }
-    }
-    let nominated = status.text("nominatedNodeName");
-    if !nominated.is_empty() && nominated != before.text("nominatedNodeName") {
-        let at = at.child("nominatedNodeName");
-        crate::checks::subdomain(&mut errors, &at, nominated);
-        if old.at("spec").count("nodeName") > 0 {
-            errors.push(Error::forbidden(at, "may not be set on pods that are already bound to a node"));
-        }
-    }
-    if let Some(generation @ ..0) = status.int("observedGeneration") {
-        errors.push(Error::invalid(at.child("observedGeneration"), generation, "must be a non-negative integer"));
-    }
-    if before.has("qosClass") && status.text("qosClass") != before.text("qosClass") {
-        crate::checks::immutable(&mut errors, at.child("qosClass"), status.at("qosClass"), before.at("qosClass"));
-    }
-    let spec = old.at("spec");
-    transitions(&mut errors, &at, "containerStatuses", status, before, spec);
-    pod_addresses(&mut errors, &at, status, before);
-    host_addresses(&mut errors, &at, status, before);
-    for (statuses, containers) in [
-        ("containerStatuses", "containers"),
-        ("initContainerStatuses", "initContainers"),
-        ("ephemeralContainerStatuses", "ephemeralContainers"),
-    ] {
-        for (i, one) in status.list(statuses).iter().enumerate() {
-            let container = spec.list(containers).iter().find(|c| c.text("name") == one.text("name"));
-            allocated_resources(&mut errors, &at.child(statuses).index(i), one, container);
-        }
-    }
-    errors
-}
-
-/// `validateContainerStatusAllocatedResourcesStatus`, of one container. A status of none that there is may say anything
-/// of resources; those that a claim stands for as an extended resource are not known here.
-fn allocated_resources(errors: &mut ErrorList, at: &Path, status: &Value, container: Option<&Value>) {
-    for (j, allocated) in status.list("allocatedResourcesStatus").iter().enumerate() {
-        let (at, name) = (at.child("allocatedResourcesStatus").index(j), allocated.text("name"));
-        if let Some(resources) = container.map(|container| container.at("resources"))
-            && !name.starts_with("claim:")
-            && !resources.at("requests").has(name)
-        {
-            let text = "must match one of the container's resource requests";
-            errors.push(Error::invalid(at.child("name"), name, text));
-        }
-        let all = allocated.list("resources");
-        for (k, resource) in all.iter().enumerate() {
-            let at = at.child("resources").index(k);
-            if !matches!(resource.text("health"), "Healthy" | "Unhealthy" | "Unknown") {
-                let known = &["Healthy", "Unhealthy", "Unknown"];
-                errors.push(Error::not_supported(at.child("health"), resource.text("health"), known));
-            }
-            if resource.at("message").as_str() == Some("") {
-                errors.push(Error::required(at.child("message"), "must be non-empty if specified"));
-            }
-            if all[..k].iter().any(|earlier| earlier.text("resourceID") == resource.text("resourceID")) {
-                errors.push(Error::duplicate(at.child("resourceID"), resource.text("resourceID")));
-            }
-        }
-    }
-}
-
-/// `validatePodIPs`.
-fn pod_addresses(errors: &mut ErrorList, at: &Path, status: &Value, before: &Value) {
-    addresses(errors, &at.child("podIPs"), status.list("podIPs"), before.list("podIPs"), "[]core.PodIP");
-    let (one, many, path) = (status.text("podIP"), status.list("podIPs"), at.child("podIPs"));
-    if one.is_empty() != many.is_empty() {
-        let text = "podIP and podIPs must either both be set or both be unset";
-        errors.push(Error::invalid(path, status.at("podIPs").clone(), text).printed("[]core.PodIP"));
-    } else if let Some(first) = many.first().map(|ip| ip.text("ip"))
-        && one != first
-    {
-        errors.push(Error::invalid(path.index(0).child("ip"), first, "must be equal to `podIP`"));
-    }
-}
-
-/// `validateHostIPs`.
-fn host_addresses(errors: &mut ErrorList, at: &Path, status: &Value, before: &Value) {
-    let (list, path) = (status.list("hostIPs"), at.child("hostIPs"));
-    if let Some(first) = list.first().map(|ip| ip.text("ip"))
-        && status.text("hostIP") != first
-    {
-        errors.push(Error::invalid(path.index(0).child("ip"), first, "must be equal to `hostIP`"));
-    }
-    addresses(errors, &path, list, before.list("hostIPs"), "[]core.HostIP");
-}
-
-/// New addresses are good, and there is at most one of each family.
-fn addresses(errors: &mut ErrorList, at: &Path, list: &[Value], before: &[Value], ty: &str) {
-    for (i, ip) in list.iter().enumerate().filter(|(_, ip)| !before.contains(ip)) {
-        crate::checks::ip(errors, at.index(i), ip.text("ip"));
-    }
-    if list.len() < 2 {
-        return;
-    }
-    let ips: Option<Vec<_>> = list.iter().map(|ip| api::validation::parse_ip_sloppy(ip.text("ip"))).collect();
-    let dual = ips.is_some_and(|ips| ips.len() == 2 && ips[0].is_ipv4() != ips[1].is_ipv4());
-    if !dual {
-        let text = "may specify no more than one IP for each IP family";
-        errors.push(Error::invalid(at.clone(), list.to_vec(), text).printed(ty));
-    }
-}
-
-/// A container that ended and is not to restart stays ended (`ValidateContainerStateTransition`).
-fn transitions(errors: &mut ErrorList, at: &Path, list: &str, new: &Value, old: &Value, spec: &Value) {
-    let pod_policy = spec.text("restartPolicy");
-    for (i, before) in old.list(list).iter().enumerate() {
-        let ended = before.at("state").at("terminated");
-        if ended.is_null() {
-            continue;
-        }
-        let name = before.text("name");
-        let Some(container) = spec.list("containers").iter().find(|c| c.text("name") == name) else { continue };
-        if container.count("restartPolicyRules") > 0 {
-            continue;
-        }
-        let policy = match container.text("restartPolicy") {
-            "" => pod_policy,
-            own => own,
-        };
-        let failed = ended.int("exitCode").unwrap_or_default() != 0;
-        if policy == "Always" || policy == "OnFailure" && failed {
-            continue;
-        }
-        let now = new.list(list).iter().find(|c| c.text("name") == name);
-        if now.is_some_and(|c| !c.at("state").has("terminated")) {
-            let text = "may not be transitioned to non-terminated state";
-            errors.push(Error::forbidden(at.child(list).index(i).child("state"), text));
-        }
-    }
 }
 
 /// `CheckGracefulDelete`: pods that run nowhere and pods that ended go at once.

@@ -121,16 +121,35 @@ fn pod_term(errors: &mut ErrorList, path: &Path, term: &Value) {
     invalid_all(errors, &path.child("topologyKey"), key, qualified_name(key));
 }
 
-/// `matchLabelKeys` and `mismatchLabelKeys`, which need a selector.
+/// `matchLabelKeys` and `mismatchLabelKeys`, which need a selector (`ValidateMatchLabelKeysAndMismatchLabelKeys`).
 fn label_keys(errors: &mut ErrorList, path: &Path, term: &Value) {
     for member in ["matchLabelKeys", "mismatchLabelKeys"] {
         if term.count(member) > 0 && !term.has("labelSelector") {
             errors.push(Error::forbidden(path.child(member), "must not be specified when labelSelector is not set"));
+            continue;
         }
         for (i, key) in term.list(member).iter().enumerate() {
             let key = key.as_str().unwrap_or_default();
             invalid_all(errors, &path.child(member).index(i), key, qualified_name(key));
         }
+    }
+    // What these keys demand stands in the selector already, so a key that is there twice was given in both.
+    let (keys, selector) = (term.list("matchLabelKeys"), term.at("labelSelector"));
+    let mut selected: Vec<&str> = selector.entries("matchLabels").map(|(key, _)| key).collect();
+    for expression in selector.list("matchExpressions") {
+        let key = expression.text("key");
+        if let Some(i) = keys.iter().rposition(|k| k.as_str() == Some(key))
+            && selected.contains(&key)
+        {
+            // Upstream's index stands behind the term itself.
+            let error = Error::invalid(path.index(i), key, "exists in both matchLabelKeys and labelSelector");
+            errors.push(error);
+        }
+        selected.push(key);
+    }
+    for (i, key) in keys.iter().enumerate().filter(|(_, key)| term.list("mismatchLabelKeys").contains(key)) {
+        let (at, key) = (path.child("matchLabelKeys").index(i), key.as_str().unwrap_or_default());
+        errors.push(Error::invalid(at, key, "exists in both matchLabelKeys and mismatchLabelKeys"));
     }
 }
 

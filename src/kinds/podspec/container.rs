@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::checks::{
     config_key, env_name, invalid_all, label_name, no_backsteps, one_of, port_name, port_number, qualified_name,
 };
-use crate::json::Json;
+use crate::json::{Json, amount};
 
 use super::volume::{Volumes, devices, mounts, reference_name};
 use super::{handler, is_sidecar, resources, security};
@@ -55,7 +55,13 @@ pub(crate) fn init_containers(errors: &mut ErrorList, path: &Path, pod: &Pod<'_>
     for (i, container) in pod.spec.list("initContainers").iter().enumerate() {
         let at = path.index(i);
         common(errors, &at, container, pod);
-        restart_policy(errors, &at, container);
+        // Upstream looks at the rules of an init container only if it has a policy.
+        if container.has("restartPolicy") {
+            restart_policy(errors, &at, container);
+        } else if container.count("restartPolicyRules") > 0 {
+            let text = "must specify restartPolicy when restart rules are used";
+            errors.push(Error::required(at.child("restartPolicy"), text));
+        }
         let name = container.text("name");
         if !names.insert(name) {
             errors.push(Error::duplicate(at.child("name"), name));
@@ -397,30 +403,26 @@ pub(crate) fn resource_ref(errors: &mut ErrorList, path: &Path, reference: &Valu
         errors.push(Error::not_supported(path.child("resource"), resource, RESOURCE_FIELDS));
     }
     let divisor = match reference.at("divisor") {
-        Value::String(text) => text.clone(),
         Value::Null => return,
-        number => number.to_string(),
+        value => amount(value),
     };
-    if divisor == "0" {
+    let huge = huge.then_some("hugepages");
+    let noun = match resource {
+        "limits.cpu" | "requests.cpu" => "cpu",
+        "limits.memory" | "requests.memory" => "memory",
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => "local ephemeral storage",
+        _ => match huge {
+            Some(noun) => noun,
+            None => return,
+        },
+    };
+    if divisor.sign() == 0 {
         return;
     }
     let sizes = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
-    let (good, text) = match resource.rsplit('.').next().unwrap_or_default() {
-        "cpu" => (
-            matches!(divisor.as_str(), "1" | "1m"),
-            "only divisor's values 1m and 1 are supported with the cpu resource".to_owned(),
-        ),
-        other => {
-            let noun = match other {
-                "memory" => "memory",
-                "ephemeral-storage" => "local ephemeral storage",
-                _ => "hugepages",
-            };
-            let text = format!("only divisor's values {sizes} are supported with the {noun} resource");
-            (sizes.split(", ").any(|s| s == divisor), text)
-        }
-    };
-    if !good {
+    let (known, shown) = if noun == "cpu" { ("1m, 1", "1m and 1") } else { (sizes, sizes) };
+    if !known.split(", ").any(|size| size == divisor.canonical()) {
+        let text = format!("only divisor's values {shown} are supported with the {noun} resource");
         errors.push(Error::invalid(path.child("divisor"), resource, text));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::json::{Json, Members, child, existing, existing_at, fill, fill_zero, items_mut};
+use crate::json::{Json, Members, absent, child, existing, existing_at, fill, fill_zero, items_mut};
 
 /// `SetDefaults_PodSpec` and the defaults of everything inside.
 pub(crate) fn pod_spec(spec: &mut Members) {
@@ -217,13 +217,13 @@ fn volume(volume: &mut Members) {
         source.insert("type".to_owned(), "".into());
     }
     if let Some(claim) = existing_at(volume, &["ephemeral", "volumeClaimTemplate", "spec"]) {
-        fill(claim, "volumeMode", "Filesystem");
+        absent(claim, "volumeMode", "Filesystem");
     }
     if let Some(disk) = existing(volume, "azureDisk") {
-        fill(disk, "cachingMode", "ReadWrite");
-        fill(disk, "fsType", "ext4");
+        absent(disk, "cachingMode", "ReadWrite");
+        absent(disk, "fsType", "ext4");
         fill(disk, "readOnly", false);
-        fill(disk, "kind", "Shared");
+        absent(disk, "kind", "Shared");
     }
     if let Some(disk) = existing(volume, "iscsi") {
         fill(disk, "iscsiInterface", "default");

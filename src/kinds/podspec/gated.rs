@@ -78,27 +78,30 @@ fn volume(volume: &mut Members) {
     if let Some(empty) = existing(volume, "emptyDir") {
         empty.remove("mode");
     }
+    // Upstream looks at the first of these, should there be several.
     for kind in ["secret", "configMap", "downwardAPI"] {
         if let Some(body) = existing(volume, kind) {
             body.remove("defaultUser");
             users(body);
+            return;
         }
     }
     let Some(projected) = existing(volume, "projected") else { return };
     projected.remove("defaultUser");
     for source in items_mut(projected, "sources") {
-        for kind in ["secret", "configMap", "downwardAPI"] {
+        for kind in KINDS {
             if let Some(body) = existing(source, kind) {
                 users(body);
-            }
-        }
-        for kind in ["serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
-            if let Some(body) = existing(source, kind) {
                 body.remove("user");
+                break;
             }
         }
     }
 }
+
+/// In upstream's order.
+const KINDS: [&str; 6] =
+    ["secret", "downwardAPI", "configMap", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
 
 fn users(body: &mut Members) {
     if body.has("items") {

@@ -91,10 +91,11 @@ pub(crate) fn probes(errors: &mut ErrorList, path: &Path, container: &Value, gra
         }
         if let Some(seconds) = probe.int("terminationGracePeriodSeconds") {
             let at = path.child("terminationGracePeriodSeconds");
+            if seconds <= 0 {
+                errors.push(Error::invalid(at.clone(), seconds, "must be greater than 0"));
+            }
             if !once {
                 errors.push(Error::invalid(at, seconds, "must not be set for readinessProbes"));
-            } else if seconds <= 0 {
-                errors.push(Error::invalid(at, seconds, "must be greater than 0"));
             }
         }
         let threshold = probe.int("successThreshold").unwrap_or(1);

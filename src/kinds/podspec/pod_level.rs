@@ -9,7 +9,7 @@ use super::resources::{is_huge_page, overcommits};
 use crate::json::{Json, Members, amount};
 
 /// `resourcehelper.IsSupportedPodLevelResource`.
-fn is_supported(name: &str) -> bool {
+pub(super) fn is_supported(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
 }
 

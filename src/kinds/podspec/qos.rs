@@ -1,54 +1,39 @@
 //! Quality of service of a pod (`pkg/apis/core/v1/helper/qos/qos.go`).
 
-use std::collections::BTreeMap;
-
 use api::quantity::Quantity;
 use serde_json::Value;
 
 use crate::json::{Json, amount};
 
-/// `Guaranteed`, `Burstable` or `BestEffort`.
+/// `Guaranteed`, `Burstable` or `BestEffort`: the class that all containers share, or `Burstable`. What the pod says of
+/// itself as a whole takes their place.
 pub(crate) fn class(spec: &Value) -> &'static str {
-    let mut requests: BTreeMap<&str, Quantity> = BTreeMap::new();
-    let mut limits: BTreeMap<&str, Quantity> = BTreeMap::new();
-    let mut guaranteed = true;
-    if spec.has("resources") {
-        let resources = spec.at("resources");
-        guaranteed &= collect(resources, &mut requests, &mut limits);
-    } else {
-        for container in spec.list("containers").iter().chain(spec.list("initContainers")) {
-            guaranteed &= collect(container.at("resources"), &mut requests, &mut limits);
-        }
+    let whole = spec.at("resources");
+    if whole.count("requests") + whole.count("limits") > 0 {
+        return of(whole);
     }
-    if requests.is_empty() && limits.is_empty() {
-        return "BestEffort";
-    }
-    if guaranteed
-        && requests.len() == limits.len()
-        && requests.iter().all(|(name, amount)| limits.get(name) == Some(amount))
-    {
-        return "Guaranteed";
-    }
-    "Burstable"
+    let containers = spec.list("initContainers").iter().chain(spec.list("containers"));
+    shared(containers.map(|container| of(container.at("resources"))))
 }
 
-/// Adds the CPU and memory of one set of resources; says whether it limits both.
-fn collect<'r>(
-    resources: &'r Value,
-    requests: &mut BTreeMap<&'r str, Quantity>,
-    limits: &mut BTreeMap<&'r str, Quantity>,
-) -> bool {
-    let mut limited = 0;
-    for (list, sums) in [("requests", &mut *requests), ("limits", &mut *limits)] {
-        for (name, value) in resources.entries(list) {
-            let amount = amount(value);
-            if matches!(name, "cpu" | "memory") && amount.sign() > 0 {
-                sums.entry(name).and_modify(|sum| sum.add(&amount)).or_insert(amount);
-                limited += usize::from(list == "limits");
-            }
+/// `requirementsQOS`.
+fn of(resources: &Value) -> &'static str {
+    shared(["cpu", "memory"].into_iter().map(|name| {
+        let get = |list| match resources.at(list).at(name) {
+            Value::Null => Quantity::default(),
+            value => amount(value),
+        };
+        match (get("requests"), get("limits")) {
+            (request, limit) if request != limit => "Burstable",
+            (request, _) if request.sign() == 0 => "BestEffort",
+            _ => "Guaranteed",
         }
-    }
-    limited == 2
+    }))
+}
+
+fn shared(mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    let first = classes.next().unwrap_or("BestEffort");
+    if classes.all(|class| class == first) { first } else { "Burstable" }
 }
 
 #[cfg(test)]

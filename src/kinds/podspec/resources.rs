@@ -122,11 +122,30 @@ fn whole_pages(errors: &mut ErrorList, path: &Path, name: &str, value: &Value) {
 
 /// `ValidateContainerResourceRequirements`.
 pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Value, claims: &BTreeSet<&str>) {
+    checked(errors, path, (resources, claims), container_resource_name);
+}
+
+/// `validatePodResourceRequirements`, of a pod as a whole.
+pub(crate) fn of_pod(errors: &mut ErrorList, path: &Path, resources: &Value, claims: &BTreeSet<&str>) {
+    checked(errors, path, (resources, claims), |errors, at, name| {
+        let known = resource_name(errors, at, name);
+        if known && !super::pod_level::is_supported(name) {
+            errors.push(Error::not_supported(at.clone(), name, &["cpu", "hugepages-", "memory"]));
+        }
+    });
+}
+
+fn checked(
+    errors: &mut ErrorList,
+    path: &Path,
+    (resources, claims): (&Value, &BTreeSet<&str>),
+    resource: impl Fn(&mut ErrorList, &Path, &str),
+) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
     let (mut compute, mut huge) = (false, false);
     for (name, value) in resources.entries("limits") {
         let at = limits_path.key(name);
-        container_resource_name(errors, &at, name);
+        resource(errors, &at, name);
         quantity(errors, &at, name, value);
         whole_pages(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
@@ -135,7 +154,7 @@ pub(crate) fn requirements(errors: &mut ErrorList, path: &Path, resources: &Valu
     let limits = resources.at("limits");
     for (name, value) in resources.entries("requests") {
         let at = requests_path.key(name);
-        container_resource_name(errors, &at, name);
+        resource(errors, &at, name);
         quantity(errors, &at, name, value);
         compute |= matches!(name, "cpu" | "memory");
         huge |= is_huge_page(name);

@@ -7,6 +7,8 @@ use crate::checks::descending_path;
 use crate::json::Json;
 use crate::printed::Printed;
 
+use super::windows;
+
 /// A user or group id: 0 to 2^31-1.
 fn id(errors: &mut ErrorList, path: Path, value: &Value) {
     if let Some(number) = value.as_i64()
@@ -48,11 +50,12 @@ fn apparmor(errors: &mut ErrorList, path: &Path, profile: &Value) {
     match profile.text("type") {
         "Localhost" => {
             let name = profile.text("localhostProfile");
-            if name.trim().is_empty() {
-                errors.push(Error::required(at, "must be set when AppArmor type is Localhost"));
+            if name.is_empty() {
+                errors.push(Error::required(at.clone(), "must be set when AppArmor type is Localhost"));
             } else if name.trim() != name {
-                errors.push(Error::invalid(at, name, "must not be padded with whitespace"));
-            } else if name.len() > 4095 {
+                errors.push(Error::invalid(at.clone(), name, "must not be padded with whitespace"));
+            }
+            if name.len() > 4095 {
                 errors.push(Error::too_long(at, 4095));
             }
         }
@@ -83,17 +86,21 @@ pub(crate) fn pod(errors: &mut ErrorList, path: &Path, spec: &Value) {
         id(errors, path.child("supplementalGroups").index(i), group);
     }
     sysctls(errors, &path.child("sysctls"), context.list("sysctls"), spec);
-    for (name, supported) in [
-        ("fsGroupChangePolicy", &["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", &["Merge", "Strict"]),
-        ("seLinuxChangePolicy", &["MountOption", "Recursive"]),
-    ] {
-        if context.has(name) && !supported.contains(&context.text(name)) {
-            errors.push(Error::not_supported(path.child(name), context.text(name), supported));
-        }
-    }
+    one_of_set(errors, path, context, ("fsGroupChangePolicy", &["Always", "OnRootMismatch"]));
     seccomp(errors, &path.child("seccompProfile"), context.at("seccompProfile"));
+    windows::options(errors, &path.child("windowsOptions"), context.at("windowsOptions"));
     apparmor(errors, &path.child("appArmorProfile"), context.at("appArmorProfile"));
+    for (name, supported) in
+        [("supplementalGroupsPolicy", &["Merge", "Strict"]), ("seLinuxChangePolicy", &["MountOption", "Recursive"])]
+    {
+        one_of_set(errors, path, context, (name, supported));
+    }
+}
+
+fn one_of_set(errors: &mut ErrorList, path: &Path, context: &Value, (name, supported): (&str, &[&str])) {
+    if context.has(name) && !supported.contains(&context.text(name)) {
+        errors.push(Error::not_supported(path.child(name), context.text(name), supported));
+    }
 }
 
 fn sysctls(errors: &mut ErrorList, path: &Path, list: &[Value], spec: &Value) {
@@ -156,12 +163,14 @@ pub(crate) fn container(errors: &mut ErrorList, path: &Path, context: &Value, ho
     if context.at("allowPrivilegeEscalation").as_bool() == Some(false) {
         if context.flag("privileged") {
             let text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(Error::invalid(path.clone(), context.clone(), text));
+            errors.push(Error::invalid(path.clone(), context.clone(), text).printed("core.SecurityContext"));
         }
-        if context.at("capabilities").list("add").iter().any(|c| c.as_str() == Some("CAP_SYS_ADMIN")) {
+        let added = context.at("capabilities").list("add");
+        for _ in added.iter().filter(|c| c.as_str() == Some("CAP_SYS_ADMIN")) {
             let text = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(Error::invalid(path.clone(), context.clone(), text));
+            errors.push(Error::invalid(path.clone(), context.clone(), text).printed("core.SecurityContext"));
         }
     }
+    windows::options(errors, &path.child("windowsOptions"), context.at("windowsOptions"));
     apparmor(errors, &path.child("appArmorProfile"), context.at("appArmorProfile"));
 }

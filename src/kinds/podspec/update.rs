@@ -20,6 +20,10 @@ pub(crate) fn pod(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value)
         }
     }
     let at = path.child("activeDeadlineSeconds");
+    if let Some(seconds) = new.int("activeDeadlineSeconds").filter(|s| !(0..=i64::from(i32::MAX)).contains(s)) {
+        errors.push(Error::invalid(at, seconds, "must be between 0 and 2147483647, inclusive"));
+        return;
+    }
     match (new.int("activeDeadlineSeconds"), old.int("activeDeadlineSeconds")) {
         (Some(new), Some(old)) if old < new => {
             errors.push(Error::invalid(at, new, "must be less than or equal to previous value"));

@@ -9,7 +9,7 @@ use crate::json::Json;
 use crate::printed::{LABEL_SELECTOR, Printed};
 
 use super::container::{self, Pod};
-use super::{affinity, pod_level, resources, security, volume};
+use super::{affinity, pod_level, resources, security, volume, windows};
 
 /// `ValidatePodSpec`. `pod_name` is empty for templates; `is_pod` for the checks that upstream makes of pods alone.
 pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_name: &str, is_pod: bool) {
@@ -27,12 +27,14 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
     container::containers(errors, &path.child("containers"), &pod);
     container::init_containers(errors, &path.child("initContainers"), &pod);
     container::ephemeral_containers(errors, &path.child("ephemeralContainers"), &pod);
-    if spec.has("resources") {
+    if spec.has("resources") && spec.at("os").text("name") == "windows" {
+        errors.push(Error::forbidden(path.child("resources"), "may not be set for a windows pod"));
+    } else if spec.has("resources") {
         let at = path.child("resources");
         if spec.at("resources").has("claims") {
             errors.push(Error::forbidden(at.child("claims"), "claims may not be set for Resources at pod-level"));
         }
-        resources::requirements(errors, &at, spec.at("resources"), &pod.claims);
+        resources::of_pod(errors, &at, spec.at("resources"), &pod.claims);
         pod_level::consistency(errors, &at, spec);
     }
     host_network(errors, path, spec, is_pod);
@@ -57,6 +59,7 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
     }
     scheduling_gates(errors, &path.child("schedulingGates"), spec.list("schedulingGates"));
     affinity::spread(errors, &path.child("topologySpreadConstraints"), spec.list("topologySpreadConstraints"));
+    windows::host_process(errors, path, spec);
     host_users(errors, path, spec);
     host_name(errors, path, spec);
     names(errors, path, spec);
@@ -83,12 +86,8 @@ pub(crate) fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &Value, pod_na
         let limits = serde_json::json!({ "limits": spec.at("overhead") });
         resources::requirements(errors, &path.child("overhead"), &limits, &std::collections::BTreeSet::new());
     }
-    if spec.has("os") {
-        match spec.at("os").text("name") {
-            "" => errors.push(Error::required(path.child("os").child("name"), "")),
-            name => one_of(errors, path.child("os"), name, &["linux", "windows"]),
-        }
-    }
+    windows::system(errors, path, spec);
+    file_volumes(errors, path, spec);
 }
 
 /// What holds for pods but not for templates (`validatePodMetadataAndSpec`).
@@ -297,6 +296,28 @@ fn host_users(errors: &mut ErrorList, path: &Path, spec: &Value) {
     for (member, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec.flag(member) {
             errors.push(Error::forbidden(path.child(name), "when `hostUsers` is false"));
+        }
+    }
+    for (at, _) in super::containers_at(path, spec).into_iter().filter(|(_, c)| c.count("volumeDevices") > 0) {
+        errors.push(Error::forbidden(at.child("volumeDevices"), "when `hostUsers` is false"));
+    }
+}
+
+/// `validateFileKeyRefVolumes`: files that variables come from lie in `emptyDir` volumes.
+fn file_volumes(errors: &mut ErrorList, path: &Path, spec: &Value) {
+    for (at, container) in super::containers_at(path, spec) {
+        for (i, variable) in container.list("env").iter().enumerate() {
+            let reference = variable.at("valueFrom").at("fileKeyRef");
+            if reference.is_null() {
+                continue;
+            }
+            let at = at.child("env").index(i).child("valueFrom").child("fileKeyRef").child("volumeName");
+            let name = reference.text("volumeName");
+            match spec.list("volumes").iter().rfind(|volume| volume.text("name") == name) {
+                None => errors.push(Error::not_found(at, name)),
+                Some(volume) if volume.has("emptyDir") => {}
+                Some(_) => errors.push(Error::invalid(at, name, "referenced volume must be of type emptyDir")),
+            }
         }
     }
 }

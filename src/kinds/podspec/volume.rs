@@ -265,6 +265,9 @@ fn projected(errors: &mut ErrorList, path: &Path, body: &Value) {
                 errors.push(Error::required(at.child("path"), ""));
             }
             non_reserved(errors, &at.child("path"), part.text("path"));
+            if !paths.insert(part.text("path")) {
+                errors.push(Error::invalid(path.clone(), part.text("path"), "conflicting duplicate paths"));
+            }
         }
         if source.has("podCertificate") {
             let (at, part) = (at.child("podCertificate"), source.at("podCertificate"));

@@ -82,6 +82,7 @@ pub(crate) fn warnings(at: &Path, pod: &Value, is_template: bool) -> Vec<String>
         }
     }
     volumes(&mut out, &spec_at.child("volumes"), spec.list("volumes"));
+    super::overlaps::warnings(&mut out, spec.list("volumes"));
     for (list, member, noun) in [("hostAliases", "ip", "ip"), ("imagePullSecrets", "name", "name")] {
         let items = spec.list(list);
         for (i, item) in items.iter().enumerate() {
@@ -101,7 +102,7 @@ pub(crate) fn warnings(at: &Path, pod: &Value, is_template: bool) -> Vec<String>
     if !spec.at("securityContext").has("seccompProfile") && metadata.at("annotations").has(SECCOMP_POD) {
         out.push(format!("{}: {SECCOMP}", annotations_at.key(SECCOMP_POD)));
     }
-    for (at, container) in containers(&spec_at, spec) {
+    for (at, container) in super::containers_at(&spec_at, spec) {
         self::container(&mut out, &at, container, (&annotations_at, metadata.at("annotations")), is_template);
     }
     ports(&mut out, &spec_at, spec);
@@ -199,16 +200,6 @@ fn fractional(out: &mut Vec<String>, at: &Path, amounts: &Value, name: &str) {
     }
 }
 
-/// All containers with their paths, in upstream's order (`VisitContainersWithPath`).
-fn containers<'v>(at: &Path, spec: &'v Value) -> Vec<(Path, &'v Value)> {
-    let lists = ["initContainers", "containers", "ephemeralContainers"];
-    let of = |list: &str| {
-        let at = at.child(list);
-        spec.list(list).iter().enumerate().map(move |(i, c)| (at.index(i), c)).collect::<Vec<_>>()
-    };
-    lists.into_iter().flat_map(of).collect()
-}
-
 fn container(out: &mut Vec<String>, at: &Path, container: &Value, notes: (&Path, &Value), is_template: bool) {
     let (notes_at, notes) = notes;
     let (security, name) = (container.at("securityContext"), container.text("name"));
@@ -245,7 +236,7 @@ fn ports(out: &mut Vec<String>, at: &Path, spec: &Value) {
     let mut names: BTreeMap<&str, Path> = BTreeMap::new();
     let mut repeated = Vec::new();
     let number = |port: &Value, member: &str| port.int(member).unwrap_or_default();
-    for (at, container) in containers(at, spec) {
+    for (at, container) in super::containers_at(at, spec) {
         for (i, port) in container.list("ports").iter().enumerate() {
             let at = at.child("ports").index(i);
             let (host, address) = (number(port, "hostPort"), port.text("hostIP"));
