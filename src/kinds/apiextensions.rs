@@ -34,6 +34,7 @@ pub(crate) fn extra(kind: &str) -> Option<Extra> {
         validate_status: validate::status,
         warnings: validate::warnings,
         unconditional_update: false,
+        any_finalizers: true,
         deletion_finalizers: &[CLEANUP_FINALIZER],
         deletes_itself: true,
         deletion: |object| {
@@ -92,6 +93,14 @@ fn defaults(object: &mut Object) {
         }
         if !spec.has("conversion") {
             spec.insert("conversion".to_owned(), json!({"strategy": "None"}));
+        }
+        // A webhook of which nothing is said is none in the internal type.
+        if let Some(conversion) = existing_at(spec, &["conversion"])
+            && conversion.at("webhook").is_object()
+            && !conversion.at("webhook").has("clientConfig")
+            && conversion.at("webhook").count("conversionReviewVersions") == 0
+        {
+            conversion.remove("webhook");
         }
         if let Some(service) = existing_at(spec, &["conversion", "webhook", "clientConfig", "service"])
             && !service.has("port")

@@ -48,6 +48,24 @@ fn slice() -> Extra {
             immutable_hidden(&mut errors, at, object.at("addressType"), old.at("addressType"));
             errors
         }),
+        warnings: |object, old| {
+            let mut out = Vec::new();
+            if old.is_none() && object.text("addressType") == "FQDN" {
+                out.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+            }
+            // Those of upstream's own controllers are good.
+            const OWN: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+            if object.label("endpointslice.kubernetes.io/managed-by").is_some_and(|by| OWN.contains(&by)) {
+                return out;
+            }
+            for (i, endpoint) in object.list("endpoints").iter().enumerate() {
+                for (j, address) in endpoint.list("addresses").iter().enumerate() {
+                    let at = Path::new("endpoints").index(i).child("addresses").index(j);
+                    out.extend(api::validation::ip_warnings(&at, address.as_str().unwrap_or_default()));
+                }
+            }
+            out
+        },
         // Labels say which Service the slice is of: they count (`endpointSliceStrategy.PrepareForUpdate`).
         update: |_, object, old| {
             drop_topology(object);
@@ -128,7 +146,13 @@ fn port_list(errors: &mut ErrorList, at: &Path, list: &[Value]) {
         if list[..i].iter().any(|p| p.text("name") == name) {
             errors.push(Error::duplicate(at.child("name"), name));
         }
-        one_of(errors, at.child("protocol"), port.text("protocol"), &["SCTP", "TCP", "UDP"]);
+        // A pointer in Go, which an empty text is not.
+        let (protocol, known) = (port.at("protocol"), &["SCTP", "TCP", "UDP"]);
+        match protocol.as_str() {
+            None => errors.push(Error::required(at.child("protocol"), "")),
+            Some(text) if known.contains(&text) => {}
+            Some(text) => errors.push(Error::not_supported(at.child("protocol"), text, known)),
+        }
         if port.has("appProtocol") {
             let protocol = port.text("appProtocol");
             invalid_all(errors, &at.child("appProtocol"), protocol, qualified_name(protocol));

@@ -76,8 +76,8 @@ fn subjects(object: &Object, kind: &str) -> String {
         .list("subjects")
         .iter()
         .filter(|s| s.text("kind") == kind)
-        .map(|s| match s.text("namespace") {
-            namespace if kind == "ServiceAccount" && !namespace.is_empty() => format!("{namespace}/{}", s.text("name")),
+        .map(|s| match kind {
+            "ServiceAccount" => format!("{}/{}", s.text("namespace"), s.text("name")),
             _ => s.text("name").to_owned(),
         })
         .collect::<Vec<_>>()

@@ -138,6 +138,11 @@ pub(super) fn create(object: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let spec = object.at("spec");
     let wanted = format!("{}.{}", spec.at("names").text("plural"), spec.text("group"));
+    let base = object.at("metadata").text("generateName");
+    if !base.is_empty() && base != wanted {
+        let text = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(Error::invalid(Path::new("metadata").child("generateName"), base, text));
+    }
     if !object.name().is_empty() && object.name() != wanted {
         let text = "must be spec.names.plural+\".\"+spec.group";
         errors.push(Error::invalid(Path::new("metadata").child("name"), object.name(), text));
@@ -572,7 +577,7 @@ fn selectable(version: &Value, at: &Path, options: &Options) -> ErrorList {
         return errors;
     }
     if !schema_of(version).is_object() {
-        let text = "may only be set when `version.schema.openAPIV3Schema` is not included";
+        let text = "may only be set when validations.schema is included";
         errors.push(Error::invalid(at.clone(), "", text));
         return errors;
     }

@@ -5,8 +5,8 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use crate::checks::{
-    at_most_100_percent, immutable_as, int_or_percent, is_selector, label_selector, non_negative, not_decremented,
-    percent, selector_matches, selects_everything,
+    at_most_100_percent, count_or_percent, immutable_as, int_or_percent, is_selector, label_selector, non_negative,
+    not_decremented, selector_matches, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, integer, labels, name, number, selector, text, wide};
 use crate::define::Extra;
@@ -144,9 +144,7 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             int_or_percent(errors, at.child("maxSurge"), surge);
             at_most_100_percent(errors, at.child("maxUnavailable"), unavailable);
             at_most_100_percent(errors, at.child("maxSurge"), surge);
-            // `getIntOrPercentValue` makes 0 of what is no percentage.
-            let some =
-                |value: &Value| value.as_i64().or_else(|| percent(value).filter(|p| *p >= 0)).unwrap_or_default() != 0;
+            let some = |value: &Value| count_or_percent(value) != 0;
             match (some(unavailable), some(surge)) {
                 (true, true) => {
                     let text = "may not be set when maxUnavailable is non-zero";

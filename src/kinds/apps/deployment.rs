@@ -4,12 +4,14 @@ use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
-use crate::checks::{at_most_100_percent, immutable_as, int_or_percent, non_negative, not_decremented, percent};
+use crate::checks::{
+    at_most_100_percent, count_or_percent, immutable_as, int_or_percent, non_negative, not_decremented,
+};
 use crate::columns::{age, container_images, container_names, name, number, selector_text, text, wide};
 use crate::define::Extra;
-use crate::json::{Json, child, dig, existing, fill, same};
+use crate::json::{Json, absent, child, dig, existing, fill, same};
 use crate::podspec::{defaults, validate, warnings};
-use crate::printed::LABEL_SELECTOR;
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 pub(super) fn extra() -> Extra {
@@ -77,8 +79,8 @@ fn default(object: &mut Object) {
         if strategy.text("type") == "RollingUpdate"
             && let Some(rolling) = child(strategy, "rollingUpdate")
         {
-            fill(rolling, "maxUnavailable", "25%");
-            fill(rolling, "maxSurge", "25%");
+            absent(rolling, "maxUnavailable", "25%");
+            absent(rolling, "maxSurge", "25%");
         }
     }
     fill(spec, "revisionHistoryLimit", 10);
@@ -119,8 +121,8 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             for member in ["maxUnavailable", "maxSurge"] {
                 int_or_percent(errors, at.child(member), rolling.at(member));
             }
-            let none = |value: &Value| value.as_i64() == Some(0) || percent(value) == Some(0);
-            if none(rolling.at("maxUnavailable")) && none(rolling.at("maxSurge")) {
+            let none = |member: &str| count_or_percent(rolling.at(member)) == 0;
+            if none("maxUnavailable") && none("maxSurge") {
                 let value = rolling.at("maxUnavailable").clone();
                 let text = "may not be 0 when `maxSurge` is 0";
                 errors.push(Error::invalid(at.child("maxUnavailable"), value, text));
@@ -130,7 +132,8 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
         "" => errors.push(Error::required(at.child("type"), "")),
         _ => {
             let supported = &["Recreate", "RollingUpdate"];
-            errors.push(Error::not_supported(at.clone(), strategy.clone(), supported));
+            errors
+                .push(Error::not_supported(at.clone(), strategy.clone(), supported).printed("apps.DeploymentStrategy"));
         }
     }
 }

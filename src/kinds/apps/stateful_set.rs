@@ -5,13 +5,13 @@ use api::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
 
 use crate::checks::{
-    at_most_100_percent, immutable_as, int_or_percent, is_selector, label_name, label_selector, non_negative,
-    not_decremented, one_of_if_set, percent, selects_everything,
+    at_most_100_percent, count_or_percent, immutable_as, int_or_percent, is_selector, label_name, label_selector,
+    non_negative, not_decremented, one_of_if_set, selects_everything,
 };
 use crate::columns::{age, container_images, container_names, name, text, wide};
 use crate::core::claim;
 use crate::define::Extra;
-use crate::json::{Json, child, dig, existing, fill, items_mut};
+use crate::json::{Json, absent, child, dig, existing, fill, items_mut};
 use crate::podspec::{defaults, validate, warnings};
 use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
@@ -95,7 +95,7 @@ fn default(object: &mut Object) {
             && let Some(rolling) = existing(strategy, "rollingUpdate")
         {
             fill(rolling, "partition", 0);
-            fill(rolling, "maxUnavailable", 1);
+            absent(rolling, "maxUnavailable", 1);
         }
     }
     if let Some(policy) = child(spec, "persistentVolumeClaimRetentionPolicy") {
@@ -169,8 +169,13 @@ fn template(errors: &mut ErrorList, at: &Path, spec: &Value) {
     if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) {
         pod.remove("subdomain");
         pod.remove("hostname");
-        let claims: Vec<&str> =
-            spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
+        let mut claims: Vec<&str> = Vec::new();
+        for name in spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")) {
+            // Upstream keeps the claims by their names.
+            if !claims.contains(&name) {
+                claims.push(name);
+            }
+        }
         if !claims.is_empty() {
             let mut volumes: Vec<Value> =
                 claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
@@ -201,7 +206,7 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
             if !unavailable.is_null() {
                 let at = at_rolling.child("maxUnavailable");
                 int_or_percent(errors, at.clone(), unavailable);
-                if unavailable.as_i64().or_else(|| percent(unavailable)).unwrap_or_default() == 0 {
+                if count_or_percent(unavailable) == 0 {
                     errors.push(Error::invalid(at.clone(), unavailable.clone(), "cannot be 0"));
                 }
                 at_most_100_percent(errors, at, unavailable);

@@ -80,8 +80,10 @@ fn to_v2(mut object: Object) -> Object {
     }
     object.set(&["spec", "metrics"], metrics);
     let behavior = annotation(&object, BEHAVIOR);
-    if behavior.is_object() {
-        object.set(&["spec", "behavior"], lower_case(behavior));
+    let behavior = lower_case(behavior);
+    // One that says nothing is none.
+    if behavior.has("scaleUp") || behavior.has("scaleDown") {
+        object.set(&["spec", "behavior"], behavior);
     }
     let utilization = object.remove(&["status", "currentCPUUtilizationPercentage"]);
     match annotation(&object, CURRENT) {

@@ -10,6 +10,7 @@ use crate::define::Extra;
 use crate::duration::since;
 use crate::json::{Json, dig, existing, existing_at, fill};
 use crate::podspec::warnings;
+use crate::printed::{LABEL_SELECTOR, Printed};
 use crate::rules::Rules;
 
 use super::job;
@@ -111,11 +112,9 @@ fn job_template(errors: &mut ErrorList, at: &Path, spec: &Value) {
     job::template_spec(errors, at, spec);
     // A Job's selector is made for each Job.
     if spec.has("selector") {
-        errors.push(Error::invalid(
-            at.child("selector"),
-            spec.at("selector").clone(),
-            "`selector` will be auto-generated",
-        ));
+        let value = spec.at("selector").clone();
+        let error = Error::invalid(at.child("selector"), value, "`selector` will be auto-generated");
+        errors.push(error.printed(LABEL_SELECTOR));
     }
     if spec.flag("manualSelector") {
         errors.push(Error::not_supported(at.child("manualSelector"), true, &["nil", "false"]));

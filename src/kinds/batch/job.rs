@@ -112,7 +112,7 @@ fn default(object: &mut Object) {
         absent(spec, "completionMode", "NonIndexed");
         fill(spec, "suspend", false);
         let replacement = if spec.has("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
-        fill(spec, "podReplacementPolicy", replacement);
+        absent(spec, "podReplacementPolicy", replacement);
         let limit = if spec.has("backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
         fill(spec, "backoffLimit", limit);
         fill(spec, "manualSelector", false);
@@ -196,7 +196,7 @@ fn generated(errors: &mut ErrorList, object: &Object) {
             own[name] = value.into();
         }
     }
-    if !selector_matches(selector, &own) {
+    if is_selector(selector) && !selector_matches(selector, &own) {
         let at = Path::new("spec").child("selector");
         let error = Error::invalid(at, selector.clone(), "`selector` not auto-generated");
         errors.push(error.printed(LABEL_SELECTOR));
@@ -305,7 +305,7 @@ pub(super) fn template_spec(errors: &mut ErrorList, at: &Path, spec: &Value) {
 
 fn indexed(errors: &mut ErrorList, at: &Path, spec: &Value) {
     if spec.text("completionMode") != "Indexed" {
-        if !matches!(spec.text("completionMode"), "" | "NonIndexed") {
+        if spec.has("completionMode") && spec.text("completionMode") != "NonIndexed" {
             return;
         }
         for member in ["backoffLimitPerIndex", "maxFailedIndexes"] {
@@ -416,13 +416,6 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
             _ => {}
         }
         let (codes, conditions) = (rule.at("onExitCodes"), rule.list("onPodConditions"));
-        if !codes.is_null() && !conditions.is_empty() {
-            let text = "specifying both OnExitCodes and OnPodConditions is not supported";
-            errors.push(Error::invalid(at.clone(), "", text).hidden());
-        } else if codes.is_null() && conditions.is_empty() {
-            let text = "specifying one of OnExitCodes and OnPodConditions is required";
-            errors.push(Error::invalid(at.clone(), "", text).hidden());
-        }
         if !codes.is_null() {
             exit_codes(errors, &at.child("onExitCodes"), codes, template);
         }
@@ -435,11 +428,22 @@ fn failure_policy(errors: &mut ErrorList, at: &Path, spec: &Value) {
             crate::checks::invalid_all(errors, &at.child("type"), kind, crate::checks::qualified_name(kind));
             crate::checks::one_of(errors, at.child("status"), pattern.text("status"), &["False", "True", "Unknown"]);
         }
+        if !codes.is_null() && !conditions.is_empty() {
+            let text = "specifying both OnExitCodes and OnPodConditions is not supported";
+            errors.push(Error::invalid(at, "", text).hidden());
+        } else if codes.is_null() && conditions.is_empty() {
+            let text = "specifying one of OnExitCodes and OnPodConditions is required";
+            errors.push(Error::invalid(at, "", text).hidden());
+        }
     }
 }
 
 fn exit_codes(errors: &mut ErrorList, at: &Path, codes: &Value, template: &Value) {
-    crate::checks::one_of(errors, at.child("operator"), codes.text("operator"), &["In", "NotIn"]);
+    match codes.text("operator") {
+        "In" | "NotIn" => {}
+        "" => errors.push(Error::required(at.child("operator"), "valid values: [\"In\" \"NotIn\"]")),
+        other => errors.push(Error::not_supported(at.child("operator"), other, &["In", "NotIn"])),
+    }
     let container = codes.text("containerName");
     let known =
         ["containers", "initContainers"].iter().flat_map(|l| template.list(l)).any(|c| c.text("name") == container);

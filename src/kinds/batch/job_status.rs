@@ -109,7 +109,8 @@ fn finished(errors: &mut ErrorList, object: &Object, old: &Object) {
     let some = pods.count("failed") + pods.count("succeeded") > 0;
     if (turned_done || changed("uncountedTerminatedPods")) && done && some {
         let at = at.child("uncountedTerminatedPods");
-        errors.push(Error::invalid(at, pods.clone(), "must be empty for finished job"));
+        let shown = format!("{{\"Succeeded\":{},\"Failed\":{}}}", pods.at("succeeded"), pods.at("failed"));
+        errors.push(Error::invalid(at, pods.clone(), "must be empty for finished job").showing(shown));
     }
 }
 

@@ -47,18 +47,24 @@ pub(super) fn extra() -> Extra {
 
 /// `SetDefaults_Namespace` and `SetDefaults_NamespaceStatus`.
 fn default(object: &mut Object) {
+    named(object);
+    if let Some(status) = child(&mut object.0, "status") {
+        fill(status, "phase", "Active");
+    }
+}
+
+fn named(object: &mut Object) {
     let name = object.name().to_owned();
     if !name.is_empty() {
         object.set(&["metadata", "labels", "kubernetes.io/metadata.name"], name);
-    }
-    if let Some(status) = child(&mut object.0, "status") {
-        fill(status, "phase", "Active");
     }
 }
 
 /// A new namespace is active and has the `kubernetes` finalizer (`PrepareForCreate`).
 fn create(_: &RequestContext<'_>, object: &mut Object) {
     object.set(&["status"], json!({"phase": "Active"}));
+    // Of a name that was generated defaults knew nothing (`Canonicalize`).
+    named(object);
     let mut list = object.array(&["spec", "finalizers"]).to_vec();
     if !list.iter().any(|f| f.as_str() == Some(KUBERNETES)) {
         list.push(KUBERNETES.into());

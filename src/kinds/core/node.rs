@@ -156,7 +156,8 @@ fn validate(object: &Object) -> ErrorList {
     for (i, network) in cidrs.iter().enumerate() {
         cidr(&mut errors, spec.child("podCIDRs").index(i), network.as_str().unwrap_or_default());
     }
-    if cidrs.len() > 2 {
+    let family = |network: &Value| network.as_str().unwrap_or_default().contains(':');
+    if cidrs.len() > 2 || matches!(cidrs, [a, b] if family(a) == family(b)) {
         let value = Value::from(cidrs);
         let text = "may specify no more than one CIDR for each IP family";
         errors.push(Error::invalid(spec.child("podCIDRs"), value, text));
@@ -228,11 +229,15 @@ fn features(errors: &mut ErrorList, at: &Path, status: &Value) {
     let list: Vec<&str> =
         status.list("declaredFeatures").iter().map(|feature| feature.as_str().unwrap_or_default()).collect();
     for (i, feature) in list.iter().enumerate() {
-        if !is_feature(feature) {
-            let text = format!(
-                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments \
-                 separated by '/' (e.g., MyFeature or MyFeature/mySubFeature)"
-            );
+        if feature.len() > 253 || !is_feature(feature) {
+            let why = match feature.len() {
+                254.. => "must be no more than 253 characters",
+                _ => {
+                    "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature \
+                     or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+                }
+            };
+            let text = format!("invalid feature name {feature:?}: {why}");
             errors.push(Error::invalid(at.index(i), *feature, text));
         }
         let Some(next) = list.get(i + 1) else { continue };

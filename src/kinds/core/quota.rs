@@ -28,7 +28,10 @@ pub(super) fn extra() -> Extra {
         validate_update: Some(|object, old| {
             let mut errors = validate(object);
             let at = Path::new("spec").child("scopes");
-            immutable(&mut errors, at, dig(object, &["spec", "scopes"]), dig(old, &["spec", "scopes"]));
+            let (new, before) = (object.at("spec").list("scopes"), old.at("spec").list("scopes"));
+            if !new.iter().all(|scope| before.contains(scope)) || !before.iter().all(|scope| new.contains(scope)) {
+                immutable(&mut errors, at, dig(object, &["spec", "scopes"]), dig(old, &["spec", "scopes"]));
+            }
             errors
         }),
         validate_status: |object, _| {

@@ -29,11 +29,15 @@ pub(super) fn extra() -> Extra {
         // The core group's controllers leave their pods by default.
         propagation: Propagation::Orphan,
         // Declarative validation looks at the name alone.
-        name: |name, prefix| if prefix { Vec::new() } else { api::validation::dns1123_subdomain(name, false) },
+        name: |name, prefix| if prefix { Vec::new() } else { api::validation::long_name(name) },
         warnings: |object, old| {
-            let mut out = warnings::host_name(object, old);
-            out.extend(warnings::template(object, old, &["spec", "template"]));
-            out
+            // Upstream hands over the two templates of a change the wrong way round, so it tells of the old one.
+            let Some(old) = old else {
+                let mut out = warnings::host_name(object, None);
+                out.extend(warnings::template(object, None, &["spec", "template"]));
+                return out;
+            };
+            warnings::template(old, Some(object), &["spec", "template"])
         },
         ..Rules::GENERIC
     };

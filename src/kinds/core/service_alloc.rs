@@ -119,6 +119,13 @@ impl Drop for Transaction {
     }
 }
 
+/// Whether a Service that had an address, or none by choice, asks for another one.
+fn other_address(object: &Object, old: &Object) -> bool {
+    let first = |object: &Object| Some(object.at("spec").list("clusterIPs").first()?.as_str()?.to_owned());
+    let both = [object, old].iter().all(|object| object.at("spec").text("type") != "ExternalName");
+    both && matches!((first(object), first(old)), (Some(new), Some(old)) if new != old)
+}
+
 #[async_trait]
 impl WriteHook for Allocator {
     async fn begin(
@@ -153,6 +160,10 @@ impl WriteHook for Allocator {
             dry_run: ctx.dry_run,
         };
         families(&self.pools, object, old)?;
+        if old.is_some_and(|old| other_address(object, old)) {
+            // Validation refuses it, before upstream allocates anything.
+            return Ok(Box::new(()));
+        }
         self.assign_addresses(object, old, &mut transaction)?;
         self.assign_ports(object, old, &mut transaction)?;
         if let Some(old) = old {

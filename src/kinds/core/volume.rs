@@ -286,6 +286,35 @@ fn warnings(spec: &Value) -> Vec<String> {
     out
 }
 
+/// Labels of the beta, with those that took their places.
+const STABLE: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// Whether nothing but keys of the beta changed to stable ones. A key that upstream knows no other for may be emptied:
+/// what it finds in its map is an empty text.
+fn same_affinity(new: &Value, old: &Value) -> bool {
+    let mut old = old.clone();
+    let new_terms = new.at("required").list("nodeSelectorTerms");
+    let terms = old.get_mut("required").and_then(|r| r.get_mut("nodeSelectorTerms")).and_then(Value::as_array_mut);
+    for (term, new) in terms.into_iter().flatten().zip(new_terms) {
+        for list in ["matchExpressions", "matchFields"] {
+            let requirements = term.get_mut(list).and_then(Value::as_array_mut);
+            for (requirement, new) in requirements.into_iter().flatten().zip(new.list(list)) {
+                let stable = STABLE.iter().find(|(beta, _)| *beta == requirement.text("key")).map_or("", |(_, ga)| *ga);
+                if new.text("key") == stable {
+                    requirement["key"] = stable.into();
+                }
+            }
+        }
+    }
+    crate::printed::equal("*core.VolumeNodeAffinity", new, &old)
+}
+
 /// `ValidatePersistentVolumeUpdate`: a volume's source stays.
 fn validate_update(object: &Object, old: &Object) -> ErrorList {
     let mut errors = validate(object);
@@ -296,7 +325,8 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
             restore(&mut map, kind, spec);
         }
         // Where the secret for expansion is may be told later, but not changed.
-        if !before.at("csi").has("controllerExpandSecretRef")
+        if before.has("csi")
+            && !before.at("csi").has("controllerExpandSecretRef")
             && let Some(csi) = map.get_mut("csi").and_then(Value::as_object_mut)
         {
             csi.remove("controllerExpandSecretRef");
@@ -310,9 +340,7 @@ fn validate_update(object: &Object, old: &Object) -> ErrorList {
         errors.push(Error::forbidden(Path::new("spec").child("persistentvolumesource"), text));
     }
     crate::checks::immutable(&mut errors, Path::new("volumeMode"), new.at("volumeMode"), before.at("volumeMode"));
-    if before.has("nodeAffinity")
-        && !crate::printed::equal("*core.VolumeNodeAffinity", new.at("nodeAffinity"), before.at("nodeAffinity"))
-    {
+    if before.has("nodeAffinity") && !same_affinity(new.at("nodeAffinity"), before.at("nodeAffinity")) {
         let text = "field is immutable, except for updating from beta label to GA";
         let error = Error::invalid(Path::new("nodeAffinity"), new.at("nodeAffinity").clone(), text);
         errors.push(error.printed("*core.VolumeNodeAffinity"));

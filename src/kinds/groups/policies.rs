@@ -105,6 +105,11 @@ impl<'o> Spec<'o> {
             errors.push(Error::required(at.child("matchConstraints"), ""));
         }
         match_conditions(errors, &at.child("matchConditions"), spec.at("matchConditions"), self.declarations.params);
+        if spec.count("variables") > 0 {
+            // A policy with variables has an object of them from the first on, even if none is good: no field of it has
+            // this name.
+            self.variables.push((String::new(), Type::Dyn));
+        }
         for (i, variable) in spec.list("variables").iter().enumerate() {
             let at = self.at.child("variables").index(i);
             let name = variable.text("name");

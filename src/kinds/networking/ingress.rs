@@ -1,7 +1,5 @@
 //! Ingresses.
 
-use std::net::IpAddr;
-
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use api::validation::{dns1123_label, dns1123_subdomain, parse_ip_sloppy, wildcard_dns1123_subdomain};
@@ -82,7 +80,7 @@ fn hosts(object: &Object) -> String {
 
 /// A host name, with or without a wildcard in front.
 fn host(errors: &mut ErrorList, at: &Path, name: &str) {
-    if name.parse::<IpAddr>().is_ok() {
+    if parse_ip_sloppy(name).is_some() {
         errors.push(Error::invalid(at.clone(), name, "must be a DNS name, not an IP address"));
     }
     let texts = if name.contains('*') { wildcard_dns1123_subdomain(name) } else { dns1123_subdomain(name, false) };

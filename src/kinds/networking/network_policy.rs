@@ -107,9 +107,16 @@ fn peer(errors: &mut ErrorList, at: &Path, peer: &Value) {
     let block = peer.at("ipBlock");
     if !block.is_null() {
         kinds += 1;
-        ip_block(errors, &at.child("ipBlock"), block);
+        // That a network is needed is declared: it comes last.
+        let declared = block.text("cidr").is_empty();
+        if !declared {
+            ip_block(errors, &at.child("ipBlock"), block);
+        }
         if kinds > 1 {
             errors.push(Error::forbidden(at.clone(), "may not specify both ipBlock and another peer"));
+        }
+        if declared {
+            ip_block(errors, &at.child("ipBlock"), block);
         }
     }
     if kinds == 0 {

@@ -152,6 +152,12 @@ pub(super) fn node() -> Extra {
             }
             errors
         }),
+        // `CSIVolumeHealth` is off (`dropDisabledCSINodeFields`).
+        status_update: |_, object, old| {
+            if old.at("status").count("storageHealth") == 0 {
+                object.remove(&["status", "storageHealth"]);
+            }
+        },
         unconditional_update: false,
         ..Rules::GENERIC
     };

@@ -90,16 +90,22 @@ impl CustomRules {
     }
 
     /// `x-kubernetes-validations`, unless what was found already makes them meaningless (`hasBlockingErr`).
-    fn rules(&self, ctx: &RequestContext<'_>, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    fn rules(&self, ctx: &RequestContext<'_>, object: &Object, old: Option<&Value>, errors: &mut ErrorList) {
         use ErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
         let Some(rules) = self.definition.rules(&self.gvk.version) else { return };
         let blocking = |e: &Error| matches!(e.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid);
-        if errors.iter().any(blocking) {
+        let metadata = || {
+            // Its names and namespaces are looked at before and are never missing here but for a name.
+            let rule = |_: &str, _: bool| Vec::new();
+            api::meta::validate_object_meta(object, !object.namespace().is_empty(), &rule, &Path::new("metadata"))
+        };
+        if errors.iter().any(blocking) || metadata().iter().any(blocking) {
             let text = "some validation rules were not checked because the object was invalid; correct the existing \
                         errors to complete validation";
             errors.push(Error::invalid(Path::default(), Value::Null, text));
         } else {
-            let verdict = rules.validate(value, old, true, &Path::default());
+            let value = Value::Object(object.0.clone());
+            let verdict = rules.validate(&value, old, true, &Path::default());
             if let Some(warn) = ctx.warn {
                 verdict.forgiven.iter().for_each(|error| warn.warn(error.to_string()));
             }
@@ -171,7 +177,7 @@ impl Strategy for CustomRules {
         errors.extend(self.scale(object, true));
         errors.extend(embedded::validate(&value, self.schema(), self.definition.meta()));
         errors.extend(self.list_types(object));
-        self.rules(ctx, &value, None, &mut errors);
+        self.rules(ctx, object, None, &mut errors);
         errors
     }
 
@@ -190,7 +196,7 @@ impl Strategy for CustomRules {
         if self.list_types(old).is_empty() {
             errors.extend(self.list_types(object));
         }
-        self.rules(ctx, &value, Some(&before), &mut errors);
+        self.rules(ctx, object, Some(&before), &mut errors);
         errors
     }
 
@@ -210,8 +216,8 @@ impl Strategy for CustomRules {
         if !lists.is_empty() && self.list_types(old).is_empty() {
             errors.extend(lists);
         }
-        let (value, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
-        self.rules(ctx, &value, Some(&before), &mut errors);
+        let before = Value::Object(old.0.clone());
+        self.rules(ctx, object, Some(&before), &mut errors);
         errors
     }
 
