@@ -6,16 +6,16 @@ set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd); DIR=$1; shift
 CASES=${CASES:-60}; SEED=${SEED:-1}; SEQUENCES=${SEQUENCES:-300}
 mkdir -p "$DIR/out"
-judges=(discovery compare wire verbs apply cel)
+judges=(discovery compare forms wire verbs apply cel)
 [ $# = 0 ] || judges=("$@")
 failed=0; [ $# != 0 ] || walks=1
 for judge in "${judges[@]}"; do
   out=$DIR/out/${judge//\//-}; more=()
   case $judge in
-    compare) more=(-n "$CASES" -s "$SEED" -m create,update,status,request,table,patch,decode -o "$out.jsonl");;
+    compare) more=(-n "$CASES" -s "$SEED" -m create,deep,deepstatus,update,status,request,table,patch,decode -o "$out.jsonl");;
     apply) more=(--sequences "$SEQUENCES" --seed "$SEED");;
     verbs|wire) more=(-v);;
-    cel) more=(-n "$CASES" -s "$SEED");;
+    forms|cel) more=(-n "$CASES" -s "$SEED");;
   esac
   rm -rf "$DIR/servers"
   mapfile -t kubeconfigs < <("$here/servers.sh" start "$DIR/servers")

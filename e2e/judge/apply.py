@@ -27,6 +27,9 @@ EXPLAINED = [
     (r"/pods/", r"status unknown for quota", "which of several quotas is told first"),
     (r"/jobs/.*json-patch", r"resourceVersion", "labels that upstream gives a Job when it is read are written with the next change: a change of nothing then writes"),
     (r"/horizontalpodautoscalers.*\"policies\": \[\]", r"", EMPTY),
+    (r"/networkpolicies/.*\": \[\]", r"generation", EMPTY),
+    (r"/pods.*\"overhead\": \{\}", r"", EMPTY),
+    (r"/resourcequotas/", r"used", "how much a server's quota has counted by then"),
     (r"/persistentvolumeclaims/", r"resourceVersion: ", "a phase that upstream fills in when it reads is written with the next change: a change of nothing then writes"),
 ]
 

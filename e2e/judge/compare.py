@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""compare.py STOCK-KUBECONFIG OUR-KUBECONFIG [-m create,update,status,request,table,patch,decode] [-k REGEX] [-n CASES-A-KIND] [-s SEED] [-o FILE]
+"""compare.py STOCK-KUBECONFIG OUR-KUBECONFIG [-m create,update,status,request,table,patch,decode,deep,deepstatus] [-k REGEX] [-n CASES-A-KIND] [-s SEED] [-o FILE]
 
 The same requests to a stock kube-apiserver and to ours; the answers are compared field by field. Objects come from objects.yaml; each case
-changes one field of one to a usual, an edge or an invalid value, found by the stock server's OpenAPI. Everything is a dry run but the
+changes one field of one to a usual, an edge or an invalid value, found by the stock server's OpenAPI; `deep` and `deepstatus` fill what is not there
+with everything that it may have, and change one field of that. Everything is a dry run but the
 making of the objects themselves. Warnings are compared like answers. Prints how many cases differ, and the differences by place, most
 frequent first; -o gets every case as a line of JSON. What differs for a known reason (EXPLAINED) is counted for itself. Ends with 1 if there
 are differences without a reason."""
@@ -58,6 +59,9 @@ QUANTITIES = ["0", "-1", "1.5", "100m", "1Gi", "abc", "1e3", 5]
 EITHER = [0, -1, 5, 100, "50%", "0%", "150%", "-5%", "abc", "http", "0", ""]
 MAPS = [{}, {"a": "b"}, {"Bad Key!": "v"}, {"k" * 64: "v"}, {"example.com/x": "y"}, {"": "v"}, {"a": "Bad Value!"}, {"a": "v" * 64}, {"kubernetes.io/hostname": "x"}]
 LOOSE = {"name", "apiVersion", "kind"}
+# What strings are where everything is filled, by the field's name or its last word.
+USUAL = {"expression": "true", "valueExpression": "'a'", "messageExpression": "'a'", "apiVersion": "v1", "kind": "Pod", "path": "a", "mountPath": "/a", "ip": "10.1.2.3", "podIP": "10.1.2.3", "hostIP": "10.1.2.4", "url": "https://a.example.com/a", "image": "i", "driver": "a.example.com", "operator": "Exists", "effect": "NoSchedule", "status": "True",
+         "signerName": "a.example.com/a", "keyType": "ED25519", "type": "A", "fsType": "ext4", "cidr": "10.0.0.0/24", "resource": "cpu", "fieldPath": "metadata.name", "apiGroup": "example.com", "namespace": "judge", "topologyKey": "kubernetes.io/hostname", "domain": "example.com"}
 
 
 class Generator:
@@ -155,6 +159,67 @@ class Generator:
                     yield path + (i,), s["items"], sub
                 yield from self.places(s["items"], sub, path + (i,))
 
+    def full(self, schema, name="", depth=0, above=()):
+        """A value with everything in it; of alternatives (types that end in the same word) the first."""
+        s = self.schemas.resolve(schema)
+        if s.get("name") in above or depth > 7:
+            return None
+        if s.get("type") == "array":
+            item = self.full(s["items"], name, depth + 1, above)
+            return [] if item is None else [item]
+        if "properties" in s and not s.get("name", "").endswith(("Quantity", "IntOrString", "Time", "RawExtension", "FieldsV1")):
+            out, words = {}, set()
+            for p, sub in s["properties"].items():
+                word = self.word(sub)
+                if word in words:
+                    continue
+                value = self.full(sub, p, depth + 1, above + ((s["name"],) if "name" in s else ()))
+                if value is not None:
+                    out[p] = value
+                    words.update({word} - {None})
+            return out
+        if s.get("type") == "object" and isinstance(s.get("additionalProperties"), dict):
+            value = self.full(s["additionalProperties"], name, depth + 1, above)
+            return {} if value is None else {"cpu" if self.schemas.resolve(s["additionalProperties"]).get("name", "").endswith("Quantity") else "a": value}
+        if s.get("type") == "string" and not s.get("enum") and s.get("format") != "byte":
+            return USUAL.get(name, USUAL.get(re.sub(r".*[a-z](?=[A-Z])", "", name).lower(), "a"))
+        return self.sample(schema)
+
+    def word(self, schema):
+        """The last word of the type of an alternative: Source, Action, Projection; None of other types."""
+        s = self.schemas.resolve(schema)
+        found = re.search(r"(Source|Action|Projection|MetricStatus)$", s.get("name", "")) if "properties" in s else None
+        return found and found[0]
+
+    def depths(self, schema, o, only=None):
+        """(path, value, siblings to take away) of what is not there, with everything in it, and then with one change inside."""
+        seen = set()
+        for path, sub, current in self.places(schema, o):
+            if only and path[0] not in only or path[0] == "status" and not only or current not in (None, {}, []):
+                continue
+            value = self.full(sub, path[-1])
+            if not value or not isinstance(value, (dict, list)):
+                continue
+            word, away = self.word(sub), []
+            if word:
+                above = schema
+                for p in path[:-1]:
+                    s = self.schemas.resolve(above)
+                    above = s["items"] if isinstance(p, int) else s.get("properties", {}).get(p) or s.get("additionalProperties")
+                away = [p for p, other in self.schemas.resolve(above)["properties"].items() if p != path[-1] and self.word(other) == word]
+            yield path, value, away
+            # The inside of a type once in the same kind of place.
+            where = self.schemas.resolve(sub).get("name") or tuple(p for p in path if isinstance(p, str))[-2:]
+            if where in seen:
+                continue
+            seen.add(where)
+            for inner, change in self.mutations({"properties": {"x": sub}}, {"x": value}):
+                if inner == ("x",):
+                    continue
+                changed = {"x": copy.deepcopy(value)}
+                put(changed, inner, change)
+                yield path + inner[1:], changed["x"], away
+
     def mutations(self, schema, o, only=None):
         for path, sub, current in self.places(schema, o):
             if only and path[0] not in only:
@@ -177,11 +242,24 @@ def put(o, path, value, keep=False):
         o[path[-1]] = value
 
 
+def deepen(o, path, value, away):
+    """Sets a value whose path may go on inside of it, without its alternatives."""
+    for p in path:
+        if not (isinstance(o, dict) and p in o and o[p] not in (None, {}, [])) and not (isinstance(o, list) and isinstance(p, int)):
+            break
+        o = o[p]
+    else:
+        return
+    o[p] = value
+    for other in away:
+        o.pop(other, None)
+
+
 EMPTY = "an empty list or map and none are the same here, as they are in the store"
 # Differences with a reason: an expression for "MODE KIND PATH: WHAT", one for the stock server's part, one for ours, and the reason.
 EXPLAINED = [
     (r"CustomResourceDefinition .*: no answer", r"", r"", "the stock server panics and drops the connection (nil dereference in cel.ValidFieldPath)"),
-    (r"[eE]xpression|messageExpression|\.rule\b|x-kubernetes-validations", r"Syntax error", r"Syntax error", "the texts of cel-go's generated parser for what does not parse at all"),
+    (r"[eE]xpression|messageExpression|\.cel\b|selectors|\.rule\b|x-kubernetes-validations", r"Syntax error", r"Syntax error", "the texts of cel-go's generated parser for what does not parse at all"),
     (r"(update|status) HorizontalPodAutoscaler .*managedFields", r"", r"", "whose the annotations are that v1 keeps the rest of a status in: a status written through v1 does not take them over"),
     (r"DeviceTaintRule .*timeAdded", r"", r"", "the default time of a taint is no default but set when the rule is stored: nobody owns it"),
     (r'request body .*"yaml"', r"yaml: ", r"yaml: ", "the texts of Go's YAML parser"),
@@ -194,7 +272,13 @@ EXPLAINED = [
     (r"(request )?patch .*", r"json: cannot unmarshal|illegal base64|\[\]", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
     (r"patch ControllerRevision", r"data: |\"data\"|accepted|\[\]", r"", "upstream takes the data of a patched revision for other data: it compares the text, which a patch sorts"),
     (r"patch ResourceClaim", r"spec: Invalid value: null|\"spec\"", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
-    (r"patch Pod .*: (missing|extra) cause", r"", r"kube-api-access-R", "a volume whose name each server chooses"),
+    (r"(patch|update) Pod .*: (missing|extra) cause", r"", r"kube-api-access-R", "a volume whose name each server chooses"),
+    (r"(update|table|patch) APIService .*lastTransitionTime", r"", r"", "when each server found the service"),
+    (r'body \["metadata.resourceVersion", "abc"\]', r"^\"abc\"$", r"", "a dry run of a creation gives back what is no version"),
+    (r"DaemonSet .*deprecated.daemonset.template.generation: code", r"strconv.ParseInt", r"", "upstream reads this annotation into a field of its internal type, and fails over one that is no number"),
+    (r'body \["metadata.managedFields".*managedFields', r"^\"<absent>\"$", r"", "owners in a version that a definition does not have: upstream gives up working out who owns what"),
+    (r"emptylist( empty)?: code", r"", r"accepted|already exists", EMPTY),
+    (r"emptylist( empty)?: (missing cause|code)", r"cannot be set|may not be|must be|must not|only one of|Forbidden", r"", EMPTY),
     (r"request (ControllerRevision|ResourceClaim|DeviceClass) body .*patch", r"immutable|^2$", r"", "upstream takes the data or parameters of a patched object for others: it compares the text, which a patch sorts"),
     (r"request (ControllerRevision|ResourceClaim|DeviceClass) patch", r"immutable|^2$", r"", "upstream takes the data or parameters of a patched object for others: it compares the text, which a patch sorts"),
     (r"request ResourceClaim patch", r"Invalid value: null: field is immutable", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
@@ -204,7 +288,7 @@ EXPLAINED = [
     (r"CustomResourceDefinition .*cause", r"Invalid value: \\*\[?\{", r"", "JSON schemas printed whole, as Go's internal type"),
     (r"Secret .*[dD]ata", r"invalid character|unexpected end", r"", "the texts of Go's JSON parser for a Secret that is not JSON"),
     (r": no answer", r'^"stock [^;]*"$', r"", "the stock server panics and drops the connection"),
-    (r"empty: .*(managedFields|generation)", r"", r"", EMPTY),
+    (r"empty(list)?: .*(managedFields|generation)", r"", r"", EMPTY),
     (r"policies empty: code", r"must specify at least one Policy", r"accepted", EMPTY),
     (r"^decode ", r"of type (map\[|uint8|v1\.JSONSchemaDe)|TypeMeta", r"of type ", "Go's names of types in a decoder's text"),
     (r"(create|request) TokenReview .*status", r"", r"", "what a review's sender says of its status"),
@@ -421,12 +505,31 @@ class Judge:
                 put(changed, path, value)
                 yield path, value, ("POST", f"{where}?{strict}", changed, {})
             return
+        if mode == "deep":
+            for path, value, away in self.generator.depths(schema, body):
+                changed = copy.deepcopy(body)
+                if "name" in changed.get("metadata", {}):
+                    changed["metadata"]["name"] = self.fresh(o)
+                deepen(changed, path, value, away)
+                yield path, value, ("POST", f"{where}?{strict}", changed, {})
+            return
         if not name:
             return
         live = [s.ask("GET", f"{where}/{name}")[1] for s in (self.stock, self.ours)]
         if any(l.get("kind") == "Status" for l in live):
             return
         sub = "/status" if mode == "status" or mode == "table" and "status" in o else ""
+        if mode == "deepstatus":
+            for path, value, away in self.generator.depths(schema, dict(live[0], status=live[0].get("status") or {}), ("status",)):
+                bodies = []
+                for l in live:
+                    changed = copy.deepcopy(l)
+                    changed.setdefault("status", {})
+                    changed["metadata"].pop("managedFields", None)
+                    deepen(changed, path, value, away)
+                    bodies.append(changed)
+                yield path, value, ("PUT", f"{where}/{name}/status?{strict}", tuple(bodies), {})
+            return
         if mode in ("update", "status", "table"):
             if mode == "status" and "status" not in o:
                 return
@@ -657,7 +760,7 @@ class Judge:
             return case, [("no answer", "; ".join(dead), "")] if dead else compare(*answers, text)
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            turns = [(mode, objects[: len(objects) - len(last)] if mode in ("create", "decode", "request") else made) for mode in modes]
+            turns = [(mode, objects[: len(objects) - len(last)] if mode in ("create", "decode", "request", "deep") else made) for mode in modes]
             turns += [(mode, last) for mode in modes]
             for turn, (mode, some) in enumerate(turns):
                 if last and turn == len(modes):
@@ -676,7 +779,10 @@ class Judge:
                             where = f"{path[0]} {json.dumps(value)[:90]}"
                         sent = value[1] if isinstance(value, list) and len(value) == 2 else value
                         sent = sent.get("value", sent) if isinstance(sent, dict) else sent
+                        bare = sent in ([], {}) or isinstance(sent, (dict, list)) and '": []' in json.dumps(sent)
                         mark = " empty" if sent in ([], {}, "") or isinstance(sent, dict) and re.search(r": (\[\]|\{\}|\"\")\}*$", json.dumps(sent)) else ""
+                        if bare:
+                            mark = " emptylist" + mark
                         reason = [explanation(f"{mode} {o['kind']} {where}{mark}: {what}", a, b) for what, a, b in found]
                         if all(reason):
                             known[mode] += 1

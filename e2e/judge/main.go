@@ -2,6 +2,8 @@
 // document a line: the type, its JSON and its protobuf. Our codecs are tested against what it prints:
 //
 //	go run . | zstd -19 > ../../src/kinds/tests/vectors.zst
+//
+// With the word translate it makes protobuf of JSON and JSON of protobuf, line by line (translate.go), for forms.py.
 package main
 
 import (
@@ -200,6 +202,10 @@ func main() {
 	check(apiextensionsv1.AddToScheme(scheme.Scheme))
 	check(apiregistrationv1.AddToScheme(scheme.Scheme))
 	check(metav1.AddMetaToScheme(scheme.Scheme))
+	if len(os.Args) == 2 && os.Args[1] == "translate" {
+		translate()
+		return
+	}
 	types := scheme.Scheme.AllKnownTypes()
 	var names []string
 	for gvk := range types {
