@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""plugins.py STOCK-KUBECONFIG OUR-KUBECONFIG: the admission plugins that are off unless asked for, and what the configuration file says of others.
-Needs fresh servers (servers.sh), both with --enable-admission-plugins=ExtendedResourceToleration,EventRateLimit,AlwaysPullImages,NodeRestriction,
-DenyServiceExternalIPs,LimitPodHardAntiAffinityTopology,NamespaceAutoProvision,NamespaceExists,OwnerReferencesPermissionEnforcement,PodNodeSelector,
-PodTolerationRestriction and --admission-control-config-file=plugins.yaml."""
+"""plugins.py [STOCK-KUBECONFIG OUR-KUBECONFIG]: the admission plugins that are off unless asked for, and what the configuration file (plugins.yaml) says of others. Without
+kubeconfigs it starts fresh servers with them."""
 from walk import *
-w = Walk(sys.argv[1], sys.argv[2])
+FLAGS = ("--enable-admission-plugins=ExtendedResourceToleration,EventRateLimit,AlwaysPullImages,NodeRestriction,DenyServiceExternalIPs,LimitPodHardAntiAffinityTopology,NamespaceAutoProvision,NamespaceExists,OwnerReferencesPermissionEnforcement,PodNodeSelector,PodTolerationRestriction",
+         "--admission-control-config-file={dir}/plugins.yaml")
+w = start(__file__, stock=FLAGS, ours=FLAGS, prepare=lambda at: shutil.copy(os.path.join(os.path.dirname(os.path.abspath(__file__)), "plugins.yaml"), at))
 V1 = "/api/v1"; DRY = "?dryRun=All"
 SECURE = {"securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
 def ns(name, labels=None, annotations=None): return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}, "annotations": annotations or {}}}
