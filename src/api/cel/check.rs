@@ -93,10 +93,7 @@ impl Checker<'_> {
             Kind::Ident(_) => self.ident(expr),
             Kind::Select(_) => self.select(expr),
             Kind::Call(_) => self.call(expr),
-            Kind::Logic { and, terms } => {
-                let name = if *and { "_&&_" } else { "_||_" };
-                self.logic(expr.at, name, terms)
-            }
+            Kind::Logic { terms, .. } => self.logic(terms),
             Kind::Conditional(parts) => self.conditional(expr.at, parts),
             Kind::List(elements) => {
                 let mut item = None;
@@ -152,7 +149,7 @@ impl Checker<'_> {
         let known = self.structs && (name == "Object" || name.starts_with("Object.") || name == "JSONPatch");
         if !known {
             self.issue(at, format!("undeclared reference to '{name}' (in container '')"));
-            return Type::Dyn;
+            return Type::Error;
         }
         if name == "JSONPatch" {
             for (at, field) in fields {
@@ -182,7 +179,7 @@ impl Checker<'_> {
         }
         let message = format!("undeclared reference to '{name}' (in container '')");
         self.issue(expr.at, message);
-        Type::Dyn
+        Type::Error
     }
 
     fn select(&mut self, expr: &mut Expr) -> Type {
@@ -226,14 +223,14 @@ impl Checker<'_> {
                 None => {
                     let message = format!("undefined field '{field}'");
                     self.issue(at, message);
-                    Type::Dyn
+                    Type::Error
                 }
             },
             Type::Var(_) => {
                 self.unify(&inner, &Type::Dyn);
                 Type::Dyn
             }
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any | Type::Error => Type::Dyn,
             other => {
                 let message = format!("type '{other}' does not support field selection");
                 self.issue(at, message);
@@ -246,15 +243,15 @@ impl Checker<'_> {
         if *optional || through_optional { Type::Optional(Arc::new(found)) } else { found }
     }
 
-    fn logic(&mut self, at: u32, name: &str, terms: &mut [Expr]) -> Type {
+    fn logic(&mut self, terms: &mut [Expr]) -> Type {
+        let mut result = Type::Bool;
         for term in terms.iter_mut() {
             let ty = self.expr(term);
-            if !self.unify(&ty, &Type::Bool) {
-                let shown = self.resolve(&ty, false);
-                self.issue(at, format!("found no matching overload for '{name}' applied to '({shown}, bool)'"));
+            if !self.expect_bool(term, &ty) {
+                result = Type::Error;
             }
         }
-        Type::Bool
+        result
     }
 
     fn conditional(&mut self, at: u32, parts: &mut [Expr; 3]) -> Type {
@@ -268,15 +265,15 @@ impl Checker<'_> {
         {
             return joined;
         }
-        let shown: Vec<String> = [&condition, &yes, &no].map(|ty| self.resolve(ty, false).to_string()).to_vec();
+        let shown: Vec<String> = [&condition, &yes, &no].map(|ty| self.resolve(ty, true).to_string()).to_vec();
         self.issue(at, format!("found no matching overload for '_?_:_' applied to '({})'", shown.join(", ")));
-        Type::Dyn
+        Type::Error
     }
 
     fn unwrap_optional(&mut self, at: u32, ty: Type) -> Type {
         match self.resolve(&ty, false) {
             Type::Optional(inner) => (*inner).clone(),
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any => Type::Dyn,
             other => {
                 let message = format!("expected type 'optional_type({other})' but found '{other}'");
                 self.issue(at, message);
@@ -288,8 +285,8 @@ impl Checker<'_> {
     /// The type that holds both; `None` if there is none but `dyn`.
     fn try_join(&mut self, a: &Type, b: &Type) -> Option<Type> {
         let (ra, rb) = (self.resolve(a, false), self.resolve(b, false));
-        if matches!(ra, Type::Dyn) || matches!(rb, Type::Dyn) {
-            return Some(Type::Dyn);
+        if let Some(unknown) = [&ra, &rb].into_iter().find(|ty| matches!(ty, Type::Dyn | Type::Any)) {
+            return Some(unknown.clone());
         }
         // The more general of the two.
         if self.unify(&rb, &ra) {
@@ -315,7 +312,7 @@ impl Checker<'_> {
             Type::List(item) if two => (Type::Int, (*item).clone()),
             Type::List(item) => ((*item).clone(), Type::Dyn),
             Type::Map(key, value) => ((*key).clone(), (*value).clone()),
-            Type::Dyn => (Type::Dyn, Type::Dyn),
+            Type::Dyn | Type::Error => (Type::Dyn, Type::Dyn),
             unknown @ Type::Var(_) => {
                 self.unify(&unknown, &Type::Dyn);
                 (Type::Dyn, Type::Dyn)
@@ -325,7 +322,7 @@ impl Checker<'_> {
                     "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
                 );
                 self.issue(fold.range.at, message);
-                (Type::Dyn, Type::Dyn)
+                (Type::Error, Type::Error)
             }
         };
         let accumulator: Arc<str> = super::ast::ACCUMULATOR.into();
@@ -350,11 +347,13 @@ impl Checker<'_> {
         self.resolve(&result, false)
     }
 
-    fn expect_bool(&mut self, expr: &Expr, ty: &Type) {
-        if !self.unify(ty, &Type::Bool) {
+    fn expect_bool(&mut self, expr: &Expr, ty: &Type) -> bool {
+        let good = self.unify(ty, &Type::Bool);
+        if !good {
             let found = self.resolve(ty, false);
             self.issue(expr.at, format!("expected type 'bool' but found '{found}'"));
         }
+        good
     }
 
     fn call(&mut self, expr: &mut Expr) -> Type {
@@ -387,7 +386,7 @@ impl Checker<'_> {
         let function = Arc::clone(function);
         let Some(overloads) = functions::overloads(&function) else {
             self.issue(at, format!("undeclared reference to '{function}' (in container '')"));
-            return Type::Dyn;
+            return Type::Error;
         };
         match self.resolve_overload(overloads, has_target, &types) {
             Some(ty) => ty,
@@ -398,7 +397,7 @@ impl Checker<'_> {
                     _ => format!("({})", shown.join(", ")),
                 };
                 self.issue(at, format!("found no matching overload for '{function}' applied to '{shown}'"));
-                Type::Dyn
+                Type::Error
             }
         }
     }
@@ -460,7 +459,7 @@ impl Checker<'_> {
                 }
                 true
             }
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
+            (Type::Dyn | Type::Any | Type::Error, _) | (_, Type::Dyn | Type::Any | Type::Error) => true,
             (Type::Null, Type::Null) => true,
             (Type::Null, other) | (other, Type::Null) => nullable(other),
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.unify(a, b),

@@ -502,7 +502,7 @@ impl Coster<'_> {
                 _ => one,
             }),
             "_==_" | "_!=_" => plain(self.comparison(size(0), size(1))),
-            "_<_" | "_<=_" | "_>_" | "_>=_" if matches!(ty(0), Type::String | Type::Bytes | Type::Dyn) => {
+            "_<_" | "_<=_" | "_>_" | "_>=_" if matches!(ty(0), Type::String | Type::Bytes | Type::Dyn | Type::Any) => {
                 plain(self.comparison(size(0), size(1)))
             }
             "startsWith" | "endsWith" => plain(size(1).scale(TRAVERSAL)),
@@ -518,7 +518,7 @@ impl Coster<'_> {
             "string" if matches!(ty(0), Type::Bytes) => {
                 with(size(0).scale(TRAVERSAL), Range { min: size(0).min / 4, max: size(0).max })
             }
-            "@in" if matches!(ty(1), Type::List(_) | Type::Dyn) => plain(size(1)),
+            "@in" if matches!(ty(1), Type::List(_) | Type::Dyn | Type::Any) => plain(size(1)),
             "contains" => plain(size(0).scale(TRAVERSAL).multiply(size(1).scale(TRAVERSAL))),
             "_+_" => self.addition(expr, args, size(0).add(size(1))),
             "_[_]" if !matches!(ty(0), Type::Optional(_)) => match args.first() {
@@ -555,7 +555,7 @@ impl Coster<'_> {
             let (texts, _) = made(2.0 + TRAVERSAL, square(size(by)));
             match ty(by) {
                 Type::List(item) if matches!(**item, Type::String | Type::Bytes) => (texts, known),
-                Type::List(item) if !matches!(**item, Type::Dyn) => (cost, known),
+                Type::List(item) if !matches!(**item, Type::Dyn | Type::Any) => (cost, known),
                 // It may be a list of anything.
                 _ => (cost.union(texts), known),
             }
@@ -563,7 +563,7 @@ impl Coster<'_> {
         match name {
             "slice" => made(1.0, Range::fixed(literal(2, size(0).max).wrapping_sub(literal(1, 0)))),
             "flatten" if args.len() > 1 => made(literal(1, u64::MAX) as f64, size(0)),
-            "flatten" | "reverse" if matches!(ty(0), Type::List(_) | Type::Dyn) => made(1.0, size(0)),
+            "flatten" | "reverse" if matches!(ty(0), Type::List(_) | Type::Dyn | Type::Any) => made(1.0, size(0)),
             "lists.range" => made(1.0, Range::fixed(literal(0, u64::MAX))),
             "distinct" => made(2.0, square(size(0))),
             "sort" => sorted(0),
@@ -589,7 +589,7 @@ impl Coster<'_> {
             Type::List(_) => (Range::fixed(1), Known { size: Some(size), entries, ..Known::default() }),
             Type::String | Type::Bytes => (size.scale(TRAVERSAL), Known { size: Some(size), ..Known::default() }),
             // It may be a text or a number.
-            Type::Dyn => {
+            Type::Dyn | Type::Any => {
                 let cost = size.scale(TRAVERSAL).union(Range::fixed(1));
                 (cost, Known { size: Some(size), entries, ..Known::default() })
             }

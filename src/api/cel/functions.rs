@@ -49,7 +49,7 @@ int g int -> int ; g uint -> int ; g double -> int ; g string -> int ; g timesta
 uint g uint -> uint ; g int -> uint ; g double -> uint ; g string -> uint
 string g string -> string ; g bool -> string ; g bytes -> string ; g double -> string ; g int -> string ; g uint -> string ; g timestamp -> string ; g duration -> string ; g net.IP -> string ; g net.CIDR -> string
 timestamp g timestamp -> timestamp ; g int -> timestamp ; g string -> timestamp
-duration g duration -> duration ; g int -> duration ; g string -> duration
+duration g duration -> duration ; g string -> duration
 getFullYear m timestamp -> int ; m timestamp string -> int
 getMonth m timestamp -> int ; m timestamp string -> int
 getDayOfYear m timestamp -> int ; m timestamp string -> int

@@ -10,24 +10,13 @@ pub(super) enum Token {
     String(String),
     Bytes(Vec<u8>),
     Ident(String),
+    /// A field's name between backticks.
+    Escaped(String),
     /// Operators and punctuation.
     Op(&'static str),
+    /// A literal that has the form of one but no value, and why.
+    Bad(&'static str),
     End,
-}
-
-impl Token {
-    /// As error texts show it.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Int(text) | Self::Ident(text) => text.clone(),
-            Self::Uint(text) => format!("{text}u"),
-            Self::Double(number) => number.to_string(),
-            Self::String(text) => format!("{text:?}"),
-            Self::Bytes(_) => "b\"…\"".to_owned(),
-            Self::Op(op) => (*op).to_owned(),
-            Self::End => "<EOF>".to_owned(),
-        }
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +24,8 @@ pub(super) struct Lexeme {
     pub token: Token,
     /// Offset in characters.
     pub at: u32,
+    /// Offset of the character after it.
+    pub end: u32,
 }
 
 /// Longest first, so that the first match is the longest.
@@ -43,30 +34,54 @@ const OPERATORS: &[&str] = &[
     "{", "}",
 ];
 
+/// How many problems are told of (`errorReportingLimit`).
+const ISSUES_MAX: usize = 100;
+
 struct Lexer<'s> {
     text: &'s [char],
     at: usize,
 }
 
-/// All tokens; the last is [`Token::End`].
-pub(super) fn lex(text: &[char]) -> Result<Vec<Lexeme>, Issue> {
+/// All tokens, the last of which is [`Token::End`], and what is none: upstream's lexer leaves that out and goes on.
+pub(super) fn lex(text: &[char]) -> (Vec<Lexeme>, Vec<Issue>) {
     let mut lexer = Lexer { text, at: 0 };
-    let mut lexemes = Vec::new();
+    let (mut lexemes, mut issues) = (Vec::new(), Vec::new());
     loop {
         lexer.skip_blank();
-        let at = lexer.at as u32;
-        let token = lexer.token().map_err(|message| Issue { at, message: format!("Syntax error: {message}") })?;
-        let end = token == Token::End;
-        lexemes.push(Lexeme { token, at });
-        if end {
-            return Ok(lexemes);
+        let at = lexer.at;
+        match lexer.token() {
+            Ok(token) => {
+                let end = token == Token::End;
+                lexemes.push(Lexeme { token, at: at as u32, end: lexer.at as u32 });
+                if end {
+                    return (lexemes, issues);
+                }
+            }
+            Err(dead) => {
+                // What was looked at, the character with which nothing goes on included.
+                let to = (dead + 1).min(text.len());
+                lexer.at = to;
+                if issues.len() < ISSUES_MAX {
+                    let message = format!("Syntax error: token recognition error at: {}", quoted(&text[at..to]));
+                    issues.push(Issue { at: at as u32, message });
+                }
+            }
         }
     }
+}
+
+/// Source as error texts show it.
+pub(super) fn quoted(text: &[char]) -> String {
+    let text: String = text.iter().collect();
+    format!("'{}'", text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t"))
 }
 
 fn is_ident(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
+
+/// Where no token can go on.
+type Dead = usize;
 
 impl Lexer<'_> {
     fn peek(&self, ahead: usize) -> Option<char> {
@@ -87,14 +102,17 @@ impl Lexer<'_> {
         }
     }
 
-    fn token(&mut self) -> Result<Token, String> {
+    fn token(&mut self) -> Result<Token, Dead> {
         let Some(c) = self.peek(0) else { return Ok(Token::End) };
         if c.is_ascii_digit() || (c == '.' && self.peek(1).is_some_and(|c| c.is_ascii_digit())) {
-            return self.number();
+            return Ok(self.number());
         }
         if let Some((raw, bytes, prefix)) = self.string_prefix() {
-            self.at += prefix;
-            return self.string(raw, bytes);
+            match self.string(raw, bytes, prefix) {
+                // What stands before the quote is a name then.
+                Err(_) if prefix > 0 => {}
+                done => return done,
+            }
         }
         if c.is_ascii_alphabetic() || c == '_' {
             let from = self.at;
@@ -103,24 +121,44 @@ impl Lexer<'_> {
             }
             return Ok(Token::Ident(self.text[from..self.at].iter().collect()));
         }
+        if c == '`' {
+            return self.escaped();
+        }
         for op in OPERATORS {
             if op.chars().enumerate().all(|(i, o)| self.peek(i) == Some(o)) {
                 self.at += op.len();
                 return Ok(Token::Op(op));
             }
         }
-        Err(format!("token recognition error at: '{c}'"))
+        // The first halves of `==`, `&&` and `||` want another character.
+        Err(self.at + usize::from(matches!(c, '=' | '&' | '|')))
     }
 
-    fn number(&mut self) -> Result<Token, String> {
+    fn escaped(&mut self) -> Result<Token, Dead> {
+        let from = self.at + 1;
+        let mut to = from;
+        while self.text.get(to).is_some_and(|c| is_ident(*c) || matches!(c, '.' | '-' | '/' | ' ')) {
+            to += 1;
+        }
+        if to == from || self.text.get(to) != Some(&'`') {
+            return Err(to);
+        }
+        self.at = to + 1;
+        Ok(Token::Escaped(self.text[from..to].iter().collect()))
+    }
+
+    fn number(&mut self) -> Token {
         let from = self.at;
         let text = |lexer: &Self| lexer.text[from..lexer.at].iter().collect::<String>();
-        if self.peek(0) == Some('0') && matches!(self.peek(1), Some('x' | 'X')) {
+        if self.peek(0) == Some('0')
+            && self.peek(1) == Some('x')
+            && self.peek(2).is_some_and(|c| c.is_ascii_hexdigit())
+        {
             self.at += 2;
             while self.peek(0).is_some_and(|c| c.is_ascii_hexdigit()) {
                 self.at += 1;
             }
-            return Ok(self.integer(text(self)));
+            return self.integer(text(self));
         }
         let digits = |lexer: &mut Self| {
             while lexer.peek(0).is_some_and(|c| c.is_ascii_digit()) {
@@ -142,12 +180,12 @@ impl Lexer<'_> {
                 digits(self);
             }
         }
-        if double {
-            let parsed = text(self).parse().ok().filter(|number: &f64| number.is_finite());
-            return parsed.map(Token::Double).ok_or_else(|| "invalid double literal".to_owned());
-        }
         let text = text(self);
-        Ok(self.integer(text))
+        if double {
+            let parsed = text.parse().ok().filter(|number: &f64| number.is_finite());
+            return parsed.map_or(Token::Bad("invalid double literal"), Token::Double);
+        }
+        self.integer(text)
     }
 
     fn integer(&mut self, text: String) -> Token {
@@ -165,57 +203,98 @@ impl Lexer<'_> {
             match self.peek(ahead)? {
                 '"' | '\'' => return Some((raw, bytes, ahead)),
                 'r' | 'R' if !raw => raw = true,
-                'b' | 'B' if !bytes => bytes = true,
+                'b' | 'B' if !bytes && !raw => bytes = true,
                 _ => return None,
             }
         }
         None
     }
 
-    fn string(&mut self, raw: bool, bytes: bool) -> Result<Token, String> {
-        let Some(quote) = self.peek(0) else { return Err("unterminated string".to_owned()) };
-        let triple = self.peek(1) == Some(quote) && self.peek(2) == Some(quote);
-        let width = if triple { 3 } else { 1 };
-        self.at += width;
-        let mut text = String::new();
-        let mut octets = Vec::new();
-        loop {
-            let Some(c) = self.peek(0) else {
-                return Err("token recognition error: unterminated string literal".to_owned());
-            };
-            if c == quote && (!triple || (self.peek(1) == Some(quote) && self.peek(2) == Some(quote))) {
-                self.at += width;
-                break;
-            }
-            if !triple && matches!(c, '\n' | '\r') {
-                return Err("token recognition error: newline in string literal".to_owned());
-            }
-            self.at += 1;
-            if c == '\\' && !raw {
-                self.escape(bytes, &mut text, &mut octets)?;
-            } else if bytes {
-                octets.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            } else {
-                text.push(c);
-            }
-        }
-        Ok(if bytes { Token::Bytes(octets) } else { Token::String(text) })
+    /// A string's token; it is taken only if there is one.
+    fn string(&mut self, raw: bool, bytes: bool, prefix: usize) -> Result<Token, Dead> {
+        let open = self.at + prefix;
+        let char_at = |at: usize| self.text.get(at).copied();
+        let quote = char_at(open).ok_or(open)?;
+        let empty = char_at(open + 1) == Some(quote);
+        let triple = empty && char_at(open + 2) == Some(quote);
+        let (width, end) = match triple.then(|| self.string_end(open + 3, quote, true, raw)) {
+            Some(Ok(end)) => (3, end),
+            // Three quotes that nothing closes are an empty string and the beginning of another.
+            _ if empty => (1, open + 1),
+            _ => (1, self.string_end(open + 1, quote, false, raw)?),
+        };
+        let content = &self.text[open + width..end];
+        self.at = end + width;
+        Ok(value(content, raw, bytes))
     }
 
-    /// What follows a backslash.
-    fn escape(&mut self, bytes: bool, text: &mut String, octets: &mut Vec<u8>) -> Result<(), String> {
-        let Some(c) = self.peek(0) else { return Err("unterminated escape".to_owned()) };
-        self.at += 1;
-        let (digits, radix) = match c {
-            'x' | 'X' => (2, 16),
-            'u' if !bytes => (4, 16),
-            'U' if !bytes => (8, 16),
-            '0'..='3' => {
-                self.at -= 1;
-                (3, 8)
+    /// Where the closing quotes begin.
+    fn string_end(&self, from: usize, quote: char, triple: bool, raw: bool) -> Result<usize, Dead> {
+        let char_at = |at: usize| self.text.get(at).copied();
+        let mut at = from;
+        loop {
+            let c = char_at(at).ok_or(at)?;
+            if c == quote && (!triple || (char_at(at + 1) == Some(quote) && char_at(at + 2) == Some(quote))) {
+                return Ok(at);
             }
+            if !triple && matches!(c, '\n' | '\r') {
+                return Err(at);
+            }
+            at += 1;
+            if c != '\\' || raw {
+                continue;
+            }
+            // What may follow a backslash (`ESC_SEQ`).
+            let (digits, radix) = match char_at(at).ok_or(at)? {
+                'x' | 'X' => (2, 16),
+                'u' => (4, 16),
+                'U' => (8, 16),
+                '0'..='3' => (2, 8),
+                'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '"' | '\'' | '\\' | '?' | '`' => (0, 8),
+                _ => return Err(at),
+            };
+            at += 1;
+            for _ in 0..digits {
+                if !char_at(at).ok_or(at)?.is_digit(radix) {
+                    return Err(at);
+                }
+                at += 1;
+            }
+        }
+    }
+}
+
+/// What a string's content means (cel-go `parser/unescape.go`).
+fn value(content: &[char], raw: bool, bytes: bool) -> Token {
+    let (mut text, mut octets) = (String::new(), Vec::new());
+    let mut rest = content.iter().copied().peekable();
+    let mut push = |c: char, octets: &mut Vec<u8>| {
+        if bytes {
+            octets.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            text.push(c);
+        }
+    };
+    while let Some(c) = rest.next() {
+        if c == '\r' {
+            // All strings have their lines end alike.
+            rest.next_if_eq(&'\n');
+            push('\n', &mut octets);
+            continue;
+        }
+        if c != '\\' || raw {
+            push(c, &mut octets);
+            continue;
+        }
+        let Some(kind) = rest.next() else { return Token::Bad("unable to unescape string") };
+        let (digits, radix, first) = match kind {
+            'x' | 'X' => (2, 16, 0),
+            'u' | 'U' if bytes => return Token::Bad("unable to unescape string"),
+            'u' => (4, 16, 0),
+            'U' => (8, 16, 0),
+            '0'..='3' => (2, 8, kind.to_digit(8).unwrap_or_default()),
             _ => {
-                let plain = match c {
+                let plain = match kind {
                     'a' => '\u{7}',
                     'b' => '\u{8}',
                     'f' => '\u{c}',
@@ -223,27 +302,26 @@ impl Lexer<'_> {
                     'r' => '\r',
                     't' => '\t',
                     'v' => '\u{b}',
-                    '\\' | '\'' | '"' | '`' | '?' => c,
-                    other => return Err(format!("unable to unescape string: '\\{other}'")),
+                    other => other,
                 };
-                text.push(plain);
-                octets.push(plain as u8);
-                return Ok(());
+                push(plain, &mut octets);
+                continue;
             }
         };
-        let mut value = 0u32;
+        let mut number = first;
         for _ in 0..digits {
-            let digit = self.peek(0).and_then(|c| c.to_digit(radix));
-            let Some(digit) = digit else { return Err("unable to unescape string: bad digit".to_owned()) };
-            value = value * radix + digit;
-            self.at += 1;
+            let Some(digit) = rest.next().and_then(|c| c.to_digit(radix)) else {
+                return Token::Bad("unable to unescape string");
+            };
+            number = (number << if radix == 8 { 3 } else { 4 }) | digit;
         }
         if bytes {
-            octets.push(u8::try_from(value).map_err(|_| "unable to unescape string: too large".to_owned())?);
+            // Octal and hexadecimal escapes are bytes; three octal digits below 0400 fit.
+            octets.push(number as u8);
         } else {
-            let c = char::from_u32(value).ok_or_else(|| "unable to unescape string: no such character".to_owned())?;
-            text.push(c);
+            let Some(c) = char::from_u32(number) else { return Token::Bad("invalid unicode code point") };
+            push(c, &mut octets);
         }
-        Ok(())
     }
+    if bytes { Token::Bytes(octets) } else { Token::String(text) }
 }

@@ -53,7 +53,8 @@ pub(super) fn expand_global(
     match arg.kind {
         Kind::Select(mut select) if !select.test && !select.optional => {
             select.test = true;
-            Ok(Expansion::Done(parser.node(arg.at, Kind::Select(select))))
+            // What a macro makes stands where its parenthesis does.
+            Ok(Expansion::Done(parser.node(at, Kind::Select(select))))
         }
         _ => Err(Issue { at: arg.at, message: "invalid argument to has() macro".to_owned() }),
     }
@@ -62,7 +63,10 @@ pub(super) fn expand_global(
 /// The variable that an argument names.
 fn variable(arg: &Expr, what: &str) -> Result<Arc<str>, Issue> {
     match &arg.kind {
-        Kind::Ident(name) if &**name != ACCUMULATOR => Ok(Arc::clone(name)),
+        Kind::Ident(name) if matches!(&**name, ACCUMULATOR | "__result__") => {
+            Err(Issue { at: arg.at, message: "iteration variable overwrites accumulator variable".to_owned() })
+        }
+        Kind::Ident(name) => Ok(Arc::clone(name)),
         _ => Err(Issue { at: arg.at, message: what.to_owned() }),
     }
 }
@@ -218,7 +222,7 @@ pub(super) fn expand_member(
 ) -> Result<Expansion, Issue> {
     let known = matches!(
         (function, args.len()),
-        ("all" | "exists" | "exists_one" | "existsOne" | "filter" | "optMap" | "optFlatMap" | "sortBy", 2)
+        ("all" | "exists" | "exists_one" | "filter" | "optMap" | "optFlatMap" | "sortBy", 2)
             | (
                 "map"
                     | "all"
@@ -249,6 +253,7 @@ fn expand_known(parser: &mut Parser, at: u32, target: Expr, function: &str, args
     let name = match function {
         "optMap" => "optMap() variable name must be a simple identifier",
         "optFlatMap" => "optFlatMap() variable name must be a simple identifier",
+        "map" | "filter" => "argument is not an identifier",
         _ => "argument must be a simple name",
     };
     let first = variable(&first_at, name)?;

@@ -3,6 +3,8 @@
 //! Time and memory are linear in the source, whose length is bounded; so is the depth of the tree, because everything
 //! that walks it recurses.
 
+mod recovery;
+
 use std::sync::Arc;
 
 use super::ast::{Call, Expr, Id, Kind, MapEntry, Select, StructField};
@@ -11,6 +13,7 @@ use super::lexer::{Lexeme, Token, lex};
 use super::macros;
 use super::types::RESERVED;
 use super::value::Value;
+use recovery::{ARGUMENT, ELEMENT, ENTRY, INDEX, OPERAND, WORDS};
 
 /// The longest source, in characters (cel-go's `ExpressionSizeCodePointLimit`).
 pub(super) const SOURCE_MAX: usize = 100_000;
@@ -20,8 +23,13 @@ pub(super) const DEPTH_MAX: u32 = 250;
 const NESTING_MAX: usize = 100;
 
 pub(super) struct Parser {
+    text: Vec<char>,
     lexemes: Vec<Lexeme>,
     next: usize,
+    /// Problems after which parsing went on.
+    issues: Vec<Issue>,
+    /// What may end the operand that is being read, by the brackets around it, innermost last; nothing: the end of the source.
+    closers: Vec<&'static [&'static str]>,
     nesting: usize,
     too_deep: bool,
     ids: Id,
@@ -29,19 +37,29 @@ pub(super) struct Parser {
 
 /// Parses a whole expression. Also returns how many ids there are.
 pub(super) fn parse(source: &str) -> Result<(Expr, Id), CompileError> {
-    let fail = |issue: Issue| CompileError::new(source, vec![issue]);
     let text: Vec<char> = source.chars().collect();
     if text.len() > SOURCE_MAX {
         let message = format!("expression code point size exceeds limit: size: {}, limit {SOURCE_MAX}", text.len());
         return Err(CompileError::new("", vec![Issue { at: 0, message }]));
     }
-    let lexemes = lex(&text).map_err(fail)?;
-    let mut parser = Parser { lexemes, next: 0, nesting: 0, too_deep: false, ids: 0 };
-    let expr = parser.expression().map_err(fail)?;
-    if *parser.peek() != Token::End {
-        return Err(fail(parser.unexpected("<EOF>")));
+    let (lexemes, issues) = lex(&text);
+    let mut parser =
+        Parser { text, lexemes, next: 0, issues, closers: Vec::new(), nesting: 0, too_deep: false, ids: 0 };
+    let parsed = parser.expression().and_then(|expr| match parser.peek() {
+        Token::End => Ok(expr),
+        // One token too many, or more.
+        _ if matches!(parser.ahead(1), Some(Token::End)) => Err(parser.extraneous("<EOF>")),
+        _ => Err(parser.mismatched("<EOF>")),
+    });
+    let mut issues = std::mem::take(&mut parser.issues);
+    match parsed {
+        Ok(expr) if issues.is_empty() => Ok((expr, parser.ids)),
+        Ok(_) => Err(CompileError::new(source, issues)),
+        Err(issue) => {
+            issues.push(issue);
+            Err(CompileError::new(source, issues))
+        }
     }
-    Ok((expr, parser.ids))
 }
 
 fn recursion() -> String {
@@ -77,20 +95,6 @@ impl Parser {
         found
     }
 
-    fn unexpected(&self, wanted: &str) -> Issue {
-        let found = self.peek().text();
-        let message = match self.peek() {
-            Token::End => format!("Syntax error: mismatched input '<EOF>' expecting {wanted}"),
-            _ if wanted == "<EOF>" => format!("Syntax error: extraneous input '{found}' expecting <EOF>"),
-            _ => format!("Syntax error: mismatched input '{found}' expecting {wanted}"),
-        };
-        Issue { at: self.at(), message }
-    }
-
-    fn expect(&mut self, op: &str) -> Parsed<()> {
-        if self.eat(op) { Ok(()) } else { Err(self.unexpected(&format!("'{op}'"))) }
-    }
-
     pub(super) fn node(&mut self, at: u32, kind: Kind) -> Expr {
         let id = self.ids;
         self.ids += 1;
@@ -120,7 +124,10 @@ impl Parser {
         let condition = self.or()?;
         let at = self.at();
         let expr = if self.eat("?") {
-            let yes = self.or()?;
+            self.closers.push(&[":"]);
+            let yes = self.or();
+            self.closers.pop();
+            let yes = yes?;
             self.expect(":")?;
             let no = self.expression()?;
             self.node(at, Kind::Conditional(Box::new([condition, yes, no])))
@@ -206,6 +213,7 @@ impl Parser {
     }
 
     fn unary(&mut self) -> Parsed {
+        self.operand_or(&[], OPERAND)?;
         let at = self.at();
         let mut count = 0;
         if self.is("!") {
@@ -235,19 +243,22 @@ impl Parser {
             let at = self.at();
             if self.eat(".") {
                 let optional = self.eat("?");
-                let field = self.name()?;
-                if !optional && self.is("(") {
+                let from = if optional { self.at() } else { at };
+                let named = matches!(self.peek(), Token::Ident(_));
+                let field = self.name(from)?;
+                if !optional && named && self.is("(") {
                     let open = self.at();
                     self.next += 1;
-                    let args = self.arguments(")")?;
+                    let args = self.arguments()?;
                     expr = self.member_call(open, expr, field, args)?;
                 } else {
                     let select = Select { operand: expr, field, test: false, optional };
                     expr = self.node(at, Kind::Select(Box::new(select)));
                 }
             } else if self.eat("[") {
+                self.operand_or(&["?"], INDEX)?;
                 let optional = self.eat("?");
-                let index = self.expression()?;
+                let index = self.within(&["]"])?;
                 self.expect("]")?;
                 let function = if optional { "_[?_]" } else { "_[_]" };
                 expr = self.call(at, function, vec![expr, index]);
@@ -258,48 +269,49 @@ impl Parser {
         }
     }
 
-    /// A field's or function's name after a dot: any word will do but `in` and the literals.
-    fn name(&mut self) -> Parsed<Arc<str>> {
-        match self.peek() {
-            Token::Ident(word) if !matches!(word.as_str(), "in" | "true" | "false" | "null") => {
-                let name = word.as_str().into();
-                self.next += 1;
-                Ok(name)
-            }
-            _ => Err(self.unexpected("IDENTIFIER")),
-        }
+    /// A field's or function's name after a dot: any word will do but `in` and the literals. `from`: where what it belongs to
+    /// begins.
+    fn name(&mut self, from: u32) -> Parsed<Arc<str>> {
+        let name = match self.peek() {
+            Token::Ident(word) if !matches!(word.as_str(), "in" | "true" | "false" | "null") => word.as_str().into(),
+            Token::Escaped(name) => name.as_str().into(),
+            _ => return Err(self.not_viable(from)),
+        };
+        self.next += 1;
+        Ok(name)
     }
 
-    fn arguments(&mut self, close: &str) -> Parsed<Vec<Expr>> {
+    /// What stands between parentheses, the closing one taken.
+    fn arguments(&mut self) -> Parsed<Vec<Expr>> {
         let mut args = Vec::new();
-        if self.eat(close) {
+        self.operand_or(&[")"], ARGUMENT)?;
+        if self.eat(")") {
             return Ok(args);
         }
         loop {
-            args.push(self.expression()?);
-            if self.eat(close) {
-                return Ok(args);
-            }
+            args.push(self.within(&[")", ","])?);
             if !self.eat(",") {
-                return Err(self.unexpected(&format!("'{close}'")));
+                self.expect(")")?;
+                return Ok(args);
             }
         }
     }
 
     fn member_call(&mut self, at: u32, target: Expr, function: Arc<str>, args: Vec<Expr>) -> Parsed {
-        match macros::expand_member(self, at, target, &function, args)? {
-            macros::Expansion::Done(expr) => Ok(expr),
-            macros::Expansion::Plain(target, args) => {
+        match macros::expand_member(self, at, target, &function, args) {
+            Ok(macros::Expansion::Done(expr)) => Ok(expr),
+            Ok(macros::Expansion::Plain(target, args)) => {
                 let target = Some(target);
                 Ok(self.node(at, Kind::Call(Box::new(Call { target, function, args }))))
             }
+            Err(issue) => Ok(self.wrong(issue)),
         }
     }
 
     fn primary(&mut self) -> Parsed {
         let at = self.at();
         if self.eat("(") {
-            let expr = self.expression()?;
+            let expr = self.within(&[")"])?;
             self.expect(")")?;
             return Ok(expr);
         }
@@ -311,57 +323,48 @@ impl Parser {
         }
         if self.eat("-") {
             let literal = match self.take() {
-                Token::Int(text) => self.int(at, &text, true)?,
-                Token::Double(number) => Value::Double(-number),
-                _ => return Err(self.unexpected("NUM_INT")),
+                Token::Int(text) => int(at, &text, true),
+                Token::Double(number) => Ok(Value::Double(-number)),
+                _ => {
+                    self.next -= 1;
+                    return Err(self.mismatched("{NUM_FLOAT, NUM_INT}"));
+                }
             };
-            return Ok(self.node(at, Kind::Literal(literal)));
+            return Ok(self.literal(at, literal));
         }
         let absolute = self.eat(".");
         match self.peek().clone() {
             Token::Ident(word) => self.word(at, &word, absolute),
-            _ if absolute => Err(self.unexpected("IDENTIFIER")),
-            Token::Int(text) => {
+            _ if absolute => Err(self.not_viable(at)),
+            token => {
                 self.next += 1;
-                let value = self.int(at, &text, false)?;
-                Ok(self.node(at, Kind::Literal(value)))
-            }
-            Token::Uint(text) => {
-                self.next += 1;
-                let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-                    Some(hex) => u64::from_str_radix(hex, 16),
-                    None => text.parse(),
+                let value = match token {
+                    Token::Int(text) => int(at, &text, false),
+                    Token::Uint(text) => {
+                        let parsed = match text.strip_prefix("0x") {
+                            Some(hex) => u64::from_str_radix(hex, 16),
+                            None => text.parse(),
+                        };
+                        parsed.map(Value::Uint).map_err(|_| Issue { at, message: "invalid uint literal".to_owned() })
+                    }
+                    Token::Double(number) => Ok(Value::Double(number)),
+                    Token::String(text) => Ok(Value::String(text.into())),
+                    Token::Bytes(bytes) => Ok(Value::Bytes(bytes.into())),
+                    Token::Bad(why) => Err(Issue { at, message: why.to_owned() }),
+                    _ => {
+                        self.next -= 1;
+                        return Err(self.mismatched(&format!("{OPERAND}{WORDS}")));
+                    }
                 };
-                let value = parsed.map_err(|_| Issue { at, message: "invalid uint literal".to_owned() })?;
-                Ok(self.node(at, Kind::Literal(Value::Uint(value))))
+                Ok(self.literal(at, value))
             }
-            Token::Double(number) => {
-                self.next += 1;
-                Ok(self.node(at, Kind::Literal(Value::Double(number))))
-            }
-            Token::String(text) => {
-                self.next += 1;
-                Ok(self.node(at, Kind::Literal(Value::String(text.into()))))
-            }
-            Token::Bytes(bytes) => {
-                self.next += 1;
-                Ok(self.node(at, Kind::Literal(Value::Bytes(bytes.into()))))
-            }
-            _ => Err(self.unexpected(
-                "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}",
-            )),
         }
     }
 
-    fn int(&self, at: u32, text: &str, negative: bool) -> Parsed<Value> {
-        let magnitude = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-            Some(hex) => i128::from_str_radix(hex, 16),
-            None => text.parse(),
-        };
-        let signed = magnitude.map(|m| if negative { -m } else { m });
-        match signed.map(i64::try_from) {
-            Ok(Ok(number)) => Ok(Value::Int(number)),
-            _ => Err(Issue { at, message: "invalid int literal".to_owned() }),
+    fn literal(&mut self, at: u32, value: Result<Value, Issue>) -> Expr {
+        match value {
+            Ok(value) => self.node(at, Kind::Literal(value)),
+            Err(issue) => self.wrong(issue),
         }
     }
 
@@ -381,15 +384,19 @@ impl Parser {
         }
         if word == "in" {
             self.next -= 1;
-            return Err(self.unexpected("IDENTIFIER"));
+            return Err(self.mismatched(&format!("{OPERAND}{WORDS}")));
         }
         if self.is("(") {
             let open = self.at();
             self.next += 1;
-            let args = self.arguments(")")?;
-            return match macros::expand_global(self, at, word, args)? {
-                macros::Expansion::Done(expr) => Ok(expr),
-                macros::Expansion::Plain(_, args) => Ok(self.call(open, word, args)),
+            let args = self.arguments()?;
+            if RESERVED.contains(&word) {
+                return Ok(self.wrong(Issue { at, message: format!("reserved identifier: {word}") }));
+            }
+            return match macros::expand_global(self, open, word, args) {
+                Ok(macros::Expansion::Done(expr)) => Ok(expr),
+                Ok(macros::Expansion::Plain(_, args)) => Ok(self.call(open, word, args)),
+                Err(issue) => Ok(self.wrong(issue)),
             };
         }
         if let Some(name) = self.struct_name(word) {
@@ -398,7 +405,7 @@ impl Parser {
             return self.structure(brace, &name);
         }
         if RESERVED.contains(&word) {
-            return Err(Issue { at, message: format!("Syntax error: reserved identifier: {word}") });
+            return Ok(self.wrong(Issue { at, message: format!("reserved identifier: {word}") }));
         }
         Ok(self.node(at, Kind::Ident(word.into())))
     }
@@ -423,49 +430,93 @@ impl Parser {
         }
     }
 
+    /// What follows the elements of a list, map or structure: perhaps a comma, and the end.
+    fn close(&mut self, end: &'static str) -> Parsed<()> {
+        let good = |token: Option<&Token>| matches!(token, Some(Token::Op(op)) if *op == end || *op == ",");
+        if !good(self.ahead(0)) {
+            let wanted = format!("{{'{end}', ','}}");
+            if !good(self.ahead(1)) {
+                return Err(self.mismatched(&wanted));
+            }
+            let issue = self.extraneous(&wanted);
+            self.issues.push(issue);
+            self.next += 1;
+        }
+        self.eat(",");
+        self.expect(end)
+    }
+
+    /// Whether a comma and another element follow; the comma is then taken.
+    fn another(&mut self) -> bool {
+        let more = self.is(",")
+            && (self.begins(1) || matches!(self.ahead(1), Some(Token::Op("?") | Token::Escaped(_))));
+        self.next += usize::from(more);
+        more
+    }
+
     fn structure(&mut self, at: u32, name: &str) -> Parsed {
         let mut fields = Vec::new();
-        while !self.eat("}") {
-            let optional = self.eat("?");
-            let field_at = self.at();
-            let name = self.name()?;
-            self.expect(":")?;
-            let value = self.expression()?;
-            fields.push(StructField { name, at: field_at, value, optional });
-            if !self.eat(",") {
-                self.expect("}")?;
-                break;
+        if !matches!(self.peek(), Token::Op("}" | ",")) {
+            loop {
+                let optional = self.eat("?");
+                let field_at = self.at();
+                let name = self.name(field_at)?;
+                self.expect(":")?;
+                let value = self.within(&["}", ","])?;
+                fields.push(StructField { name, at: field_at, value, optional });
+                if !self.another() {
+                    break;
+                }
             }
         }
+        self.close("}")?;
         Ok(self.node(at, Kind::Struct { name: name.into(), fields }))
     }
 
     fn list(&mut self, at: u32) -> Parsed {
         let mut elements = Vec::new();
-        while !self.eat("]") {
-            let optional = self.eat("?");
-            elements.push((self.expression()?, optional));
-            if !self.eat(",") {
-                self.expect("]")?;
-                break;
+        self.operand_or(&["]", ",", "?"], ELEMENT)?;
+        if !matches!(self.peek(), Token::Op("]" | ",")) {
+            loop {
+                let optional = self.eat("?");
+                elements.push((self.within(&["]", ","])?, optional));
+                if !self.another() {
+                    break;
+                }
             }
         }
+        self.close("]")?;
         Ok(self.node(at, Kind::List(elements)))
     }
 
     fn map(&mut self, at: u32) -> Parsed {
         let mut entries = Vec::new();
-        while !self.eat("}") {
-            let optional = self.eat("?");
-            let key = self.expression()?;
-            self.expect(":")?;
-            let value = self.expression()?;
-            entries.push(MapEntry { key, value, optional });
-            if !self.eat(",") {
-                self.expect("}")?;
-                break;
+        self.operand_or(&["}", ",", "?"], ENTRY)?;
+        if !matches!(self.peek(), Token::Op("}" | ",")) {
+            loop {
+                let optional = self.eat("?");
+                let key = self.within(&[":"])?;
+                self.expect(":")?;
+                let value = self.within(&["}", ","])?;
+                entries.push(MapEntry { key, value, optional });
+                if !self.another() {
+                    break;
+                }
             }
         }
+        self.close("}")?;
         Ok(self.node(at, Kind::Map(entries)))
+    }
+}
+
+fn int(at: u32, text: &str, negative: bool) -> Result<Value, Issue> {
+    let magnitude = match text.strip_prefix("0x") {
+        Some(hex) => i128::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    let signed = magnitude.map(|m| if negative { -m } else { m });
+    match signed.map(i64::try_from) {
+        Ok(Ok(number)) => Ok(Value::Int(number)),
+        _ => Err(Issue { at, message: "invalid int literal".to_owned() }),
     }
 }

@@ -371,3 +371,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn problems_are_told_as_upstream_does() {
+    let schema = serde_json::json!({"type": "object", "properties": {"s": {"type": "string"}, "l": {"type": "array", "items": {"type": "string"}}}});
+    let env = Env::new().declare("self", Decl::from_json_schema(&schema, false).unwrap());
+    let check = |source: &str, want: &[(u32, &str)]| {
+        let error = env.compile(source, &[]).expect_err(source);
+        let found: Vec<(u32, &str)> = error.issues.iter().map(|i| (i.at + 1, i.message.as_str())).collect();
+        assert_eq!(found, want, "{source}");
+    };
+    check("1 || true", &[(1, "expected type 'bool' but found 'int'")]);
+    check("has(self.nope)", &[(4, "undefined field 'nope'")]);
+    check("self.`a-b`", &[(5, "undefined field 'a-b'")]);
+    check("1e400 > 1.0", &[(1, "invalid double literal")]);
+    check("nope.size() > 1", &[(1, "undeclared reference to 'nope' (in container '')")]);
+    check(
+        "self.s = 's'",
+        &[
+            (8, "Syntax error: token recognition error at: '= '"),
+            (10, "Syntax error: extraneous input ''s'' expecting <EOF>"),
+        ],
+    );
+    check("(self.s", &[(8, "Syntax error: missing ')' at '<EOF>'")]);
+    check("self.", &[(6, "Syntax error: no viable alternative at input '.'")]);
+    check("[1,,2]", &[(4, "Syntax error: mismatched input ',' expecting ']'")]);
+    check("if(true)", &[(1, "reserved identifier: if")]);
+    check("b'\\u00e9'", &[(1, "unable to unescape string")]);
+    check("self.l.map(1, 2)", &[(12, "argument is not an identifier")]);
+    check(
+        "'%d'.format(['a'])",
+        &[(14, "error during formatting: decimal clause can only be used on integers, was given string")],
+    );
+    check("'%s'.format([])", &[(12, "index 0 out of range")]);
+    assert!(env.compile("'%s %.3f %x%%'.format([self.l, 1.0, self.s]) == [,].size().format([])", &[]).is_err());
+    assert!(env.compile("b'\\377'.size() == [1,].size() && self.`s` == '''a'b'''", &[Type::Bool]).is_ok());
+}

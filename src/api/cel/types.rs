@@ -14,6 +14,10 @@ use crate::schema::{self, Schema, TypeId};
 #[derive(Debug, Clone)]
 pub enum Type {
     Dyn,
+    /// As [`Self::Dyn`], but nothing that can be gone through (`google.protobuf.Any`).
+    Any,
+    /// Of what cannot be right; whatever it is used for raises no more problems.
+    Error,
     Null,
     Bool,
     Int,
@@ -79,6 +83,8 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dyn => f.write_str("dyn"),
+            Self::Any => f.write_str("any"),
+            Self::Error => f.write_str("!error!"),
             Self::Null => f.write_str("null"),
             Self::Bool => f.write_str("bool"),
             Self::Int => f.write_str("int"),
@@ -179,7 +185,8 @@ impl Decl {
     /// The declaration that an OpenAPI v3 (structural) schema means; `None` if it is not visible to expressions.
     /// `root`: of a resource, which has `apiVersion`, `kind` and `metadata` (`SchemaDeclType`).
     pub fn from_json_schema(schema: &Json, root: bool) -> Option<Self> {
-        json_schema(schema, root, "object")
+        // Upstream puts the clock's nanoseconds behind it, so that no two environments have the same name.
+        json_schema(schema, root, "selfType0")
     }
 
     /// The declaration of a kind that is built in (for type-checking policies).

@@ -131,7 +131,7 @@ static DEVICE: LazyLock<Env> = LazyLock::new(|| {
     let by_id = |ty: Type| Type::Map(Arc::new(Type::String), Arc::new(ty));
     let fields = [
         ("driver", Type::String),
-        ("attributes", by_id(by_id(Type::Dyn))),
+        ("attributes", by_id(by_id(Type::Any))),
         ("capacity", by_id(by_id(Type::Named("kubernetes.Quantity")))),
         ("allowMultipleAllocations", Type::Bool),
     ];
@@ -147,7 +147,7 @@ fn expression(errors: &mut ErrorList, at: &Path, source: &str) {
     match DEVICE.compile(source, &[]) {
         Err(error) => errors.push(Error::invalid(at.clone(), source, api::cel::policy::describe(&error))),
         Ok(program) => match program.ty() {
-            Type::Bool | Type::Dyn => {
+            Type::Bool | Type::Any => {
                 if program.estimate().max > EXPRESSION_COST_MAX {
                     errors.push(Error::forbidden(at.clone(), "too complex, exceeds cost limit"));
                 }

@@ -41,7 +41,7 @@ pub fn claims_env() -> Env {
 }
 
 fn claims_decl() -> Decl {
-    Decl::map(Decl::dynamic(), None)
+    Decl::map(Decl::new(Type::Any), None)
 }
 
 /// The environment of expressions over users.
