@@ -24,7 +24,8 @@ OBJECT = {"s": "Ab-c é", "t": "a,b,,c", "i": 7, "j": -3, "n": 2.5, "b": True, "
 
 # Differences with a reason: expressions for the expression, for both answers ("STOCK / OURS"), and the reason.
 EXPLAINED = [
-    (r"self\.m\.(transformList|map)\(", r"list .* / list ", "the order of Go's maps"),
+    (r"(self\.m|transformMap(Entry)?\(.*\))\.(transformList|map)\(", r"list .* / list ", "the order of Go's maps"),
+    (r"", r"contributed to estimated rule cost total", "which of several rules of one cost are named as the dearest"),
     (r"", r"internal error: interface conversion", "an error in a list, over which upstream's own functions fail"),
     (r"", r"'[^']*(type\(\w+\)|!error!)[^']*'", "messages that name the parameter of a type's type, or that something is of no type"),
     (r"sub\(\(?-9223372036854775808|sub\(quantity", r"Quantity", "upstream's negation of the smallest number overflows"),

@@ -10,6 +10,7 @@ mod node;
 pub mod protobuf;
 mod scalars;
 mod yaml;
+mod yaml_text;
 
 use serde_json::{Map, Value};
 
@@ -17,6 +18,7 @@ use self::node::Node;
 pub use self::node::{MAX_DEPTH, settle_numbers};
 pub use self::scalars::quote as go_quote;
 pub use self::scalars::{parse_civil, parse_time, print_micro_time, print_time};
+pub use self::yaml_text::to_yaml;
 use crate::names::{GroupVersion, Gvk};
 use crate::object::Object;
 use crate::schema::Schema;

@@ -97,10 +97,6 @@ pub fn meta_schema(types: &std::sync::Arc<Types>, kind: &str) -> Option<Schema> 
     Some(Schema { types: std::sync::Arc::clone(types), root: types.id(&format!("{META}{kind}"))? })
 }
 
-pub fn to_yaml(value: &Value) -> Result<Vec<u8>, Status> {
-    serde_saphyr::to_string(value).map(String::into_bytes).map_err(Status::internal)
-}
-
 /// Whether protobuf bodies and answers are offered for a kind: it has a message of its own.
 pub fn offers_protobuf(def: &KindDef) -> bool {
     def.custom.is_none() && def.schema.def().fields.iter().any(|f| f.proto != 0)

@@ -122,7 +122,7 @@ fn retry_after(status: &Status, response: &mut Response) {
 /// Any document that is no object of a served kind (`Status`, discovery, tables).
 pub fn value(code: u16, accept: Accept, value: &Value) -> Result<Response, Status> {
     let body = match accept.format {
-        Format::Yaml => yaml(value)?,
+        Format::Yaml => yaml(value),
         // Only kinds and what is made of them have protobuf forms; clients of that form take JSON too.
         Format::Protobuf => return self::value(code, Accept { format: Format::Json, ..accept }, value),
         Format::Json if accept.pretty => pretty(value)?,
@@ -135,8 +135,8 @@ fn pretty(value: &Value) -> Result<Vec<u8>, Status> {
     serde_json::to_vec_pretty(value).map_err(Status::internal)
 }
 
-fn yaml(value: &Value) -> Result<Vec<u8>, Status> {
-    crate::codec::to_yaml(value)
+fn yaml(value: &Value) -> Vec<u8> {
+    api::codec::to_yaml(value).into_bytes()
 }
 
 /// A stored object.

@@ -114,6 +114,13 @@ fn go_error(pattern: &str, error: &regex::Error) -> String {
     } else if last.contains("repetition operator missing expression") {
         let operator = pattern.find(['*', '+', '?']).unwrap_or_default();
         format!("missing argument to repetition operator: `{}`", &pattern[operator..(operator + 1).min(pattern.len())])
+    } else if last.contains("backreferences") || last.contains("unrecognized escape") {
+        let at = pattern.match_indices('\\').map(|(at, _)| at).find(|at| {
+            let next = pattern[at + 1..].chars().next();
+            next.is_some_and(|c| c.is_ascii_digit() && c != '0' || c.is_ascii_alphabetic() && !GO_ESCAPES.contains(c))
+        });
+        let shown = at.map_or("", |at| pattern.get(at..at + 2).unwrap_or_default());
+        format!("invalid escape sequence: `{shown}`")
     } else if last.contains("look-around") {
         let at = pattern.find("(?").unwrap_or_default();
         let end = pattern[at..].char_indices().nth(3).map_or(pattern.len(), |(i, _)| at + i);
@@ -124,6 +131,8 @@ fn go_error(pattern: &str, error: &regex::Error) -> String {
     format!("error parsing regexp: {why}")
 }
 
+/// Letters that mean something after a backslash.
+const GO_ESCAPES: &str = "abdfnprstvwxzABCDEPQSW";
 const DIGIT: &str = "0-9";
 const WORD: &str = "0-9A-Za-z_";
 const SPACE: &str = "\\t\\n\\f\\r ";
@@ -244,6 +253,8 @@ mod tests {
         check("([a-z]", "missing closing ): `([a-z]`");
         check("[a-z", "missing closing ]: `[a-z`");
         check("+", "missing argument to repetition operator: `+`");
+        check(r"a\1", r"invalid escape sequence: `\1`");
+        check(r"\d\y", r"invalid escape sequence: `\y`");
         check("a**", "invalid nested repetition operator: `**`");
         check("a+?*", "invalid nested repetition operator: `+?*`");
         check("a{2}{3}", "invalid nested repetition operator: `{2}{3}`");

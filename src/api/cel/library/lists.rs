@@ -37,6 +37,9 @@ pub(super) fn call(name: &str, args: &[Value]) -> Option<Result> {
         }
         ("sort", [Value::List(items)]) => sort_by(items, items),
         ("@sortByAssociatedKeys", [Value::List(items), Value::List(keys)]) => sort_by(items, keys),
+        ("lists.range", [Value::Int(end)]) if *end < 0 => {
+            Err(EvalError::new(format!("lists.range: size must be non-negative, got {end}")))
+        }
         ("lists.range", [Value::Int(end)]) => {
             let count = usize::try_from(*end).unwrap_or(0);
             match bounded(count.saturating_mul(size_of::<Value>())) {
