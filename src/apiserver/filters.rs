@@ -136,7 +136,7 @@ pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let warnings = Warnings::default();
     let mut response = match RequestInfo::parse(&method, request.uri().path(), &query) {
-        Err(text) => respond::failure(&Status::bad_request(text), Accept::JSON),
+        Err(why) => internal_error(request.uri(), &format!("failed to create RequestInfo: {why}")),
         Ok(info) => {
             let info = Arc::new(info);
             let run = fenced(Arc::clone(&server), request, Arc::clone(&info), query.clone(), warnings.clone());
@@ -247,8 +247,11 @@ async fn served(
     timeout: Option<Duration>,
     mut counting: Option<Counting>,
 ) -> Response {
-    if let Err(status) = authorise(server, &call.user, &call.info).await {
-        let mut response = respond::refuse(server, &call.parts.headers, &call.query, &status);
+    if let Err(refusal) = authorise(server, &call.user, &call.info).await {
+        let mut response = match refusal {
+            Refusal::Forbidden(status) => respond::refuse(server, &call.parts.headers, &call.query, &status),
+            Refusal::Failed(why) => internal_error(&call.parts.uri, &why),
+        };
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         return response;
     }
@@ -289,7 +292,7 @@ async fn identify(
     // Extensions cannot come from a socket: whoever put a user there is this process.
     let user = match parts.extensions.get::<UserInfo>() {
         Some(user) => user.clone(),
-        None => match authenticate(server, parts).await {
+        None => match authenticate(server, parts, warnings).await {
             Ok(user) => user,
             Err(status) => {
                 audited::refused(server, info, parts, received, &status).await;
@@ -310,10 +313,15 @@ async fn identify(
 }
 
 /// Who asks over the wire.
-async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Status> {
+async fn authenticate(server: &ApiServer, parts: &Parts, warnings: &Warnings) -> Result<UserInfo, Status> {
     let began = Instant::now();
     let found = server.authenticator.authenticate(parts).await;
     let took = began.elapsed();
+    if found.as_ref().map_or(true, |user| user.name == "system:anonymous")
+        && crate::auth::authenticate::is_token_after_spaces(&parts.headers)
+    {
+        warnings.add("the provided Authorization header contains extra space before the bearer token, and is ignored");
+    }
     let user = found.as_ref().ok();
     let now = server.clock.now().as_second();
     let certificate = parts.extensions.get::<ConnectionIdentity>().filter(|identity| identity.user(now) == user);
@@ -323,8 +331,32 @@ async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Sta
     found
 }
 
-/// Whether the user may do this; the error is upstream's `ForbiddenStatusError`.
-pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
+/// `responsewriters.InternalError`: no Status.
+fn internal_error(uri: &http::Uri, why: &str) -> Response {
+    let uri = uri.path_and_query().map_or("/", |uri| uri.as_str());
+    let text = format!("Internal Server Error: {uri:?}: {why}\n");
+    respond::text(500, text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
+}
+
+/// Why a request goes no further than its authorisation.
+pub enum Refusal {
+    /// Upstream's `ForbiddenStatusError`.
+    Forbidden(Status),
+    /// Nobody allows it, and somebody could not be asked.
+    Failed(String),
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Forbidden(status) => status,
+            Refusal::Failed(why) => Self::internal(why),
+        }
+    }
+}
+
+/// Whether the user may do this.
+pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Refusal> {
     let asked = attributes(info);
     let began = Instant::now();
     let (decision, error) = server.authorizer.authorize_or_fail(user, &asked).await;
@@ -342,10 +374,10 @@ pub async fn authorise(server: &ApiServer, user: &UserInfo, info: &RequestInfo) 
     }
     if let Some(error) = error {
         audited::decided("", "internal error");
-        return Err(Status::internal(error));
+        return Err(Refusal::Failed(error));
     }
     audited::decided("forbid", decision.reason());
-    Err(forbidden(user, &asked, decision.reason()))
+    Err(Refusal::Forbidden(forbidden(user, &asked, decision.reason())))
 }
 
 /// What a request asks the authoriser.
@@ -387,7 +419,7 @@ fn forbidden(user: &UserInfo, attributes: &AuthorizationAttributes, reason: &str
 /// Watches, logs and connections (upstream's `BasicLongRunningRequestCheck`).
 fn is_long_running(info: &RequestInfo, query: &Query) -> bool {
     if !info.is_resource {
-        return false;
+        return info.path.starts_with("/debug/pprof/");
     }
     matches!(info.verb.as_str(), "watch" | "proxy")
         || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")

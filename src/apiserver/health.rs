@@ -73,13 +73,17 @@ pub async fn serve(server: &ApiServer, call: &Call, parts: &[&str]) -> Response 
         // Writing to a string cannot fail.
         let _ = match excluded.contains(name) {
             true => writeln!(report, "[+]{name} excluded: ok"),
-            false => match check(server, name).await {
-                Ok(()) => writeln!(report, "[+]{name} ok"),
-                Err(_) => {
-                    failed.push(*name);
-                    writeln!(report, "[-]{name} failed: reason withheld")
+            false => {
+                let result = check(server, name).await;
+                server.metrics.health.note(endpoint, name, result.is_ok());
+                match result {
+                    Ok(()) => writeln!(report, "[+]{name} ok"),
+                    Err(_) => {
+                        failed.push(*name);
+                        writeln!(report, "[-]{name} failed: reason withheld")
+                    }
                 }
-            },
+            }
         };
     }
     let unknown: Vec<String> = excluded.iter().filter(|e| !names.contains(e)).map(|e| format!("{e:?}")).collect();

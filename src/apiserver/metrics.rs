@@ -17,6 +17,7 @@ pub(crate) mod caches;
 mod exposition;
 pub(crate) mod histogram;
 pub(crate) mod identity;
+pub(crate) mod health;
 pub mod reloads;
 pub(crate) mod requests;
 
@@ -25,6 +26,7 @@ pub(crate) mod requests;
 pub struct Metrics {
     pub(crate) requests: requests::Requests,
     pub(crate) identities: identity::Identities,
+    pub(crate) health: health::Checked,
     admission: Mutex<Admissions>,
     started: Mutex<Option<f64>>,
     handshake_errors: AtomicU64,
@@ -70,6 +72,16 @@ impl std::fmt::Display for Admitted {
 }
 
 impl Metrics {
+    /// When the process began.
+    pub(crate) fn write_start(&self, out: &mut String) {
+        if let Some(started) = *self.started.lock() {
+            let help = "Start time of the process since unix epoch in seconds.";
+            // Writing to a string cannot fail.
+            let _ = head(out, "process_start_time_seconds", "gauge", help);
+            let _ = writeln!(out, "process_start_time_seconds {started}");
+        }
+    }
+
     /// When the process began.
     pub fn started(&self) -> jiff::Timestamp {
         let seconds = self.started.lock().unwrap_or_default();
@@ -121,14 +133,19 @@ pub async fn serve(server: &ApiServer, headers: &HeaderMap) -> Response {
     if let Err(error) = store.metrics(&mut text).await {
         tracing::warn!(error = %base::chain(&error), "cannot read the numbers of the storage");
     }
-    let mut response = match exposition::wants_protobuf(headers) {
-        true => respond::bytes(200, exposition::PROTOBUF, exposition::protobuf(&text)),
-        false => respond::bytes(200, exposition::TEXT, text),
-    };
+    let mut response = figures(headers, text);
     if let Some(started) = *server.metrics.started.lock() {
         response.headers_mut().insert("process-start-time-unix", HeaderValue::from(started as i64));
     }
     response
+}
+
+/// Figures in the form that the client asks for.
+pub(crate) fn figures(headers: &HeaderMap, text: String) -> Response {
+    match exposition::wants_protobuf(headers) {
+        true => respond::bytes(200, exposition::PROTOBUF, exposition::protobuf(&text)),
+        false => respond::bytes(200, exposition::TEXT, text),
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
@@ -198,9 +215,6 @@ fn process(server: &ApiServer, out: &mut String) -> std::fmt::Result {
         head(out, figure.name, figure.kind, figure.help)?;
         writeln!(out, "{} {}", figure.name, figure.value)?;
     }
-    if let Some(started) = *server.metrics.started.lock() {
-        head(out, "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.")?;
-        writeln!(out, "process_start_time_seconds {started}")?;
-    }
+    server.metrics.write_start(out);
     Ok(())
 }

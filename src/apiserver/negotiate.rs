@@ -119,6 +119,8 @@ fn accept_clause(clause: &str, shapes: Shapes, protobuf: bool) -> Option<Accept>
             "g" => group = value,
             "v" => version = value,
             "pretty" => pretty = value == "1",
+            // `EndpointRestrictions.AllowsStreamSchema`; YAML has no stream.
+            "stream" if !value.is_empty() && (value != "watch" || format == Format::Yaml) => return None,
             _ => {}
         }
     }
@@ -176,5 +178,7 @@ mod tests {
         check("text/html, */*;q=0.8", Some((Format::Json, Shape::Object, false)));
         check("application/json;q=0.5, application/yaml", Some((Format::Yaml, Shape::Object, false)));
         check("text/html", None);
+        check("application/json;stream=watch", Some((Format::Json, Shape::Object, false)));
+        check("application/json;stream=bogus", None);
     }
 }

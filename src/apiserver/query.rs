@@ -8,7 +8,7 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn parse(raw: &str) -> Self {
-        let pairs = raw.split('&').filter(|p| !p.is_empty()).map(|pair| {
+        let pairs = raw.split('&').filter(|p| !p.is_empty() && is_readable(p)).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (base::percent_decode(key, true), base::percent_decode(value, true))
         });
@@ -52,6 +52,12 @@ impl Query {
     }
 }
 
+/// Whether Go reads a pair: others are left out without a word (`url.ParseQuery`).
+fn is_readable(pair: &str) -> bool {
+    let digits = |after: &str| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    !pair.contains(';') && pair.split('%').skip(1).all(digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +68,7 @@ mod tests {
         assert_eq!(query.get("labelSelector"), Some("app=web x"));
         assert!(query.flag("watch") && query.flag("bare") && !query.flag("dry") && !query.flag("none"));
         assert_eq!(query.number("limit").unwrap(), Some(5));
+        assert_eq!(Query::parse("a=%zz&b=%&c=1;d=2&e=%41").0, [("e".to_owned(), "A".to_owned())]);
         let error = Query::parse("limit=a").number("limit").unwrap_err();
         assert_eq!(error.message, "strconv.ParseInt: parsing \"a\": invalid syntax");
     }

@@ -40,20 +40,29 @@ pub enum RemoteError {
         source: reqwest::Error,
     },
     #[error("{url} answered {code}: {text}")]
-    Refused { url: String, code: u16, text: String },
+    Refused { url: String, code: u16, text: String, retry_after: Option<Duration> },
     #[error("the answer of {url} is larger than {ANSWER_MAX} bytes")]
     TooLarge { url: String },
 }
 
 impl RemoteError {
-    /// Whether asking again may help (`webhook.DefaultShouldRetry`).
+    /// Whether asking again may help (`webhook.DefaultShouldRetry`; client-go's own `checkWait`).
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { source, .. } => !source.is_builder(),
-            Self::Refused { code, .. } => *code == 429 || *code >= 500,
+            Self::Unreachable { source, .. } => is_reset(source),
+            Self::Refused { code, retry_after, .. } => {
+                matches!(code, 429 | 500 | 504) || (*code > 500 && retry_after.is_some())
+            }
             Self::File { .. } | Self::Config { .. } | Self::Tls(_) | Self::Client(_) | Self::TooLarge { .. } => false,
         }
     }
+}
+
+/// Whether a connection was there and broke.
+fn is_reset(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+    })
 }
 
 /// A service and how to talk to it.
@@ -256,7 +265,9 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Unreachable`], [`RemoteError::Refused`] or [`RemoteError::TooLarge`].
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<Bytes, RemoteError> {
-        let request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json").body(body);
+        // client-go tells a server how long it waits, which is the same for all of these (`webhook.LoadKubeconfig`).
+        let url = format!("{}{}timeout=30s", self.url, if self.url.contains('?') { '&' } else { '?' });
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(body);
         self.send(request, &self.url, timeout).await
     }
 
@@ -290,6 +301,8 @@ impl Remote {
         let mut response =
             request.header(ACCEPT, "application/json, */*").timeout(timeout).send().await.map_err(unreachable)?;
         let code = response.status();
+        let retry_after = response.headers().get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+        let retry_after = retry_after.map(Duration::from_secs);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > ANSWER_MAX {
@@ -301,7 +314,7 @@ impl Remote {
             return Ok(body.into());
         }
         let shown = String::from_utf8_lossy(&body[..body.len().min(TEXT_MAX)]).trim().to_owned();
-        Err(RemoteError::Refused { url: url.to_owned(), code: code.as_u16(), text: refusal(code, shown) })
+        Err(RemoteError::Refused { url: url.to_owned(), code: code.as_u16(), text: refusal(code, shown), retry_after })
     }
 }
 

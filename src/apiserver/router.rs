@@ -84,6 +84,12 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
             respond::refuse(server, &call.parts.headers, &call.query, &status)
         }
         ["version"] => health::version(),
+        ["metrics", "slis"] => {
+            let mut text = String::new();
+            server.metrics.health.write(&mut text);
+            server.metrics.write_start(&mut text);
+            crate::compress::figures(&call.parts.headers, crate::metrics::figures(&call.parts.headers, text))
+        }
         ["metrics"] => {
             let figures = crate::metrics::serve(server, &call.parts.headers).await;
             crate::compress::figures(&call.parts.headers, figures)
@@ -96,7 +102,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call) -> Response {
         ["openapi", "v3", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(openapi_missing),
         ["openapi", ..] => crate::openapi::serve(server, &call, &parts).await.unwrap_or_else(respond::page_not_found),
         [page @ ("statusz" | "flagz")] => crate::zpages::serve(server, &call, page),
-        [] => {
+        [] | ["index.html"] => {
             let paths = serde_json::json!({"paths": paths(server)});
             respond::raw_json(200, &paths)
         }

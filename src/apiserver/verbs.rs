@@ -152,6 +152,9 @@ impl Verb {
             ("get", true) if self.may("get") => self.get().await,
             ("list", _) if self.may("list") => self.list().await,
             ("watch", _) if self.may("watch") => self.watch().await,
+            ("watch", false) if self.may("list") => {
+                Err(not_supported(&GroupResource::new(&*served.def.gvk.group, served.def.resource.clone()), "watch"))
+            }
             // The handler of custom resources looks at the body's name alone.
             ("create", true) if served.def.custom.is_some() => self.create().await,
             ("patch", false) if served.def.custom.is_some() => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::header::{ACCEPT, WARNING};
+use http::header::{ACCEPT, CONTENT_TYPE, WARNING};
 use rand::seq::IndexedRandom;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +62,10 @@ pub fn serve(server: &Arc<ApiServer>, call: &Call, page: &str) -> Response {
             let accept = Accept { format, ..Accept::JSON };
             let mut response =
                 respond::value(200, accept, &value).unwrap_or_else(|status| respond::failure(&status, Accept::JSON));
+            let form = format!("{};g=config.k8s.io;v={version};as={kind}", format.media_type());
+            if let Ok(form) = HeaderValue::from_str(&form) {
+                response.headers_mut().insert(CONTENT_TYPE, form);
+            }
             if version == "v1alpha1" {
                 let page = kind.to_lowercase();
                 let text =

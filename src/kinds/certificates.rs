@@ -1,5 +1,6 @@
 //! `certificates.k8s.io`.
 
+mod issued;
 mod pod_request;
 mod signing;
 

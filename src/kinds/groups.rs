@@ -377,7 +377,8 @@ fn migration_status(object: &api::Object, old: &api::Object) -> ErrorList {
         status.list("conditions").iter().any(|c| c.text("type") == kind && c.text("status") == "True")
     };
     let mut wrong = |text: &str| {
-        errors.push(Error::invalid(at.child("conditions"), status.at("conditions").clone(), text));
+        let error = Error::invalid(at.child("conditions"), status.at("conditions").clone(), text);
+        errors.push(error.printed("[]@io.k8s.apimachinery.pkg.apis.meta.v1.Condition"));
     };
     if holds(status, "Succeeded") && holds(status, "Failed") {
         wrong("Both success and failed conditions cannot be true at the same time");

@@ -17,6 +17,8 @@ pub(crate) struct Rules {
     /// `None`: the new object is validated as at creation.
     pub validate_update: Option<fn(&Object, &Object) -> ErrorList>,
     pub validate_status: fn(&Object, &Object) -> ErrorList,
+    /// More of it, where no problem was found, that depends on what time it is.
+    pub validate_status_at: Option<fn(&Object, &Object, jiff::Timestamp) -> ErrorList>,
     pub name: fn(&str, bool) -> Vec<String>,
     pub warnings: fn(&Object, Option<&Object>) -> Vec<String>,
     pub create_on_update: bool,
@@ -57,6 +59,7 @@ impl Rules {
         validate_new: |_| ErrorList::new(),
         validate_update: None,
         validate_status: |_, _| ErrorList::new(),
+        validate_status_at: None,
         name: api::validation::dns1123_subdomain,
         warnings: |_, _| Vec::new(),
         create_on_update: false,
@@ -123,9 +126,12 @@ impl Strategy for Rules {
         errors
     }
 
-    fn validate_status_update(&self, _ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
+    fn validate_status_update(&self, ctx: &RequestContext<'_>, object: &Object, old: &Object) -> ErrorList {
         let mut errors = self.finalizer_names(object);
         errors.extend((self.validate_status)(object, old));
+        if let Some(validate) = self.validate_status_at.filter(|_| errors.is_empty()) {
+            errors.extend(validate(object, old, ctx.now));
+        }
         errors
     }
 

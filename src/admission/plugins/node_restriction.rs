@@ -1,6 +1,7 @@
 //! `NodeRestriction`: a kubelet changes its own node, its own pods, and what they need, and nothing else
 //! (`plugin/pkg/admission/noderestriction`).
 
+mod certificate;
 mod node;
 mod pod;
 
@@ -228,7 +229,7 @@ impl AdmissionPlugin for NodeRestriction {
                 ("", "serviceaccounts") => subresource == "token",
                 ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => true,
                 ("resource.k8s.io", "resourceslices") => true,
-                ("certificates.k8s.io", "certificatesigningrequests") => true,
+                ("certificates.k8s.io", "certificatesigningrequests" | "podcertificaterequests") => true,
                 _ => false,
             }
     }
@@ -244,6 +245,7 @@ impl AdmissionPlugin for NodeRestriction {
             ("pods", "") => return self.check_pod(node, attributes).await,
             ("pods", "eviction") => return self.check_eviction(node, attributes).await,
             ("serviceaccounts", _) => return self.check_token(node, attributes).await,
+            ("podcertificaterequests", _) => return self.check_certificate(node, attributes).await,
             ("pods", "status") => pod::check_status(node, attributes),
             ("pods", other) => {
                 Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))

@@ -55,12 +55,17 @@ impl Webhook {
         }
         let mut all = Vec::with_capacity(objects.len());
         for (index, (original, converted)) in objects.iter().zip(converted).enumerate() {
-            let converted = checked(original, converted, version)
-                .map_err(|why| fail(&format!("returned invalid converted object at index {index}: {why}")))?;
-            all.push(
-                restore_metadata(original, converted)
-                    .map_err(|why| fail(&format!("returned invalid metadata in object at index {index}: {why}")))?,
-            );
+            let alone = objects.len() == 1;
+            let converted = checked(original, converted, version).map_err(|why| match alone {
+                true if why.starts_with("invalid ") => fail(&format!("returned invalid object at index 0: {why}")),
+                true => fail(&format!("returned invalid object: {why}")),
+                false => fail(&format!("returned invalid converted object at index {index}: {why}")),
+            })?;
+            let restored = restore_metadata(original, converted).map_err(|why| match alone {
+                true => fail(&format!("returned invalid metadata: {why}")),
+                false => fail(&format!("returned invalid metadata in object at index {index}: {why}")),
+            })?;
+            all.push(restored);
         }
         Ok(all)
     }
@@ -71,6 +76,7 @@ fn converted_objects(mut answer: Value, review: &str, uid: &str) -> Result<Vec<V
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(&answer["apiVersion"]), text(&answer["kind"]));
     if review == "v1" && (version != "apiextensions.k8s.io/v1" || kind != "ConversionReview") {
+        let version = if version.is_empty() { "/" } else { &version };
         return Err(format!(
             "expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got {version}, Kind={kind}"
         ));
@@ -137,8 +143,17 @@ fn restore_metadata(original: &Object, mut converted: Object) -> Result<Object, 
             Some(Value::Object(map)) => map,
             Some(_) => return Err(format!("invalid metadata.{field} in converted object")),
         };
-        if let Some((key, _)) = map.iter().find(|(_, value)| !value.is_string()) {
-            return Err(format!("metadata.{field}[{key}] must be a string in converted object"));
+        if let Some((key, value)) = map.iter().find(|(_, value)| !value.is_string()) {
+            let found = match value {
+                Value::Null => "<nil>",
+                Value::Bool(_) => "bool",
+                Value::Number(number) if number.is_f64() => "float64",
+                Value::Number(_) => "int64",
+                Value::String(_) => "string",
+                Value::Array(_) => "[]interface {}",
+                Value::Object(_) => "map[string]interface {}",
+            };
+            return Err(format!("metadata.{field}[{key}] must be a string, but is {found} in converted object"));
         }
         if metadata.get(field).and_then(Value::as_object) != Some(&map) {
             let value = Value::Object(map.clone());
@@ -183,7 +198,7 @@ mod tests {
         assert_eq!(restored.0["metadata"], want);
         let bad = object(json!({"metadata": {"labels": {"b": 2}}}));
         let error = restore_metadata(&original, bad).unwrap_err();
-        assert_eq!(error, "metadata.labels[b] must be a string in converted object");
+        assert_eq!(error, "metadata.labels[b] must be a string, but is int64 in converted object");
     }
 
     #[test]

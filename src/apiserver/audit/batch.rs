@@ -224,6 +224,9 @@ async fn post(remote: Arc<Remote>, batch: Vec<Item>, initial_backoff: Duration, 
     }
 }
 
+/// How an event's text begins.
+const TYPE: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
+
 /// An `EventList`.
 fn list(batch: &[Item]) -> Bytes {
     let mut body = BytesMut::new();
@@ -232,7 +235,14 @@ fn list(batch: &[Item]) -> Bytes {
         if index > 0 {
             body.put_u8(b',');
         }
-        body.put_slice(&item.text);
+        // Items of a list do not say what they are.
+        match item.text.strip_prefix(TYPE) {
+            Some(rest) => {
+                body.put_u8(b'{');
+                body.put_slice(rest);
+            }
+            None => body.put_slice(&item.text),
+        }
     }
     body.put_slice(b"]}");
     body.freeze()
@@ -276,7 +286,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_a_list_of_events() {
-        let text = String::from_utf8(list(&[item("{\"a\":1}"), item("{}")]).to_vec()).unwrap();
+        let event = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","a":1}"#;
+        let text = String::from_utf8(list(&[item(event), item("{}")]).to_vec()).unwrap();
         assert!(text.ends_with("\"items\":[{\"a\":1},{}]}"), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["kind"], "EventList");
     }

@@ -88,10 +88,18 @@ impl Authenticator {
 /// The token of an `Authorization: Bearer` header, or of the WebSocket subprotocol that browsers use for want of one
 /// (upstream `request/websocket/protocol.go`; the encoded form is left to the header's own decoder there).
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    bearer(headers)?.next().filter(|token| !token.is_empty())
+}
+
+/// Whether a token is not looked at because more than one space stands before it (`request/bearertoken/bearertoken.go`).
+pub fn is_token_after_spaces(headers: &HeaderMap) -> bool {
+    bearer(headers).is_some_and(|mut parts| parts.next() == Some("") && parts.next().is_some())
+}
+
+/// What follows `Bearer`, cut at each space.
+fn bearer(headers: &HeaderMap) -> Option<std::str::Split<'_, char>> {
+    let mut parts = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split(' ');
+    parts.next()?.eq_ignore_ascii_case("bearer").then_some(parts)
 }
 
 #[cfg(test)]
@@ -102,7 +110,11 @@ mod tests {
     fn only_bearer_credentials_are_tokens() {
         let header = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
         assert_eq!(bearer_token(&header("Bearer abc")), Some("abc"));
-        assert_eq!(bearer_token(&header("bearer  abc ")), Some("abc"));
+        assert_eq!(bearer_token(&header("bearer abc ")), Some("abc"));
+        assert_eq!(bearer_token(&header("Bearer abc def")), Some("abc"));
+        assert_eq!(bearer_token(&header("bearer  abc ")), None);
+        assert!(is_token_after_spaces(&header("bearer  abc ")));
+        assert!(!is_token_after_spaces(&header("Bearer abc")) && !is_token_after_spaces(&header("Bearer ")));
         assert_eq!(bearer_token(&header("Basic abc")), None);
         assert_eq!(bearer_token(&header("Bearer")), None);
         assert_eq!(bearer_token(&HeaderMap::new()), None);

@@ -43,7 +43,11 @@ async fn ask(remote: &Remote, review: &Value, timeout: Duration) -> Result<Value
                 Err(error) if attempt < ATTEMPTS && error.is_passing() => {
                     tracing::debug!(error = %base::chain(&error), "a webhook failed; asking again");
                     attempt += 1;
-                    tokio::time::sleep(backoff.step()).await;
+                    let wait = match &error {
+                        RemoteError::Refused { retry_after: Some(wait), .. } => *wait,
+                        _ => backoff.step(),
+                    };
+                    tokio::time::sleep(wait).await;
                 }
                 Err(error) => return Err(error.into()),
             }

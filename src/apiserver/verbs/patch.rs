@@ -76,6 +76,8 @@ impl Patch {
 
 struct Patched<'a> {
     served: &'a Served,
+    /// It is the object's status that is patched: what else the result says is not looked at.
+    status: bool,
     patch: &'a Patch,
     duplicates: Vec<String>,
     name: &'a str,
@@ -91,6 +93,7 @@ impl Change for Patched<'_> {
         match (self.patch, &def.custom) {
             // The patched document is read as the kind it was, whatever it says (`applyPatchToObject`).
             (Patch::Strategic(_), None) => patched.set_gvk(&def.gvk),
+            (_, Some(_)) if self.status => patched.set_gvk(&def.gvk),
             (_, Some(_)) => self.same_type(&patched)?,
             _ => {}
         }
@@ -272,6 +275,7 @@ impl Verb {
         }
         let change = Patched {
             served: &served,
+            status: subresource.is_some_and(|subresource| subresource.name == "status"),
             patch: &patch,
             duplicates,
             name: &name,

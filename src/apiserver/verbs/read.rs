@@ -179,8 +179,9 @@ pub fn parse_version(text: &str) -> Result<Option<i64>, Status> {
     if text.is_empty() {
         return Ok(None);
     }
-    match text.parse::<i64>() {
-        Ok(version) if version >= 0 => Ok(Some(version)),
+    match text.parse::<u64>() {
+        // What is beyond the numbers of revisions is as far away as the last of them.
+        Ok(version) if !text.starts_with('+') => Ok(Some(i64::try_from(version).unwrap_or(i64::MAX))),
         _ => {
             let why = if text.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
             Err(Status::bad_request(format!(

@@ -93,6 +93,17 @@ fn renamed(mut object: Object, to_core: bool) -> Object {
             object.0.insert(to.to_owned(), value);
         }
     }
+    // The core group prints these two even if they are empty.
+    for member in ["reportingComponent", "reportingInstance"] {
+        if to_core && object.at(member).is_null() {
+            object.0.insert(member.to_owned(), "".into());
+        }
+    }
+    for member in ["reportingController", "reportingInstance"] {
+        if !to_core && object.at(member).as_str() == Some("") {
+            object.0.remove(member);
+        }
+    }
     object
 }
 

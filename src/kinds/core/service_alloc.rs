@@ -294,12 +294,20 @@ impl Allocator {
         let own: Vec<IpAddr> = old.into_iter().flat_map(addresses).collect();
         let families: Vec<String> =
             object.array(&["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        // What has addresses gets no others, but for that of a second family; whether they may change is validation's
+        // (`updateClusterIPs`).
+        let first = match old.filter(|old| needs_cluster_ip(old.at("spec"))) {
+            Some(old) if is_headless(old.at("spec")) => return Ok(()),
+            Some(old) if old.array(&["spec", "ipFamilies"]).len() != 1 || families.len() != 2 => return Ok(()),
+            Some(_) => 1,
+            None => 0,
+        };
         let mut list: Vec<String> =
             object.array(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
         list.resize(families.len(), String::new());
         let shared = Arc::clone(&transaction.taken);
         let mut taken = shared.lock();
-        for (slot, family) in list.iter_mut().zip(&families) {
+        for (slot, family) in list.iter_mut().zip(&families).skip(first) {
             let Some(network) = self.pools.networks.iter().find(|n| family_of(n.addr()) == family) else { continue };
             if slot.is_empty() {
                 let Some(ip) = next_address(network, &self.pools.reserved, &taken.addresses) else {

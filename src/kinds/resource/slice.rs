@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::checks::{csi_driver_name, immutable, label_name, node_name};
 use crate::json::{Json, amount, same};
 use crate::podspec::affinity::node_selector;
+use crate::printed::Printed;
 
 use super::devices::{binding, pool, qualified, taint, unique, within};
 
@@ -61,7 +62,12 @@ pub(super) fn spec(spec: &Value, old: Option<&Value>) -> ErrorList {
         for (i, set) in sets.iter().enumerate() {
             counters(&mut errors, &at.child("sharedCounters").index(i), set, "name");
         }
-        unique(&mut errors, &at.child("sharedCounters"), &sets.iter().map(|s| s.text("name")).collect::<Vec<_>>());
+        for (i, set) in sets.iter().enumerate() {
+            if sets[..i].iter().any(|earlier| earlier.text("name") == set.text("name")) {
+                let error = Error::duplicate(at.child("sharedCounters").index(i), set.clone());
+                errors.push(error.printed("@io.k8s.api.resource.v1.CounterSet"));
+            }
+        }
     }
     errors
 }
