@@ -2,6 +2,7 @@
 """admit.py [STOCK-KUBECONFIG OUR-KUBECONFIG]: the admission plugins one after the other, with dry runs. Without kubeconfigs it starts fresh servers."""
 from walk import *
 w = start(__file__)
+w.known(r"quota .*message", r"exceeded quota", r"exceeded quota", "which of several quotas that refuse is named is the order of a map of Go's")
 V1 = "/api/v1"; N = V1 + "/namespaces/adm"
 def ns(name, **labels): return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 def pod(name="p", spec=None, ctr=None, **meta):

@@ -51,8 +51,6 @@ w.known(r"status\.error", r"TIME|Token Expiry|before the nbf", r"", "when it is 
 w.known(r"sub number.*error", r"unmarshal claims", r"", "which step complains first of a subject that is no text")
 w.known(r"\.body\.status\.(error|evaluationError)", r"invalid bearer token|an error on the server|EOF|unknown", r"invalid bearer token|deadline|answered", "the texts of client-go for a webhook that does not answer")
 w.known(r"evaluationError", r"does not support user rule resolution", r"does not support user rule resolution", "each webhook says so here")
-w.known(r"(access webhook|tokens).*(\.body|Content-Type)", r"Internal Server Error|text/plain", r"Internal error|application/json", "an authorizer that fails is told as a Status, not as plain text")
-w.known(r"headers\.Warning", r"extra space", r"absent", "no warning of spaces before a token")
 w.begin("tokens")
 h.on("tokens")(lambda q, r: (200, {"apiVersion": q["apiVersion"], "kind": "TokenReview", "status": {"authenticated": False}}))
 time.sleep(3)

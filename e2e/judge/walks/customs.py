@@ -11,7 +11,6 @@ w.known(r"spec\.i64", r"must be of type int64", r"<absent>", "a number beyond 64
 w.known(r"values", r"unknown field \\*\"spec|spec\.emb\.(kind|apiVersion)", r"", "what is found first in Go's order of maps, or by a decoder for another version")
 w.known(r"managedFields", r"<absent>", r"fieldsV1", "a status of the wrong type keeps upstream from telling owners apart")
 w.known(r"", r"RemoteDisconnected", r"415", "the stock server panics and drops the connection")
-w.known(r"\.body", r"f:metadata:", r"f:metadata", "quotes around keys in YAML that may do without")
 w.known(r"cause patch", r"", r"", "the patched document in the text: Go has the order of structs")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 G = "walk.example.com"; V1 = "/api/v1"; NS = "/apis/" + G + "/v1/namespaces/custom"

@@ -14,6 +14,7 @@ def by_name(d):
 w.known(r"/version", r"", r"", "who built it with what")
 w.known(r"debug_|/debug/.*X-Content-Type-Options", r"absent", r"nosniff", "a header more on debug pages")
 w.known(r"order of causes", r"", r"", "what the fixed spec must be is told after what declarations say")
+w.known(r"metrics that only one has", r"(dispatch_r|latest_s|next_s_bounds|next_discounted_s_bounds)\{priority_level", r"^\[\]$", "figures of the virtual world of queues, which upstream writes when it takes a request out of one")
 w.known(r"dump_requests.*body", r"PriorityLevelName", r"PriorityLevelName", "the width of the columns is that of the values")
 w.begin("bootstrap")
 for at in (FS, PL):

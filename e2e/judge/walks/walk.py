@@ -106,6 +106,8 @@ class Walk:
                 for var, value in s.vars.items():
                     if isinstance(value, str) and len(value) > 5:
                         d = json.loads(json.dumps(d).replace(json.dumps(value)[1:-1], "{{" + var + "}}"))
+                # A clock's nanoseconds are in the name.
+                d = json.loads(re.sub(r"selfType\d+", "selfType", json.dumps(d)))
                 if norm:
                     d = norm(d)
                 h = {k: got.get_all(k) for k in KEEP if got and got.get_all(k)}
