@@ -15,9 +15,9 @@ use crate::server::ApiServer;
 
 pub(crate) mod caches;
 mod exposition;
+pub(crate) mod health;
 pub(crate) mod histogram;
 pub(crate) mod identity;
-pub(crate) mod health;
 pub mod reloads;
 pub(crate) mod requests;
 

@@ -150,9 +150,7 @@ impl Lexer<'_> {
     fn number(&mut self) -> Token {
         let from = self.at;
         let text = |lexer: &Self| lexer.text[from..lexer.at].iter().collect::<String>();
-        if self.peek(0) == Some('0')
-            && self.peek(1) == Some('x')
-            && self.peek(2).is_some_and(|c| c.is_ascii_hexdigit())
+        if self.peek(0) == Some('0') && self.peek(1) == Some('x') && self.peek(2).is_some_and(|c| c.is_ascii_hexdigit())
         {
             self.at += 2;
             while self.peek(0).is_some_and(|c| c.is_ascii_hexdigit()) {

@@ -448,8 +448,8 @@ impl Parser {
 
     /// Whether a comma and another element follow; the comma is then taken.
     fn another(&mut self) -> bool {
-        let more = self.is(",")
-            && (self.begins(1) || matches!(self.ahead(1), Some(Token::Op("?") | Token::Escaped(_))));
+        let more =
+            self.is(",") && (self.begins(1) || matches!(self.ahead(1), Some(Token::Op("?") | Token::Escaped(_))));
         self.next += usize::from(more);
         more
     }

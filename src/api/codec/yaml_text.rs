@@ -506,7 +506,10 @@ mod tests {
             json!({"k": "2026-01-01T00:00:00Z", "l": "a\nb\n", "m": "a\nb", "n": "no", "o": "1e3", "p": "a: b", "q": " x", "r": "\t"}),
             "k: \"2026-01-01T00:00:00Z\"\nl: |\n  a\n  b\nm: |-\n  a\n  b\n\"n\": \"no\"\no: \"1e3\"\np: 'a: b'\nq: ' x'\nr: \"\\t\"\n",
         );
-        check(json!({"a10": 1, "a9": 2, "aa": 0.5, "k:{\"x\":1}": 1e30}), "a9: 2\na10: 1\naa: 0.5\nk:{\"x\":1}: 1e+30\n");
+        check(
+            json!({"a10": 1, "a9": 2, "aa": 0.5, "k:{\"x\":1}": 1e30}),
+            "a9: 2\na10: 1\naa: 0.5\nk:{\"x\":1}: 1e+30\n",
+        );
         check(json!({}), "{}\n");
         check(json!(["a", {"b": {}}]), "- a\n- b: {}\n");
         let long = "word ".repeat(20);

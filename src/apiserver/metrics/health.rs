@@ -56,10 +56,14 @@ impl Checked {
                 }
             }
         }
-        out.push_str("# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n");
+        out.push_str(
+            "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n",
+        );
         out.push_str("# TYPE kubernetes_healthcheck gauge\n");
         out.push_str(&results);
-        out.push_str("# HELP kubernetes_healthchecks_total [STABLE] This metric records the results of all healthcheck.\n");
+        out.push_str(
+            "# HELP kubernetes_healthchecks_total [STABLE] This metric records the results of all healthcheck.\n",
+        );
         out.push_str("# TYPE kubernetes_healthchecks_total counter\n");
         out.push_str(&totals);
     }

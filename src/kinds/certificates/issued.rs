@@ -83,8 +83,7 @@ fn check(errors: &mut ErrorList, object: &Object, old: &Object, now: Timestamp) 
     }
     let lifetime = until - from;
     // Upstream shows the lifetime in nanoseconds.
-    let of_lifetime =
-        |text: &str| Error::invalid(chain_at.clone(), lifetime.saturating_mul(1_000_000_000), text);
+    let of_lifetime = |text: &str| Error::invalid(chain_at.clone(), lifetime.saturating_mul(1_000_000_000), text);
     if lifetime < 3600 {
         return Err(of_lifetime("leaf certificate lifetime must be >= 1 hour"));
     }

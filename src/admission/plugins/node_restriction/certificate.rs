@@ -37,9 +37,8 @@ impl NodeRestriction {
         let namespace = attributes.namespace.as_str();
         let (node_name, pod_name, account) = (spec("nodeName"), spec("podName"), spec("serviceAccountName"));
         if node_name != node {
-            let why = format!(
-                "PodCertificateRequest.Spec.NodeName={node_name:?}, which is not the requesting node {node:?}"
-            );
+            let why =
+                format!("PodCertificateRequest.Spec.NodeName={node_name:?}, which is not the requesting node {node:?}");
             return Err(forbidden(attributes, why));
         }
         let pod_id = format!("{namespace}/{pod_name}");

@@ -73,9 +73,8 @@ impl Parser {
     /// Goes over one token that should not be there if what should be follows it (`DefaultErrorStrategy.Sync`); `also`: what may
     /// come instead of an operand.
     pub(super) fn operand_or(&mut self, also: &[&str], wanted: &str) -> Parsed<()> {
-        let good = |parser: &Self, n| {
-            parser.begins(n) || matches!(parser.ahead(n), Some(Token::Op(op)) if also.contains(op))
-        };
+        let good =
+            |parser: &Self, n| parser.begins(n) || matches!(parser.ahead(n), Some(Token::Op(op)) if also.contains(op));
         if good(self, 0) {
             return Ok(());
         }
