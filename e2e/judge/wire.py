@@ -83,7 +83,7 @@ def strip(value, key=""):
     if isinstance(value, list):
         return [strip(v, key) for v in value]
     if isinstance(value, str) and key in ("message",):
-        return re.sub(r"\b\d{2,}\b", "N", value)
+        return re.sub(r"\b\d{2,}x?\b", "N", value)
     return value
 
 

@@ -75,6 +75,11 @@ impl Warnings {
         texts.into_iter().for_each(|t| self.add(t));
     }
 
+    /// The texts so far.
+    pub fn texts(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
+
     /// Adds annotations to the audit event; the first value of a key stays.
     pub fn annotate(&self, annotations: Vec<(String, String)>) {
         let mut all = self.1.lock();

@@ -118,7 +118,7 @@ pub async fn list(
             let gvk = api::Gvk { kind: served.def.list_kind.clone(), ..gvk.clone() };
             return Ok(concatenated(crate::codec::ListPieces::new(&gvk, meta, items)));
         }
-        (Shape::PartialMetadataList, Format::Json, false) => {
+        (Shape::PartialMetadataList, Format::Json, false) if !entries.is_empty() => {
             let head = format!(
                 "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
                 accept.meta_version(),
@@ -150,7 +150,11 @@ pub async fn list(
         (served.def.list_kind.as_str(), gvk.api_version())
     };
     let metadata = if partial { meta.to_value() } else { meta.value_for(served) };
-    let list = json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items});
+    let mut list = json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items});
+    if partial && accept.format != Format::Protobuf && entries.is_empty() {
+        // Upstream appends to a list that nobody made (`asPartialObjectMetadataList`).
+        list["items"] = Value::Null;
+    }
     if accept.format == Format::Protobuf {
         return partial_protobuf(
             200,

@@ -99,18 +99,19 @@ impl Change for Patched<'_> {
         }
         // The metadata of custom resources is decoded and encoded again before anybody looks, which drops empty lists.
         let resets = def.custom.is_none() && api::apply::resets_ownership(&patched);
+        let found = crate::filters::Warnings::default();
         let mut object = match &def.custom {
             Some(custom) => {
                 let decoded = custom
                     .conform(patched.clone(), Vec::new(), self.options.validation)
-                    .map_err(|status| self.patch.undecodable(&patched, status))?;
-                self.warnings.extend(decoded.warnings);
+                    .map_err(|status| self.undecodable(&patched, status))?;
+                found.extend(decoded.warnings);
                 decoded.object
             }
             None => {
                 let mut object =
-                    crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, self.warnings)
-                        .map_err(|status| self.patch.undecodable(&patched, status))?;
+                    crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, &found)
+                        .map_err(|status| self.undecodable(&patched, status))?;
                 def.strategy.default(&mut object);
                 super::through_storage(def, object)?
             }
@@ -126,6 +127,7 @@ impl Change for Patched<'_> {
             }
             _ => {}
         }
+        self.warnings.extend(found.texts());
         super::check_name(&object, self.name)?;
         Ok(object)
     }
@@ -136,6 +138,15 @@ impl Change for Patched<'_> {
 }
 
 impl Patched<'_> {
+    /// What is there twice in the patch is told before what strict decoding says of the patched document.
+    fn undecodable(&self, patched: &Object, mut status: Status) -> Status {
+        const STRICT: &str = "strict decoding error: ";
+        if let Some((head, rest)) = status.message.split_once(STRICT).filter(|_| !self.duplicates.is_empty()) {
+            status.message = format!("{head}{STRICT}{}, {rest}", self.duplicates.join(", "));
+        }
+        self.patch.undecodable(patched, status)
+    }
+
     /// A custom resource stays what it is (apiextensions `customResourceValidator`).
     fn same_type(&self, patched: &Object) -> Result<(), Status> {
         let gvk = &self.served.def.gvk;

@@ -39,9 +39,8 @@ pub(super) fn extra() -> Extra {
     };
     let columns = vec![name(), text("Status", |o, _| string(o, &["status", "phase"])), age()];
     let phase = field("status.phase", |o| dig(o, &["status", "phase"]).as_str().unwrap_or_default().to_owned());
-    let own_name = field("name", |o| o.name().to_owned());
     Extra::new(rules, columns)
-        .with_fields(vec![own_name, phase])
+        .with_fields(vec![phase])
         .with_subresource("finalize", SubresourceKind::View(Arc::new(Finalize)))
 }
 
