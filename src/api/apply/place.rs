@@ -10,6 +10,8 @@ use crate::schema::{Field, ListType, Schema, Str, StructDef, Type, Types};
 pub(super) struct Place<'a> {
     pub(super) types: &'a Types,
     pub(super) kind: Kind<'a>,
+    /// Whether objects and lists that have one owner as a whole have parts all the same: validation looks at them.
+    parts: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -18,6 +20,8 @@ pub(super) enum Kind<'a> {
     Leaf(Leaf),
     Struct(&'a StructDef),
     Map(&'a Type),
+    /// A list that has one owner as a whole, where such lists have parts.
+    Items(&'a Type),
     /// A list of scalars.
     Set(&'a Type),
     /// A list of objects with these keys.
@@ -32,6 +36,8 @@ pub(super) enum Leaf {
     String,
     Number,
     Bool,
+    /// Any of the three.
+    Scalar,
     List,
     Map,
     Any,
@@ -39,33 +45,38 @@ pub(super) enum Leaf {
 
 impl<'a> Place<'a> {
     pub(super) fn root(schema: &'a Schema) -> Self {
-        Self { types: &schema.types, kind: Kind::Struct(schema.def()) }
+        Self { types: &schema.types, kind: Kind::Struct(schema.def()), parts: false }
     }
 
-    fn of(types: &'a Types, ty: &'a Type, field: Option<&'a Field>) -> Self {
+    /// The same place, where objects and lists that have one owner as a whole have parts too.
+    pub(super) fn with_all_parts(self) -> Self {
+        Self { parts: true, ..self }
+    }
+
+    fn of(self, ty: &'a Type, field: Option<&'a Field>) -> Self {
+        let Self { types, parts, .. } = self;
         let kind = match ty {
             Type::Bool => Kind::Leaf(Leaf::Bool),
             Type::Int32 | Type::Int64 | Type::Double => Kind::Leaf(Leaf::Number),
             Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => Kind::Leaf(Leaf::String),
-            Type::Quantity | Type::IntOrString | Type::RawExtension => Kind::Leaf(Leaf::Any),
+            Type::Quantity | Type::IntOrString => Kind::Leaf(Leaf::Scalar),
+            Type::RawExtension => Kind::Leaf(Leaf::Any),
             Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
             Type::Struct(id) => {
                 let def = types.def(*id);
-                if (def.atomic && !field.is_some_and(|f| f.granular)) || field.is_some_and(|f| f.atomic) {
-                    Kind::Leaf(Leaf::Map)
-                } else {
-                    Kind::Struct(def)
-                }
+                let whole = (def.atomic && !field.is_some_and(|f| f.granular)) || field.is_some_and(|f| f.atomic);
+                if whole && !parts { Kind::Leaf(Leaf::Map) } else { Kind::Struct(def) }
             }
-            Type::Map(_) if field.is_some_and(|f| f.atomic) => Kind::Leaf(Leaf::Map),
+            Type::Map(_) if !parts && field.is_some_and(|f| f.atomic) => Kind::Leaf(Leaf::Map),
             Type::Map(item) => Kind::Map(item),
             Type::List(item) => match field.map(|f| (f.list, f.list_map_keys.as_slice())) {
                 Some((ListType::Set, _)) => Kind::Set(item),
                 Some((ListType::Map, keys)) => Kind::Keyed(keys, item),
+                _ if parts => Kind::Items(item),
                 _ => Kind::Leaf(Leaf::List),
             },
         };
-        Self { types, kind }
+        Self { kind, ..self }
     }
 
     pub(super) fn deduced(self) -> Self {
@@ -74,14 +85,14 @@ impl<'a> Place<'a> {
 
     /// The place of an item of a list or map.
     pub(super) fn item(self, ty: &'a Type) -> Self {
-        Self::of(self.types, ty, None)
+        self.of(ty, None)
     }
 
     /// The place of a member; `None` if the schema has no such member.
     pub(super) fn member(self, name: &str) -> Option<Self> {
         match self.kind {
             Kind::Struct(def) => match def.field(name) {
-                Some(field) => Some(Self::of(self.types, &field.ty, Some(field))),
+                Some(field) => Some(self.of(&field.ty, Some(field))),
                 None => def.preserve_unknown.then(|| self.deduced()),
             },
             Kind::Map(item) => Some(self.item(item)),

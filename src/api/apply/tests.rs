@@ -21,7 +21,7 @@ fn list_of(ty: Type) -> Type {
 }
 
 /// `Thing`: metadata; spec with scalars, an atomic list, a set, a list of `Item` by name and port, an atomic struct, a
-/// free-form member; status.
+/// free-form member, an amount, a boolean; status.
 fn schema() -> Schema {
     let id = TypeId;
     let string = Type::String;
@@ -51,6 +51,8 @@ fn schema() -> Schema {
         Field { list: ListType::Map, list_map_keys: keys, ..field("items", list_of(Type::Struct(id(3)))) },
         Field { atomic: true, pointer: true, ..field("whole", Type::Struct(id(4))) },
         field("free", Type::Json),
+        Field { pointer: true, ..field("limit", Type::Quantity) },
+        field("on", Type::Bool),
     ];
     let item = vec![
         field("name", string.clone()),
@@ -357,6 +359,21 @@ fn what_does_not_fit_is_refused() {
     );
     let error = world.apply("a", json!({"spec": {"tags": ["a", "a"]}})).unwrap_err();
     assert!(error.ends_with(".spec.tags: duplicate entries for key [=\"a\"]"), "{error}");
+    let mut refused = |spec: Value, expected: &str| {
+        let error = world.apply("a", json!({"spec": spec})).unwrap_err();
+        assert_eq!(error, format!("failed to create typed patch object (/t; x.io/v1, Kind=Thing): {expected}"));
+    };
+    // What has one owner as a whole is looked through as well.
+    refused(json!({"whole": {"nope": 1}}), ".spec.whole.nope: field not declared in schema");
+    refused(
+        json!({"args": ["a", {"k": ["b"]}]}),
+        concat!(
+            ".spec.args[1]: expected string, got ",
+            r#"&value.valueUnstructured{Value:map[string]interface {}{"k":[]interface {}{"b"}}}"#
+        ),
+    );
+    refused(json!({"limit": {"a": 1}}), ".spec.limit: expected any scalar, got &{map[a:1]}");
+    refused(json!({"on": "a"}), ".spec.on: expected boolean, got &{a}");
     assert_eq!(world.apply("a", json!({"kind": "Other"})).unwrap_err(), "invalid object type: x.io/v1, Kind=Other");
     assert_eq!(
         world.apply("a", json!({"metadata": {"managedFields": []}})).unwrap_err(),

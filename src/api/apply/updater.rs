@@ -21,6 +21,9 @@ impl FieldManager<'_> {
             return false;
         }
         let changes = self.changes(old, new, &whole, managers, None);
+        if changes.values().flatten().any(|change| change.unreadable) {
+            return false;
+        }
         take(managers, None, &changes);
         // Upstream adds what changed to a manager of its own first, so removed fields leave everybody's sets.
         let changed = whole.modified.union(&whole.added).recursive_difference(&FieldSet::of_fields(self.reset));
@@ -40,7 +43,7 @@ impl FieldManager<'_> {
     }
 
     /// What changed, as each version that an entry is of sees it, without what the strategy resets; `None` for versions
-    /// that there are not.
+    /// that there are not, unreadable where the objects are not valid in a version.
     fn changes(
         &self,
         old: &Object,
@@ -60,7 +63,11 @@ impl FieldManager<'_> {
             let compared = || {
                 let schema = self.versions.schema(version)?;
                 let (old, new) = (self.versions.convert(old, version)?, self.versions.convert(new, version)?);
-                let change = walk::compare(Place::root(schema), &old.0, &new.0);
+                let root = Place::root(schema);
+                let mut change = walk::compare(root, &old.0, &new.0);
+                // What is converted must be valid, without items that are there twice (`versionConverter.Convert`).
+                let valid = |object: &Object| walk::validate(root, &Value::Object(object.0.clone()), false).is_empty();
+                change.unreadable |= !valid(&old) || !valid(&new);
                 Some(if self.resets_versions { change.without(&reset) } else { change })
             };
             versions.insert(owned.api_version.clone(), compared());

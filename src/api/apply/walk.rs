@@ -12,7 +12,7 @@ use crate::patch::equal;
 /// Checks that a value has the schema's shape; texts with paths, as upstream words them.
 pub(super) fn validate(at: Place<'_>, value: &Value, duplicates_allowed: bool) -> Vec<String> {
     let mut problems = Vec::new();
-    check(at, value, duplicates_allowed, &mut String::new(), &mut problems);
+    check(at.with_all_parts(), value, duplicates_allowed, &mut String::new(), &mut problems);
     problems
 }
 
@@ -26,11 +26,20 @@ fn check(at: Place<'_>, value: &Value, duplicates: bool, path: &mut String, prob
                 Leaf::String if !value.is_string() => "expected string, got ",
                 Leaf::Number if !value.is_number() => "expected numeric (int or float), got ",
                 Leaf::Bool if !value.is_boolean() => "expected boolean, got ",
+                Leaf::Scalar if value.is_object() || value.is_array() => "expected any scalar, got ",
                 Leaf::List if !value.is_array() => "expected list, got ",
                 Leaf::Map if !value.is_object() => "expected map, got ",
                 _ => return,
             };
             problem(problems, path, format!("{expected}{}", shown(value, leaf)));
+        }
+        Kind::Items(item) => {
+            let Value::Array(items) = value else {
+                return problem(problems, path, format!("expected list, got {}", shown(value, Leaf::List)));
+            };
+            for (i, child) in items.iter().enumerate() {
+                descend(at.item(item), child, duplicates, path, &format!("[{i}]"), problems);
+            }
         }
         Kind::Set(item) | Kind::Keyed(_, item) => {
             let Value::Array(items) = value else {
@@ -77,17 +86,30 @@ fn descend(at: Place<'_>, value: &Value, duplicates: bool, path: &mut String, st
     path.truncate(length);
 }
 
-/// A wrong value as upstream shows it: Go's type for numbers, its value otherwise.
+/// A wrong value as upstream's formats show it: `%T` for numbers, `%#v` for strings, `%v` otherwise.
 fn shown(value: &Value, wanted: Leaf) -> String {
     match (value, wanted) {
         (Value::String(_), Leaf::Number) => "string".to_owned(),
         (Value::Bool(_), Leaf::Number) => "bool".to_owned(),
         (Value::Object(_), Leaf::Number) => "map[string]interface {}".to_owned(),
         (Value::Array(_), Leaf::Number) => "[]interface {}".to_owned(),
-        (Value::Number(n), Leaf::String) => format!("&value.valueUnstructured{{Value:{n}}}"),
-        (value, Leaf::String) => format!("&value.valueUnstructured{{Value:{value}}}"),
-        (value, Leaf::List | Leaf::Map) => format!("&{{{}}}", crate::patch::go_value(value)),
-        (value, _) => value.to_string(),
+        (value, Leaf::String) => format!("&value.valueUnstructured{{Value:{}}}", go_syntax(value)),
+        (value, _) => format!("&{{{}}}", crate::patch::go_value(value)),
+    }
+}
+
+/// A value as Go writes it down (`%#v`).
+fn go_syntax(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(", ");
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(items) => format!("[]interface {{}}{{{}}}", joined(items.iter().map(go_syntax).collect())),
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, value)| format!("{key:?}:{}", go_syntax(value)));
+            format!("map[string]interface {{}}{{{}}}", joined(members.collect()))
+        }
+        other => other.to_string(),
     }
 }
 
