@@ -22,6 +22,8 @@ EXPLAINED = [
     (r"^read IPAddress .*cells", r"AGE", r"", "upstream's rows have an age that no column names: nobody shows it"),
     (r"^read APIService .*lastTransitionTime", r"", r"", "when each server found the service"),
     (r"^read \w+ .*watch.*as=PartialObjectMetadataList", r"", r"", "upstream ends a watch without a word when it cannot make a list of an object"),
+    (r"^applied ", r"unable to convert unstructured object", r"cannot be handled as a", "what Go's converter from maps cannot read is an internal error there, a bad request here"),
+    (r"^applied .*message", r"\[[a-zA-Z]+=\w+=", r"\[[a-zA-Z]+=\{", "a key that is a map, in a text about that very fault"),
 ]
 EXPLAINED = [(re.compile(a), re.compile(b), re.compile(c), why) for a, b, c, why in EXPLAINED]
 

@@ -222,7 +222,9 @@ fn conflicts(managers: &Managers, applier: &Manager, changes: &BTreeMap<String, 
 fn without_nulls(at: Place<'_>, value: Value) -> Value {
     match (at.kind, value) {
         (Kind::Struct(_) | Kind::Map(_), Value::Object(members)) => {
-            let kept = members.into_iter().filter(|(_, v)| !v.is_null()).map(|(name, child)| {
+            // In a map, a member that is null is there: decoding makes it the empty value of its type.
+            let map = matches!(at.kind, Kind::Map(_));
+            let kept = members.into_iter().filter(|(_, v)| map || !v.is_null()).map(|(name, child)| {
                 let child = match at.member(&name) {
                     Some(place) => without_nulls(place, child),
                     None => child,
