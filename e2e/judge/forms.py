@@ -6,7 +6,7 @@ upstream's Go types (translate.go) make of JSON and read again. `read`: each obj
 `selected`: lists by every field of each kind, supported or not. `collected`: dry runs of deletions of collections. `applied`: each object applied whole, and
 with items without their keys, items that are there twice, members that are unknown and values of another type. Answers are compared field by field.
 Ends with 1 if there are differences without a reason."""
-import argparse, base64, collections, concurrent.futures, copy, json, os, random, re, subprocess, sys, tempfile, threading
+import argparse, base64, collections, concurrent.futures, copy, json, os, random, re, subprocess, sys, tempfile, threading, urllib.parse
 import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -22,6 +22,8 @@ EXPLAINED = [
     (r"^read IPAddress .*cells", r"AGE", r"", "upstream's rows have an age that no column names: nobody shows it"),
     (r"^read APIService .*lastTransitionTime", r"", r"", "when each server found the service"),
     (r"^read \w+ .*watch.*as=PartialObjectMetadataList", r"", r"", "upstream ends a watch without a word when it cannot make a list of an object"),
+    (r"^collected CustomResourceDefinition .*preconditions", r"CustomResourceDefinition", r"customresourcedefinitions", "definitions have a check and words of their own for preconditions upstream"),
+    (r"^collected Event .*preconditions", r"Event|absent", r"events\.k8s\.io", "events of both groups are one type upstream, which this text names without its group"),
     (r"^applied ", r"unable to convert unstructured object", r"cannot be handled as a", "what Go's converter from maps cannot read is an internal error there, a bad request here"),
     (r"^applied .*message", r"\[[a-zA-Z]+=\w+=", r"\[[a-zA-Z]+=\{", "a key that is a map, in a text about that very fault"),
 ]
@@ -105,7 +107,7 @@ class Forms(Judge):
                 for p in path.split("."):
                     found = found.get(p) if isinstance(found, dict) else None
                 for value in [found if isinstance(found, str) else json.dumps(found)] + ["zzz", ""]:
-                    yield ["list", path, value], "GET", f"{where}?limit=500&fieldSelector={path}%3D{value}", (None, None), {"accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"}
+                    yield ["list", path, value], "GET", f"{where}?limit=500&fieldSelector={path}%3D{urllib.parse.quote(str(value))}", (None, None), {"accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"}
         elif mode == "applied" and name:
             body = {k: v for k, v in o.items() if k != "status"}
             for what, changed in self.applied(schema, body):
