@@ -50,6 +50,7 @@ def tr(t, **k): return {"apiVersion": "authentication.k8s.io/v1", "kind": "Token
 w.known(r"status\.error", r"TIME|Token Expiry|before the nbf", r"", "when it is now")
 w.known(r"sub number.*error", r"unmarshal claims", r"", "which step complains first of a subject that is no text")
 w.known(r"\.body\.status\.(error|evaluationError)", r"invalid bearer token|an error on the server|EOF|unknown", r"invalid bearer token|deadline|answered", "the texts of client-go for a webhook that does not answer")
+w.known(r"(access webhook|tokens).*\.body", r"Internal Server Error", r"Internal Server Error", "the words in which Go's client tells of a webhook that fails")
 w.known(r"evaluationError", r"does not support user rule resolution", r"does not support user rule resolution", "each webhook says so here")
 w.begin("tokens")
 h.on("tokens")(lambda q, r: (200, {"apiVersion": q["apiVersion"], "kind": "TokenReview", "status": {"authenticated": False}}))

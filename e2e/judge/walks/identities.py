@@ -8,6 +8,7 @@ from cryptography.x509.oid import NameOID
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, ed25519, padding
 w = start(__file__)
+w.known(r"refused POST .*podcertificaterequests", r"^201 ", r"invalid signature", "a stub of a P-521 key that is signed with SHA-256 is not taken here")
 V1, MERGE = "/api/v1", "application/merge-patch+json"; N = V1 + "/namespaces/pid"; DRY = "?dryRun=All"
 NODE, OTHER = "user:system:node:n1,system:nodes,system:authenticated", "user:system:node:n2,system:nodes,system:authenticated"
 raw = w.one(w.sides[0], "GET", "/apis/certificates.k8s.io/v1")[2]
