@@ -24,13 +24,15 @@ OBJECT = {"s": "Ab-c é", "t": "a,b,,c", "i": 7, "j": -3, "n": 2.5, "b": True, "
 
 # Differences with a reason: expressions for the expression, for both answers ("STOCK / OURS"), and the reason.
 EXPLAINED = [
-    (r"(self\.m|transformMap(Entry)?\(.*\))\.(transformList|map)\(", r"list .* / list ", "the order of Go's maps"),
+    (r"(self\.m|\{'k1': 'x', 'k2': 'y'\}|transformMap(Entry)?\(.*\))\.(transformList|map)\(", r"list .* / list ", "the order of Go's maps"),
     (r"", r"contributed to estimated rule cost total", "which of several rules of one cost are named as the dearest"),
     (r"", r"internal error: interface conversion", "an error in a list, over which upstream's own functions fail"),
-    (r"", r"'[^']*(type\(\w+\)|!error!)[^']*'", "messages that name the parameter of a type's type, or that something is of no type"),
+    (r"", r"type\([\w.(), ]+\)", "messages that name the parameter of a type's type"),
     (r"sub\(\(?-9223372036854775808|sub\(quantity", r"Quantity", "upstream's negation of the smallest number overflows"),
-    (r"\[\]\.", r"optional_type\(bytes\)", "which of a function's types an empty list's elements become"),
+    (r"(\[\]|\{\})\.", r"bytes|double", "which of a function's types an empty list's elements become"),
     (r"quantity\(", r"Quantity \[(-?\d), false, (-?[\d.]+)\] / kubernetes.Quantity \[\1, true, \2\]", "whether a whole number is told to be one depends on how upstream has it stored: after a fraction it may not be"),
+    (r"asApproximateFloat", r"double", "the last digit depends on how upstream has a quantity stored"),
+    (r"(ip|cidr|quantity|semver|url)\(.* == |\{(quantity|ip|cidr)\(", r"no such overload|unsupported key type", "Kubernetes' own types do not compare with others, and may be keys"),
 ]
 
 # Literals and what makes a value of a type from values of others: {T} stands for such.

@@ -58,8 +58,8 @@ impl<'a> Place<'a> {
         let kind = match ty {
             Type::Bool => Kind::Leaf(Leaf::Bool),
             Type::Int32 | Type::Int64 | Type::Double => Kind::Leaf(Leaf::Number),
-            Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => Kind::Leaf(Leaf::String),
-            Type::Quantity | Type::IntOrString => Kind::Leaf(Leaf::Scalar),
+            Type::String | Type::Bytes | Type::Duration => Kind::Leaf(Leaf::String),
+            Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime => Kind::Leaf(Leaf::Scalar),
             Type::RawExtension => Kind::Leaf(Leaf::Any),
             Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
             Type::Struct(id) => {

@@ -46,6 +46,16 @@ impl Time {
         civil_date(1970, 1, 1).at(0, 0, 0, 0).checked_add(since).ok()
     }
 
+    /// The same of a calendar that goes on after 9999, as Go's does: with the years to add.
+    fn shown(self, offset: i64) -> Option<(DateTime, i64)> {
+        /// Four centuries, after which the calendar repeats.
+        const CYCLE: i64 = 146_097 * 86_400;
+        match self.civil(offset) {
+            Some(civil) => Some((civil, 0)),
+            None => self.civil(offset.checked_sub(CYCLE)?).map(|civil| (civil, 400)),
+        }
+    }
+
     pub(super) fn add(self, by: SignedDuration) -> Result<Self> {
         let nanos = i64::from(self.nanos) + i64::from(by.subsec_nanos());
         let seconds = self.seconds.saturating_add(by.as_secs()).saturating_add(nanos.div_euclid(1_000_000_000));
@@ -185,9 +195,9 @@ pub(super) fn call(name: &str, args: &[Value]) -> Option<Result> {
         ("duration", [Value::Int(nanos)]) => Ok(Value::Duration(SignedDuration::from_nanos(*nanos))),
         ("duration", [Value::String(text)]) => duration(text).map(Value::Duration).ok_or_else(|| failed("Duration")),
         (_, [Value::Duration(duration)]) => of_duration(name, *duration)?,
-        (_, [Value::Timestamp(time)]) => of_time(name, time.civil(0)?)?,
+        (_, [Value::Timestamp(time)]) => of_time(name, time.shown(0)?)?,
         (_, [Value::Timestamp(time), Value::String(zone)]) if name.starts_with("get") => match offset(zone, *time) {
-            Ok(offset) => of_time(name, time.civil(offset)?)?,
+            Ok(offset) => of_time(name, time.shown(offset)?)?,
             Err(why) => Err(EvalError::new(why)),
         },
         _ => return None,
@@ -232,9 +242,9 @@ fn of_duration(name: &str, duration: SignedDuration) -> Option<Result> {
     })))
 }
 
-fn of_time(name: &str, time: DateTime) -> Option<Result> {
+fn of_time(name: &str, (time, years): (DateTime, i64)) -> Option<Result> {
     Some(Ok(Value::Int(match name {
-        "getFullYear" => time.year().into(),
+        "getFullYear" => i64::from(time.year()) + years,
         "getMonth" => i64::from(time.month()) - 1,
         "getDayOfYear" => i64::from(time.day_of_year()) - 1,
         "getDayOfMonth" => i64::from(time.day()) - 1,
@@ -278,6 +288,8 @@ mod tests {
         check("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999999Z");
         check("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z");
         check("1969-12-31T23:59:59.25Z", "1969-12-31T23:59:59.25Z");
+        let last = timestamp("9999-12-31T23:59:59Z").unwrap().shown(3600).unwrap();
+        assert_eq!((last.0.to_string().as_str(), last.1), ("9600-01-01T00:59:59", 400));
         assert!(timestamp("0000-01-01T00:00:00Z").is_err());
         assert!(timestamp("9999-12-31T23:59:59-01:00").is_err());
         assert_eq!(timestamp("2024-01-01T02:00:00+02:00"), timestamp("2024-01-01T00:00:00Z"));
