@@ -9,7 +9,7 @@ w.known(r"stored GET .*v2/namespaces/ver/plains ", r"^429", r"^200", "a kind is 
 w.known(r"failing GET", r"corrupt object", r"^200|conversion webhook", "upstream calls what its webhook does not convert a corrupt object of its storage; what was converted once is kept here")
 w.known(r"failing GET .*(labels|wrong types|no spec) ", r"", r"", "what was converted once is kept here")
 w.known(r"failing (POST|PATCH) .*(details|message|reason|cause )", r"conversion webhook|absent|StorageError", r"conversion webhook|InternalError|causes", "the words in which Go's client, decoders and storage tell of an answer that is none")
-w.known(r"failing PATCH .*managedFields", r"", r"", "a converter that changes other fields than the client changes whose fields they are")
+w.known(r"(converted|failing) .*managedFields", r"", r"", "what a converter changes besides what the client did becomes the client's here only in the stored version: a definition's versions are taken to have the same field names")
 w.known(r"schemas PATCH .*managedFields", r"absent", r"f:labels", "a value that the schema no longer allows keeps upstream from telling owners apart")
 w.known(r"none POST .*Warning", r"unknown field", r"absent|deprecated", "a body of another version than the path's is read by that version's schema before it is refused")
 h = H.Hooks()
