@@ -307,8 +307,9 @@ fn allocation(errors: &mut ErrorList, at: &Path, allocation: &Value, known: &Nam
             let at = to.child("results").index(i);
             reference(errors, &at.child("request"), result.text("request"), known);
             driver(errors, &at.child("driver"), result.text("driver"));
-            pool(errors, &at.child("pool"), result.text("pool"));
+            segments(errors, &at.child("pool"), result.text("pool"));
             label_name(errors, &at.child("device"), result.text("device"));
+            share(errors, &at, result);
             binding(errors, &at, result);
             for (j, one) in result.list("tolerations").iter().enumerate() {
                 toleration(errors, &at.child("tolerations").index(j), one);
@@ -341,6 +342,28 @@ fn is_uuid(text: &str) -> bool {
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) && groups.iter().all(digits)
 }
 
+/// A pool's name as declarative validation words it (`validate.ResourcePoolName`).
+fn segments(errors: &mut ErrorList, at: &Path, name: &str) {
+    if name.split('/').all(|part| !part.is_empty()) || name.is_empty() {
+        return pool(errors, at, name);
+    }
+    for (i, part) in name.split('/').enumerate() {
+        let problems = match part {
+            "" => vec!["must not be empty".to_owned()],
+            part => api::validation::dns1123_subdomain(part, false),
+        };
+        errors.extend(problems.into_iter().map(|p| Error::invalid(at.clone(), name, format!("segment {i}: {p}"))));
+    }
+}
+
+fn share(errors: &mut ErrorList, at: &Path, device: &Value) {
+    if let Some(id) = device.at("shareID").as_str()
+        && !is_uuid(id)
+    {
+        errors.push(Error::invalid(at.child("shareID"), id, "must be a lowercase UUID in 8-4-4-4-12 format"));
+    }
+}
+
 /// `validateDeviceStatus`.
 fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]) {
     crate::checks::csi_driver_name(errors, &at.child("driver"), device.text("driver"));
@@ -359,11 +382,7 @@ fn device(errors: &mut ErrorList, at: &Path, device: &Value, allocated: &[Value]
         );
         errors.push(Error::invalid(at.clone(), Value::Null, NOT_ALLOCATED).showing(id));
     }
-    if let Some(id) = device.at("shareID").as_str()
-        && !is_uuid(id)
-    {
-        errors.push(Error::invalid(at.child("shareID"), id, "must be a lowercase UUID in 8-4-4-4-12 format"));
-    }
+    share(errors, at, device);
     if device.count("conditions") > 8 {
         errors.push(Error::too_many(at.child("conditions"), device.count("conditions"), 8));
     }
