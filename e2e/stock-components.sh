@@ -173,7 +173,7 @@ $K -n "$N" expose deployment web --port=80 --target-port=8080 --type=NodePort >/
 $K -n "$N" rollout status deployment/web --timeout=180s >/dev/null
 AT=$($K -n "$N" get service web -o 'jsonpath={.spec.clusterIP}'); PORTS=$($K -n "$N" get service web -o 'jsonpath={.spec.ports[0].nodePort}')
 names=; for _ in $(seq 100); do
-  names=$(for _ in 1 2 3 4 5 6 7 8; do curl -s -m 3 "http://$AT/hostname" || true; echo; done | grep . | sort -u); [ "$(echo "$names" | wc -w)" = 2 ] && break; sleep 0.3
+  names=$(for _ in 1 2 3 4 5 6 7 8; do curl -s -m 3 "http://$AT/hostname" || true; echo; done | sort -u | grep .) || true; [ "$(echo "$names" | wc -w)" = 2 ] && break; sleep 0.3
 done
 [ "$(echo "$names" | wc -w)" = 2 ]; echo "ok: kube-proxy ($MODE) spreads the Service over both pods"
 curl -sf -m 5 "http://$IP:$PORTS/hostname" >/dev/null; echo "ok: and serves its NodePort"
