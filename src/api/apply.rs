@@ -68,8 +68,11 @@ pub trait Versions: Sync {
     /// The schema of a version (`apps/v1`); `None` if the kind has no such version, whose entries are dropped.
     fn schema(&self, api_version: &str) -> Option<&Schema>;
 
-    /// An object of any version of the kind in another one; `None` where it cannot be converted.
-    fn convert(&self, object: &Object, api_version: &str) -> Option<Object>;
+    /// An object of any version of the kind in another one; `None` if the kind has no such version.
+    ///
+    /// # Errors
+    /// What keeps the object from being converted.
+    fn convert(&self, object: &Object, api_version: &str) -> Result<Option<Object>, Status>;
 }
 
 /// A kind with one version.
@@ -80,8 +83,8 @@ impl Versions for OneVersion {
         None
     }
 
-    fn convert(&self, _: &Object, _: &str) -> Option<Object> {
-        None
+    fn convert(&self, _: &Object, _: &str) -> Result<Option<Object>, Status> {
+        Ok(None)
     }
 }
 

@@ -244,6 +244,11 @@ impl CustomKind {
         self.definition.webhook.is_some()
     }
 
+    /// The group and version that is stored.
+    pub fn storage_version(&self) -> GroupVersion {
+        GroupVersion::new(self.gvk.group.clone(), self.definition.storage_version.clone())
+    }
+
     /// Converts objects of any version of the CRD.
     ///
     /// # Errors
@@ -279,6 +284,18 @@ impl CustomKind {
             }
         }
         Ok(all)
+    }
+
+    /// What the webhook makes of an object, as it says it: nothing is pruned, as in upstream's converter for the owners of
+    /// fields. The object itself without a webhook.
+    ///
+    /// # Errors
+    /// 500 for what the webhook does wrong.
+    pub async fn ask_webhook(&self, object: Object, version: &str) -> Result<Object, Status> {
+        let Some(webhook) = &self.definition.webhook else { return Ok(object) };
+        let gv = GroupVersion::new(self.gvk.group.clone(), version).to_string();
+        let converted = webhook.convert(vec![object], &gv).await?;
+        converted.into_iter().next().ok_or_else(|| Status::internal("conversion lost the object"))
     }
 
     /// Sets the version of an object (conversion strategy `None`) and prunes by it.

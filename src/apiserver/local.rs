@@ -17,8 +17,9 @@ use crate::verbs::write::{Change, Write};
 /// The closure of [`Registry::update`] as a change.
 struct Edit<'a>(&'a (dyn for<'o> Fn(&'o mut Object) -> Result<(), Status> + Send + Sync));
 
+#[async_trait]
 impl Change for Edit<'_> {
-    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+    async fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let mut object = current.cloned().unwrap_or_default();
         (self.0)(&mut object)?;
         Ok(object)

@@ -4,14 +4,13 @@ what may be taken away; schemas that change at once, while objects are watched. 
 from walk import *
 import hooks as H, threading
 w = start(__file__)
-w.known(r"(none|stored) .*managedFields", r"", r"", "upstream gives up telling owners apart when a change comes in another version of a definition without conversion (UpdateNoErrors)")
 w.known(r"stored GET .*v2/namespaces/ver/plains ", r"^429", r"^200", "a kind is served throughout a change of its definition")
 w.known(r"failing GET", r"corrupt object", r"^200|conversion webhook", "upstream calls what its webhook does not convert a corrupt object of its storage; what was converted once is kept here")
 w.known(r"failing GET .*(labels|wrong types|no spec) ", r"", r"", "what was converted once is kept here")
 w.known(r"failing (POST|PATCH) .*(details|message|reason|cause )", r"conversion webhook|absent|StorageError", r"conversion webhook|InternalError|causes", "the words in which Go's client, decoders and storage tell of an answer that is none")
-w.known(r"(converted|failing) .*managedFields", r"", r"", "what a converter changes besides what the client did becomes the client's here only in the stored version: a definition's versions are taken to have the same field names")
 w.known(r"schemas PATCH .*managedFields", r"absent", r"f:labels", "a value that the schema no longer allows keeps upstream from telling owners apart")
 w.known(r"none POST .*Warning", r"unknown field", r"absent|deprecated", "a body of another version than the path's is read by that version's schema before it is refused")
+w.known(r"failing PATCH .*no spec .*managedFields", r"", r"absent", "what was converted once is kept here, so the patch finds the spec that it changes")
 h = H.Hooks()
 CRDS, G, MERGE, APPLY = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "versions.example.com", "application/merge-patch+json", "application/apply-patch+yaml"
 w("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ver"}})

@@ -204,6 +204,14 @@ impl FieldSet {
         Self(nodes.collect())
     }
 
+    /// Changes what is known of every element: whether it is a member, and what lies under it. What it leaves must be a
+    /// member or have something under it.
+    pub(super) fn each(&mut self, change: &mut dyn FnMut(&Element, &mut bool, &mut Self)) {
+        for (element, node) in &mut self.0 {
+            change(element, &mut node.member, &mut node.children);
+        }
+    }
+
     /// Every path, parents' members first within a level, as upstream iterates.
     pub(super) fn paths(&self) -> Vec<Vec<Element>> {
         let mut out = Vec::new();

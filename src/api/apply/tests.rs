@@ -275,6 +275,28 @@ fn atomic_values_have_one_owner() {
 }
 
 #[test]
+fn who_owned_parts_of_what_is_atomic_now_owns_all_of_it() {
+    let mut world = World::new();
+    let spec = world.schema.types.def(TypeId(2)).clone();
+    let granular = |f: &Field| Field { atomic: false, ..f.clone() };
+    let mut earlier = schema();
+    let mut defs: Vec<StructDef> = (0..5).map(|id| earlier.types.def(TypeId(id)).clone()).collect();
+    defs[2].fields = spec.fields.iter().map(granular).collect();
+    earlier.types = Arc::new(Types::new(defs));
+    let now = std::mem::replace(&mut world.schema, earlier);
+    world.apply("a", json!({"spec": {"text": "t", "whole": {"ready": 1}}})).unwrap();
+    world.apply("b", json!({"spec": {"whole": {"note": "n"}}})).unwrap();
+    assert_eq!(world.fields("b"), json!({"f:spec": {"f:whole": {"f:note": {}}}}));
+    world.schema = now;
+    let error = world.apply("c", json!({"spec": {"whole": {"note": "m"}}})).unwrap_err();
+    let owners = "conflicts with \"a\":\n.spec.whole\nconflicts with \"b\":\n.spec.whole";
+    assert_eq!(error.replace("- ", ""), format!("Apply failed with 2 conflicts: {owners}"));
+    world.update("u", "", |o| o.set(&["spec", "text"], "x"));
+    assert_eq!(world.fields("a"), json!({"f:spec": {"f:whole": {}}}));
+    assert_eq!(world.fields("b"), json!({"f:spec": {"f:whole": {}}}));
+}
+
+#[test]
 fn values_without_structure_are_owned_member_by_member() {
     let mut world = World::new();
     world.apply("a", json!({"spec": {"free": {"x": 1, "y": {"z": [1]}}}})).unwrap();

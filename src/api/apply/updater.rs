@@ -17,10 +17,10 @@ impl FieldManager<'_> {
     pub(super) fn track(&self, old: &Object, new: &Object, managers: &mut Managers, name: &str) -> bool {
         let root = Place::root(self.schema);
         let whole = walk::compare(root, &old.0, &new.0);
-        if whole.unreadable {
+        if whole.unreadable || self.reconcile(old, managers).is_err() {
             return false;
         }
-        let changes = self.changes(old, new, &whole, managers, None);
+        let Ok(changes) = self.changes(old, new, &whole, managers, None) else { return false };
         if changes.values().flatten().any(|change| change.unreadable) {
             return false;
         }
@@ -42,8 +42,41 @@ impl FieldManager<'_> {
         true
     }
 
+    /// What entries own by the schema of now; those of versions that there are no more go
+    /// (`reconcileManagedFieldsWithSchemaChanges`).
+    fn reconcile(&self, live: &Object, managers: &mut Managers) -> Result<(), Status> {
+        let own = self.gvk.api_version();
+        let mut places = BTreeMap::from([(own, Some(Place::root(self.schema)))]);
+        for owned in managers.values() {
+            let version = owned.api_version.as_str();
+            if !places.contains_key(version) {
+                let place = self.convert(live, version)?.map(|(_, place)| place);
+                places.insert(version.to_owned(), place);
+            }
+        }
+        managers.retain(|_, owned| {
+            let Some(Some(place)) = places.get(&owned.api_version) else { return false };
+            walk::reconcile(*place, &mut owned.set);
+            true
+        });
+        Ok(())
+    }
+
+    /// An object of the request's version in another one, where it must be valid (`versionConverter.Convert`); `None`
+    /// for versions that there are not.
+    fn convert(&self, object: &Object, version: &str) -> Result<Option<(Object, Place<'_>)>, Status> {
+        let Some(schema) = self.versions.schema(version) else { return Ok(None) };
+        let Some(converted) = self.versions.convert(object, version)? else { return Ok(None) };
+        let root = Place::root(schema);
+        let problems = walk::validate(root, &Value::Object(converted.0.clone()), false);
+        match problems.is_empty() {
+            true => Ok(Some((converted, root))),
+            false => Err(Status::new(500, "", join(&problems))),
+        }
+    }
+
     /// What changed, as each version that an entry is of sees it, without what the strategy resets; `None` for versions
-    /// that there are not, unreadable where the objects are not valid in a version.
+    /// that there are not.
     fn changes(
         &self,
         old: &Object,
@@ -51,7 +84,7 @@ impl FieldManager<'_> {
         whole: &Comparison,
         managers: &Managers,
         applier: Option<&Manager>,
-    ) -> BTreeMap<String, Option<Comparison>> {
+    ) -> Result<BTreeMap<String, Option<Comparison>>, Status> {
         let mut versions = BTreeMap::new();
         let reset = FieldSet::of_fields(self.reset);
         versions.insert(self.gvk.api_version(), Some(whole.clone().without(&reset)));
@@ -60,19 +93,15 @@ impl FieldManager<'_> {
                 continue;
             }
             let version = owned.api_version.as_str();
-            let compared = || {
-                let schema = self.versions.schema(version)?;
-                let (old, new) = (self.versions.convert(old, version)?, self.versions.convert(new, version)?);
-                let root = Place::root(schema);
-                let mut change = walk::compare(root, &old.0, &new.0);
-                // What is converted must be valid, without items that are there twice (`versionConverter.Convert`).
-                let valid = |object: &Object| walk::validate(root, &Value::Object(object.0.clone()), false).is_empty();
-                change.unreadable |= !valid(&old) || !valid(&new);
-                Some(if self.resets_versions { change.without(&reset) } else { change })
-            };
-            versions.insert(owned.api_version.clone(), compared());
+            let old = self.convert(old, version).map_err(|e| about("failed to convert old object", &e))?;
+            let new = self.convert(new, version).map_err(|e| about("failed to convert new object", &e))?;
+            let compared = old.zip(new).map(|((old, root), (new, _))| {
+                let change = walk::compare(root, &old.0, &new.0);
+                if self.resets_versions { change.without(&reset) } else { change }
+            });
+            versions.insert(owned.api_version.clone(), compared);
         }
-        versions
+        Ok(versions)
     }
 
     /// `structuredMergeManager.Apply` with `Updater.Apply` and what wraps them.
@@ -99,6 +128,7 @@ impl FieldManager<'_> {
             let text = format!("failed to create typed live object ({about}): {}", join(&problems));
             return Err(Status::new(500, "", text).into());
         }
+        self.reconcile(live, &mut managers)?;
         let merged = walk::merge(root, &before, &config)
             .map_err(|e| Status::new(500, "", format!("failed to merge config: {e}")))?;
         let set = walk::field_set(root, &config).recursive_difference(&FieldSet::of_fields(self.reset));
@@ -108,12 +138,14 @@ impl FieldManager<'_> {
             Owned { set, api_version: self.gvk.api_version(), time: last.as_ref().and_then(|l| l.time.clone()) };
         managers.insert(manager.clone(), owned);
         let pruned = match &last {
-            Some(last) if !last.set.is_empty() => self.prune(merged, &managers, last),
+            Some(last) if !last.set.is_empty() => {
+                self.prune(merged, &managers, last).map_err(|e| about("failed to prune fields", &e))?
+            }
             _ => merged,
         };
         let after = Object::from_value(pruned.clone()).unwrap_or_default();
         let whole = walk::compare(root, &live.0, &after.0);
-        let changes = self.changes(live, &after, &whole, &managers, Some(&manager));
+        let changes = self.changes(live, &after, &whole, &managers, Some(&manager))?;
         if !force {
             let conflicts = conflicts(&managers, &manager, &changes);
             if !conflicts.is_empty() {
@@ -140,28 +172,32 @@ impl FieldManager<'_> {
         Ok((object, managers))
     }
 
-    /// A value of one version in another, with that version's place. The same value where the versions are the same.
-    fn at<'s>(&'s self, value: &Value, from: &str, to: &str) -> Option<(Value, Place<'s>)> {
-        let schema = if to == self.gvk.api_version() { self.schema } else { self.versions.schema(to)? };
+    /// A value of one version in another, with that version's place; `None` for versions that there are not. The same
+    /// value where the versions are the same.
+    fn at<'s>(&'s self, value: &Value, from: &str, to: &str) -> Result<Option<(Value, Place<'s>)>, Status> {
+        let own = to == self.gvk.api_version();
+        let Some(schema) = (if own { Some(self.schema) } else { self.versions.schema(to) }) else { return Ok(None) };
         if from == to {
-            return Some((value.clone(), Place::root(schema)));
+            return Ok(Some((value.clone(), Place::root(schema))));
         }
-        let object = Object::from_value(value.clone())?;
-        Some((self.versions.convert(&object, to)?.into_value(), Place::root(schema)))
+        let object = Object::from_value(value.clone()).unwrap_or_default();
+        Ok(self.versions.convert(&object, to)?.map(|object| (object.into_value(), Place::root(schema))))
     }
 
     /// Removes what the applier applied last time, does not apply now, and nobody else owns (`Updater.prune`).
-    fn prune(&self, merged: Value, managers: &Managers, last: &Owned) -> Value {
+    fn prune(&self, merged: Value, managers: &Managers, last: &Owned) -> Result<Value, Status> {
         let own = self.gvk.api_version();
-        let pruned =
-            self.pruned(&merged, managers, last).and_then(|(pruned, version)| self.at(&pruned, &version, &own));
-        pruned.map_or(merged, |(pruned, _)| pruned)
+        let Some((pruned, version)) = self.pruned(&merged, managers, last)? else { return Ok(merged) };
+        Ok(self.at(&pruned, &version, &own)?.map_or(merged, |(pruned, _)| pruned))
     }
 
     /// The pruned value, and the version that it is in. `None` where that of the last apply is no more.
-    fn pruned(&self, merged: &Value, managers: &Managers, last: &Owned) -> Option<(Value, String)> {
+    fn pruned(&self, merged: &Value, managers: &Managers, last: &Owned) -> Result<Option<(Value, String)>, Status> {
         let own = self.gvk.api_version();
-        let (mut merged, root) = self.at(merged, &own, &last.api_version)?;
+        let to_last = "failed to convert merged object to last applied version";
+        let Some((mut merged, root)) = self.at(merged, &own, &last.api_version).map_err(|e| about(to_last, &e))? else {
+            return Ok(None);
+        };
         let mut pruned = walk::remove(root, &merged, &walk::with_named_fields(Some(root), &last.set));
         let mut version = last.api_version.clone();
         let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
@@ -171,11 +207,12 @@ impl FieldManager<'_> {
         // Back comes what somebody owns, first in the version of the last apply, …
         let first = owned.remove(last.api_version.as_str()).map(|set| (last.api_version.as_str(), set));
         for (at, set) in first.into_iter().chain(owned) {
-            let (Some((whole, root)), Some((less, _))) =
-                (self.at(&merged, &version, at), self.at(&pruned, &version, at))
-            else {
-                continue;
+            let fail = |what: &str, error: &Status| {
+                about(&format!("failed add back owned items: failed to convert {what} object at version {at}"), error)
             };
+            let whole = self.at(&merged, &version, at).map_err(|e| fail("merged", &e))?;
+            let less = self.at(&pruned, &version, at).map_err(|e| fail("pruned", &e))?;
+            let Some(((whole, root), (less, _))) = whole.zip(less) else { continue };
             let named = |set: &FieldSet| walk::with_named_fields(Some(root), set);
             let kept = named(&walk::field_set(root, &less)).union(&named(&set));
             let gone = named(&walk::field_set(root, &whole)).difference(&kept);
@@ -183,13 +220,22 @@ impl FieldManager<'_> {
             at.clone_into(&mut version);
         }
         // … and what was not the applier's before.
-        let (whole, root) = self.at(&merged, &version, &last.api_version)?;
-        let (less, _) = self.at(&pruned, &version, &last.api_version)?;
+        let fail = |error: Status| {
+            about("failed add back dangling items: failed to convert pruned object to last applied version", &error)
+        };
+        let whole = self.at(&merged, &version, &last.api_version).map_err(fail)?;
+        let less = self.at(&pruned, &version, &last.api_version).map_err(fail)?;
+        let Some(((whole, root), (less, _))) = whole.zip(less) else { return Ok(None) };
         let named = |set: &FieldSet| walk::with_named_fields(Some(root), set);
         let gone = named(&walk::field_set(root, &whole)).difference(&named(&walk::field_set(root, &less)));
         let pruned = walk::remove(root, &whole, &gone.intersection(&named(&last.set)));
-        Some((pruned, last.api_version.clone()))
+        Ok(Some((pruned, last.api_version.clone())))
     }
+}
+
+/// A failure with what failed before its text.
+fn about(what: &str, error: &Status) -> Status {
+    Status::new(500, "", format!("{what}: {}", error.message))
 }
 
 /// What changed leaves the sets of all managers but `applier`; managers with nothing left go, and those whose version

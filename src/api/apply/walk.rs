@@ -457,3 +457,21 @@ pub(super) fn with_named_fields(at: Option<Place<'_>>, set: &FieldSet) -> FieldS
         (member || named, with_named_fields(place, children))
     })
 }
+
+/// Makes a set that was written by an earlier schema one of this schema: who owns parts of what has one owner as a whole
+/// now owns all of it (`ReconcileFieldSetWithSchema`).
+pub(super) fn reconcile(at: Place<'_>, set: &mut FieldSet) {
+    set.each(&mut |element, member, children| {
+        let place = match (element.field_name(), at.kind) {
+            (Some(name), _) => at.member(name),
+            (None, Kind::Keyed(_, item) | Kind::Set(item)) => Some(at.item(item)),
+            (None, _) => None,
+        };
+        let Some(place) = place.filter(|_| !children.is_empty()) else { return };
+        match place.kind {
+            Kind::Leaf(Leaf::List | Leaf::Map | Leaf::Any) => (*member, *children) = (true, FieldSet::default()),
+            Kind::Leaf(_) | Kind::Deduced => {}
+            _ => reconcile(place, children),
+        }
+    });
+}

@@ -1,11 +1,11 @@
 //! `metadata.managedFields` of writes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::apply::{FieldManager, OneVersion, Versions};
 use api::kind::KindDef;
 use api::schema::Schema;
-use api::{Gvk, Object};
+use api::{Gvk, Object, Status};
 
 use super::write::Write;
 use crate::served::{KindTable, Served};
@@ -29,11 +29,42 @@ pub fn reset_fields(def: &KindDef, subresource: &str) -> &'static [&'static [&'s
 pub struct ServedVersions<'a> {
     table: Arc<KindTable>,
     served: &'a Served,
+    answers: Answers,
+}
+
+/// What a conversion webhook made of objects while the owners of one request are worked out. That does not wait, so it
+/// is done again with what the webhook said, until nothing more has to be asked.
+#[derive(Default)]
+struct Answers {
+    known: Vec<(Question, Result<Object, Status>)>,
+    missing: Mutex<Vec<Question>>,
+}
+
+/// An object, and the version that it is wanted in.
+type Question = (Object, String);
+
+impl Answers {
+    /// The answer; where it is missing, a failure that is not looked at.
+    fn find(&self, object: &Object, api_version: &str) -> Result<Object, Status> {
+        let same = |question: &Question| question.1 == api_version && question.0 == *object;
+        if let Some((_, answer)) = self.known.iter().find(|(question, _)| same(question)) {
+            return answer.clone();
+        }
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !missing.iter().any(same) {
+            missing.push((object.clone(), api_version.to_owned()));
+        }
+        Err(Status::internal("the conversion webhook has not been asked"))
+    }
+
+    fn take_missing(&mut self) -> Vec<Question> {
+        std::mem::take(self.missing.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl<'a> ServedVersions<'a> {
     pub fn new(server: &ApiServer, served: &'a Served) -> Self {
-        Self { table: server.table.load_full(), served }
+        Self { table: server.table.load_full(), served, answers: Answers::default() }
     }
 
     /// All that share the kind's storage.
@@ -53,54 +84,85 @@ impl Versions for ServedVersions<'_> {
         self.version(api_version).map(|s| s.def.schema())
     }
 
-    fn convert(&self, object: &Object, api_version: &str) -> Option<Object> {
-        let (from, to) = (self.version(object.api_version())?, self.version(api_version)?);
-        if to.def.custom.is_some() {
-            // Without pruning and defaults, as upstream's converter. A webhook is not asked for this: its versions are
-            // taken to have the same fields.
+    fn convert(&self, object: &Object, api_version: &str) -> Result<Option<Object>, Status> {
+        let (Some(from), Some(to)) = (self.version(object.api_version()), self.version(api_version)) else {
+            return Ok(None);
+        };
+        if let Some(custom) = &to.def.custom {
+            if !custom.has_webhook() {
+                // Without pruning and defaults, as upstream's converter.
+                let mut object = object.clone();
+                object.set(&["apiVersion"], api_version);
+                return Ok(Some(object));
+            }
+            // By way of the version that is stored (`newCRDVersionConverter`).
+            let stored = custom.storage_version().to_string();
             let mut object = object.clone();
-            object.set(&["apiVersion"], api_version);
-            return Some(object);
+            for version in [stored.as_str(), api_version] {
+                if object.api_version() != version {
+                    object = self.answers.find(&object, version)?;
+                }
+            }
+            return Ok(Some(object));
         }
-        let stored = match from.def.storage.as_ref()?.conversion.as_ref() {
-            Some(conversion) => conversion.to_stored(object.clone()).ok()?,
+        let (Some(storage), Some(stored)) = (&from.def.storage, &to.stored) else { return Ok(None) };
+        let hub = match &storage.conversion {
+            Some(conversion) => conversion.to_stored(object.clone())?,
             None => object.clone(),
         };
-        let mut converted = to.stored.as_ref()?.view.from_stored(stored).ok()?;
+        let mut converted = stored.view.from_stored(hub)?;
         converted.set_gvk(&to.def.gvk);
-        Some(converted)
+        Ok(Some(converted))
     }
 }
 
-/// The manager of a request's fields.
-pub fn with_manager<R>(
+/// What `then` works out with the manager of a request's fields. It may run several times, and must do the same.
+pub async fn with_manager<R: Send>(
     server: &ApiServer,
     served: &Served,
     subresource: &str,
-    then: impl FnOnce(&FieldManager<'_>) -> R,
+    mut then: impl FnMut(&FieldManager<'_>) -> R + Send,
 ) -> R {
     let def = &served.def;
-    let versions = ServedVersions::new(server, served);
-    then(&FieldManager {
-        schema: def.schema(),
-        gvk: &def.gvk,
-        subresource,
-        reset: reset_fields(def, subresource),
-        // Custom resources leave the status of other versions to those (`customResourceStrategy.GetResetFields`).
-        resets_versions: def.custom.is_none() || subresource == "status",
-        versions: &versions,
-        keeps_nulls: def.custom.is_some(),
-        now: server.clock.now(),
-    })
+    let now = server.clock.now();
+    let mut versions = ServedVersions::new(server, served);
+    loop {
+        let result = then(&FieldManager {
+            schema: def.schema(),
+            gvk: &def.gvk,
+            subresource,
+            reset: reset_fields(def, subresource),
+            // Custom resources leave the status of other versions to those (`customResourceStrategy.GetResetFields`).
+            resets_versions: def.custom.is_none() || subresource == "status",
+            versions: &versions,
+            keeps_nulls: def.custom.is_some(),
+            now,
+        });
+        let missing = versions.answers.take_missing();
+        let Some(custom) = def.custom.as_ref().filter(|_| !missing.is_empty()) else { return result };
+        for (object, api_version) in missing {
+            let version = api_version.rsplit('/').next().unwrap_or_default();
+            let answer = custom.ask_webhook(object.clone(), version).await;
+            versions.answers.known.push(((object, api_version), answer));
+        }
+    }
 }
 
-fn manager<R>(write: &Write<'_>, then: impl FnOnce(&FieldManager<'_>) -> R) -> R {
-    with_manager(write.server, write.served, write.subresource.map_or("", |s| s.name), then)
+/// The object with `managedFields` brought up to date.
+async fn updated(write: &Write<'_>, mut object: Object, old: Option<&Object>) -> Object {
+    let again = write.served.def.custom.as_ref().is_some_and(|custom| custom.has_webhook());
+    let subresource = write.subresource.map_or("", |s| s.name);
+    with_manager(write.server, write.served, subresource, |manager| {
+        let mut object = if again { object.clone() } else { std::mem::take(&mut object) };
+        manager.update(old, &mut object, &write.options.manager);
+        object
+    })
+    .await
 }
 
 /// A new object is its creator's.
-pub fn on_create(write: &Write<'_>, object: &mut Object) {
-    manager(write, |m| m.update(None, object, &write.options.manager));
+pub async fn on_create(write: &Write<'_>, object: Object) -> Object {
+    updated(write, object, None).await
 }
 
 /// The body of a question that is not kept.
@@ -119,6 +181,6 @@ pub fn on_ask(server: &ApiServer, schema: &Schema, gvk: &Gvk, subresource: &str,
 }
 
 /// What changed is the writer's.
-pub fn on_update(write: &Write<'_>, object: &mut Object, old: &Object) {
-    manager(write, |m| m.update(Some(old), object, &write.options.manager));
+pub async fn on_update(write: &Write<'_>, object: Object, old: &Object) -> Object {
+    updated(write, object, Some(old)).await
 }

@@ -4,6 +4,7 @@ use api::codec::{FieldValidation, MediaType};
 use api::kind::Subresource;
 use api::status::Details;
 use api::{Gvk, Object, Status};
+use async_trait::async_trait;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use std::sync::Arc;
@@ -85,8 +86,9 @@ struct Patched<'a> {
     warnings: &'a crate::filters::Warnings,
 }
 
+#[async_trait]
 impl Change for Patched<'_> {
-    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+    async fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let Some(current) = current else { return Err(self.served.not_found(self.name)) };
         let mut patched = self.patch.apply(self.served, current)?;
         let def = &self.served.def;
@@ -182,15 +184,17 @@ struct Applied<'a> {
     warnings: &'a crate::filters::Warnings,
 }
 
+#[async_trait]
 impl Change for Applied<'_> {
-    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+    async fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let def = &self.served.def;
         if current.is_none() && self.object.name().is_empty() {
             return Err(super::unnamed(self.name));
         }
         let merged = super::ownership::with_manager(self.server, self.served, self.subresource, |manager| {
             manager.apply(current, &self.object, &self.options.manager, self.options.force)
-        })?;
+        })
+        .await?;
         match &self.checked {
             Ok(warnings) => self.warnings.extend(warnings.iter().cloned()),
             Err(status) => return Err(status.clone()),

@@ -10,6 +10,7 @@ use api::kind::{ScalePaths, Subresource, SubresourceKind};
 use api::schema::Str;
 use api::selector::LabelSelector;
 use api::{Object, Status};
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::options::WriteOptions;
@@ -154,8 +155,9 @@ impl ScaleChange<'_> {
     }
 }
 
+#[async_trait]
 impl Change for ScaleChange<'_> {
-    fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
+    async fn apply(&self, current: Option<&Object>) -> Result<Object, Status> {
         let Some(current) = current else { return Err(self.served.not_found("")) };
         let mappings = self.mappings();
         let mut old = of(current, self.subresource, self.paths)?;

@@ -8,6 +8,7 @@ use api::codec::go_quote;
 use api::field::{Error, Path};
 use api::kind::{RequestContext, Strategy, Subresource};
 use api::{Object, Status, UserInfo};
+use async_trait::async_trait;
 
 use super::admit::Admission;
 use super::before::{self, Part};
@@ -46,8 +47,9 @@ pub struct Written {
 }
 
 /// Makes the new object from the current one; `None` where there is none yet.
+#[async_trait]
 pub trait Change: Sync {
-    fn apply(&self, current: Option<&Object>) -> Result<Object, Status>;
+    async fn apply(&self, current: Option<&Object>) -> Result<Object, Status>;
 
     /// Field ownership has been worked out by the change itself (server-side apply).
     fn owns_fields(&self) -> bool {
@@ -63,8 +65,9 @@ pub trait Change: Sync {
 /// PUT: the object as sent.
 pub struct Replace(pub Object);
 
+#[async_trait]
 impl Change for Replace {
-    fn apply(&self, _: Option<&Object>) -> Result<Object, Status> {
+    async fn apply(&self, _: Option<&Object>) -> Result<Object, Status> {
         Ok(self.0.clone())
     }
 }
@@ -123,7 +126,7 @@ impl<'a> Write<'a> {
         before::ensure_namespace(&self.served.def, self.namespace, &mut object)?;
         dedup_owners(self.warnings, &mut object, false);
         if self.has_owner() {
-            super::ownership::on_create(self, &mut object);
+            object = super::ownership::on_create(self, object).await;
         }
         if !self.trusted {
             object = self.admission().mutate(Operation::Create, object, None, &self.options.document).await?;
@@ -256,7 +259,7 @@ impl<'a> Write<'a> {
     }
 
     async fn create_on_update(&self, change: &dyn Change) -> Result<Arc<Entry>, Status> {
-        let mut object = change.apply(None)?;
+        let mut object = change.apply(None).await?;
         if !object.uid().is_empty() && !self.trusted {
             if change.is_patch() {
                 let why = format!(
@@ -268,7 +271,7 @@ impl<'a> Write<'a> {
             return Err(self.uid_conflict(object.uid(), ""));
         }
         if !change.owns_fields() {
-            super::ownership::on_create(self, &mut object);
+            object = super::ownership::on_create(self, object).await;
         }
         let options = self.options.document_as("CreateOptions");
         let info = crate::request::RequestInfo {
@@ -299,7 +302,7 @@ impl<'a> Write<'a> {
     ) -> Result<Option<Arc<Entry>>, Status> {
         let def = &self.served.def;
         let old = &current.object;
-        let mut object = change.apply(Some(old))?;
+        let mut object = change.apply(Some(old)).await?;
         object.set_gvk(&def.gvk);
         // What a patch makes of the uid is no precondition: validation looks at it.
         let is_precondition = !change.is_patch() || change.owns_fields();
@@ -310,7 +313,7 @@ impl<'a> Write<'a> {
             dedup_owners(self.warnings, &mut object, false);
         }
         if self.has_owner() && !change.owns_fields() {
-            super::ownership::on_update(self, &mut object, old);
+            object = super::ownership::on_update(self, object, old).await;
         }
         if !self.trusted {
             object = self.mutate_update(object, old).await?;

@@ -44,7 +44,7 @@ struct Server(Running);
 impl Server {
     async fn new(front_proxy: Option<pki::Leaf>) -> Self {
         let authenticator = Authenticator::new(Arc::new(NoTokens), Arc::new(SystemClock));
-        let running = Running::start(Arc::new(authenticator), Arc::new(Guard), front_proxy).await;
+        let running = Running::start(Arc::new(authenticator), Arc::new(Guard), front_proxy, None).await;
         tokio::spawn(apiserver::aggregate::run(running.server.clone(), running.shutdown.clone()));
         Self(running)
     }

@@ -1,11 +1,14 @@
 //! Custom resource definitions against a real server and a real store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::services::{AuthorizationAttributes, Authorizer, Decision};
+use api::webhook::{Target, WebhookError, Webhooks};
 use api::{Status, UserInfo};
 use apiserver::Authenticate;
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -36,11 +39,36 @@ impl Authenticate for AllowAll {
     }
 }
 
+/// Converts objects whose `spec.a` of v1 is `spec.first` of v2.
+struct Renames;
+
+#[async_trait]
+impl Webhooks for Renames {
+    async fn post(&self, _: &Target, body: Bytes, _: Duration) -> Result<Bytes, WebhookError> {
+        let review: Value = serde_json::from_slice(&body).unwrap();
+        let version = &review["request"]["desiredAPIVersion"];
+        let mut objects = review["request"]["objects"].clone();
+        for object in objects.as_array_mut().unwrap() {
+            let (from, to) = if version == "example.com/v2" { ("a", "first") } else { ("first", "a") };
+            object["apiVersion"] = version.clone();
+            if let Some(spec) = object["spec"].as_object_mut()
+                && let Some(value) = spec.remove(from)
+            {
+                spec.insert(to.to_owned(), value);
+            }
+        }
+        let response =
+            json!({"uid": review["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": objects});
+        let review = json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response});
+        Ok(Bytes::from(review.to_string()))
+    }
+}
+
 struct Harness(Running);
 
 impl Harness {
     async fn new() -> Self {
-        Self(Running::start(Arc::new(AllowAll), Arc::new(AllowAll), None).await)
+        Self(Running::start(Arc::new(AllowAll), Arc::new(AllowAll), None, Some(Arc::new(Renames))).await)
     }
 
     async fn call(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> (u16, Value) {
@@ -234,6 +262,47 @@ async fn versions_share_their_objects_and_new_schemas_show_old_ones() {
     let put = Harness::expect(server.put(&name, &definition).await, 200);
     assert_eq!(put["status"]["storedVersions"], json!(["v1", "v2"]));
     server.until(&format!("{v1}/a"), |_, object| object["spec"] == json!({"a": "x", "c": "z"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_are_told_apart_across_versions_that_a_webhook_converts() {
+    let server = Harness::new().await;
+    let spec =
+        |name: &str| json!({"type": "object", "properties": {name: {"type": "string"}, "n": {"type": "integer"}}});
+    let versions = json!([version("v1", true, spec("a")), version("v2", false, spec("first"))]);
+    let mut definition = crd("doors", "Door", versions);
+    definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": "https://hooks.example.com/convert"}}});
+    server.define(&definition).await;
+    let apply = async |manager: &str, version: &str, spec: Value, force: bool| {
+        let path = format!("/apis/example.com/{version}/namespaces/ns/doors/d?fieldManager={manager}&force={force}");
+        let body = json!({"apiVersion": format!("example.com/{version}"), "kind": "Door", "metadata": {"name": "d"}, "spec": spec});
+        server.patch(&path, "application/apply-patch+yaml", &body).await
+    };
+    let owned = |object: &Value| -> Vec<Value> {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        entries.iter().map(|e| json!([e["manager"], e["apiVersion"], e["fieldsV1"]["f:spec"]])).collect()
+    };
+    Harness::expect(apply("one", "v1", json!({"a": "x", "n": 1}), false).await, 201);
+    let refused = Harness::expect(apply("two", "v2", json!({"first": "y"}), false).await, 409);
+    assert_eq!(refused["details"]["causes"][0]["field"], ".spec.a");
+    let taken = Harness::expect(apply("two", "v2", json!({"first": "y"}), true).await, 200);
+    assert_eq!(taken["spec"], json!({"first": "y", "n": 1}));
+    assert_eq!(
+        owned(&taken),
+        [json!(["one", "example.com/v1", {"f:n": {}}]), json!(["two", "example.com/v2", {"f:first": {}}])]
+    );
+    let path = "/apis/example.com/v1/namespaces/ns/doors/d?fieldManager=three";
+    let patch = json!({"spec": {"a": "z"}});
+    let patched = Harness::expect(server.patch(path, "application/merge-patch+json", &patch).await, 200);
+    assert_eq!(
+        owned(&patched),
+        [json!(["one", "example.com/v1", {"f:n": {}}]), json!(["three", "example.com/v1", {"f:a": {}}])]
+    );
+    // What the last apply of another version had, and nobody owns, goes.
+    let left = Harness::expect(apply("one", "v2", json!({}), false).await, 200);
+    assert_eq!(left["spec"], json!({"first": "z"}));
+    assert_eq!(owned(&left), [json!(["one", "example.com/v2", {}]), json!(["three", "example.com/v1", {"f:a": {}}])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::services::{Authorizer, TokenRequest, Tokens};
+use api::webhook::Webhooks;
 use api::{Status, UserInfo};
 use apiserver::{ApiServer, Authenticate, Config};
 use async_trait::async_trait;
@@ -50,11 +51,12 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Serves custom resources, too.
+    /// Serves custom resources, too; `webhooks` are asked to convert them.
     pub async fn start(
         authenticator: Arc<dyn Authenticate>,
         authorizer: Arc<dyn Authorizer>,
         front_proxy: Option<pki::Leaf>,
+        webhooks: Option<Arc<dyn Webhooks>>,
     ) -> Self {
         let dir = tempfile::TempDir::new().unwrap();
         let shutdown = Shutdown::new();
@@ -84,7 +86,7 @@ impl Running {
             flags: Vec::new(),
         });
         let (sender, ready) = tokio::sync::oneshot::channel();
-        let definitions = Arc::new(CustomResources { webhooks: None });
+        let definitions = Arc::new(CustomResources { webhooks });
         tokio::spawn(apiserver::extensions::run(server.clone(), definitions, sender, shutdown.clone()));
         ready.await.unwrap();
         Self { server, shutdown, _dir: dir }
