@@ -168,6 +168,12 @@ impl Delete<'_> {
                 return Ok(Some(Deleted::Marked(shown)));
             }
         }
+        if marked && !self.trusted {
+            // Marking was one change and this is another, which admission is asked about again (`Store.Delete`).
+            let mut seen = if self.options.dry_run { current.object.clone() } else { object.clone() };
+            seen.set(&["metadata", "resourceVersion"], revision.to_string());
+            self.admit(object.name(), &seen).await?;
+        }
         if self.options.dry_run {
             return Ok(Some(Deleted::Gone(registry::unwritten(self.stored, key, object, revision).await?)));
         }

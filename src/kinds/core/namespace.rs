@@ -62,8 +62,10 @@ fn named(object: &mut Object) {
 /// A new namespace is active and has the `kubernetes` finalizer (`PrepareForCreate`).
 fn create(_: &RequestContext<'_>, object: &mut Object) {
     object.set(&["status"], json!({"phase": "Active"}));
-    // Of a name that was generated defaults knew nothing (`Canonicalize`).
-    named(object);
+    // Of a name that was generated defaults knew nothing (`Canonicalize`, of valid objects only).
+    if api::validation::dns1123_label(object.name(), false).is_empty() {
+        named(object);
+    }
     let mut list = object.array(&["spec", "finalizers"]).to_vec();
     if !list.iter().any(|f| f.as_str() == Some(KUBERNETES)) {
         list.push(KUBERNETES.into());
