@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod booleans;
 mod serving;
 mod storage;
 
@@ -304,7 +305,7 @@ pub enum OptionsError {
 impl Cli {
     /// Reads arguments (the program's name first), environment and configuration file.
     pub fn load(arguments: &[String]) -> Result<Self, OptionsError> {
-        let matches = Self::command().try_get_matches_from(arguments)?;
+        let matches = command().try_get_matches_from(arguments)?;
         let Some((name @ ("server" | "snapshot" | "datastore"), server)) = matches.subcommand() else {
             return Ok(Self::from_arg_matches(&matches)?);
         };
@@ -321,7 +322,7 @@ impl Cli {
         // Behind the command's name, because a command of the command may follow.
         let place = arguments.iter().position(|argument| argument == name).map_or(arguments.len(), |at| at + 1);
         arguments.splice(place..place, from_file);
-        let matches = Self::command().try_get_matches_from(&arguments)?;
+        let matches = command().try_get_matches_from(&arguments)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         if let (Command::Server(options), Some((_, server))) = (&mut cli.command, matches.subcommand()) {
             options.flags = flags_of(name, server);
@@ -330,9 +331,14 @@ impl Cli {
     }
 }
 
+/// The command line.
+fn command() -> clap::Command {
+    booleans::as_pflag(Cli::command())
+}
+
 /// Every flag of a command with its value, in order; secrets are not told.
 fn flags_of(command_name: &str, matches: &clap::ArgMatches) -> Vec<(String, String)> {
-    let command = Cli::command();
+    let command = command();
     let arguments = command.find_subcommand(command_name).into_iter().flat_map(clap::Command::get_arguments);
     let mut flags: Vec<(String, String)> = arguments
         .filter_map(|argument| {
@@ -362,7 +368,7 @@ fn file_arguments(
     }
     let settings: serde_json::Map<String, Value> = serde_saphyr::from_str(text)
         .map_err(|e| invalid(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
-    let command = Cli::command();
+    let command = command();
     let Some(server) = command.find_subcommand("server") else { return Ok(Vec::new()) };
     let Some(own) = command.find_subcommand(command_name) else { return Ok(Vec::new()) };
     let mut arguments = Vec::new();
@@ -377,7 +383,7 @@ fn file_arguments(
         if given(argument.get_id().as_str()) {
             continue;
         }
-        let is_flag = !argument.get_action().takes_values();
+        let is_flag = booleans::is_boolean(argument);
         let scalar = |value: &Value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
@@ -385,12 +391,7 @@ fn file_arguments(
             _ => None,
         };
         match &value {
-            Value::Bool(yes) if is_flag => {
-                if *yes {
-                    arguments.push(format!("--{key}"));
-                }
-            }
-            _ if is_flag => return Err(invalid(format!("{key} must be true or false"))),
+            value if is_flag && !matches!(value, Value::Bool(_) | Value::String(_)) => return Err(invalid(format!("{key} must be true or false"))),
             Value::Array(items) => {
                 for item in items {
                     let item = scalar(item).ok_or_else(|| invalid(format!("{key} must be a list of plain values")))?;
@@ -519,7 +520,7 @@ mod tests {
             for text in [text, any] {
                 if let Ok(mut arguments) = file_arguments("server", Path::new("x"), &text, |_| false) {
                     arguments.splice(0..0, ["skiff".to_owned(), "server".to_owned()]);
-                    let _read = Cli::command().try_get_matches_from(&arguments).map(|m| Cli::from_arg_matches(&m).map(drop));
+                    let _read = command().try_get_matches_from(&arguments).map(|m| Cli::from_arg_matches(&m).map(drop));
                 }
             }
         }
