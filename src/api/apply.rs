@@ -294,7 +294,8 @@ fn same_but_entries(a: &Object, b: &Object) -> bool {
         })
 }
 
-fn object_text(object: &Object) -> String {
+/// How errors of apply name an object (`objectGVKNN`).
+pub fn object_text(object: &Object) -> String {
     // Go prints the empty name of the core group too.
     let core = if object.api_version().contains('/') { "" } else { "/" };
     format!("{}/{}; {core}{}, Kind={}", object.namespace(), object.name(), object.api_version(), object.kind())

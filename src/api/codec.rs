@@ -368,10 +368,10 @@ fn interpret(node: &Node<'_>, default: &Gvk) -> Result<Gvk, String> {
     }
     let (api_version, kind) = (text("apiVersion", "apiVersion")?, text("kind", "kind")?);
     let kind = if kind.is_empty() { default.kind.clone() } else { kind };
-    if api_version.is_empty() {
+    if matches!(api_version.as_str(), "" | "/") {
         return Ok(Gvk { kind, ..default.clone() });
     }
-    match GroupVersion::parse(&api_version) {
+    match GroupVersion::read(&api_version) {
         Some(gv) => Ok(Gvk::new(gv.group, gv.version, kind)),
         None => Err(format!("unexpected GroupVersion string: {api_version}")),
     }

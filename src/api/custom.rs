@@ -117,6 +117,12 @@ impl Definition {
         self.versions().get(version)?.structural.as_ref()
     }
 
+    /// The table that server-side apply walks; `None` if the version is none of this CRD's.
+    pub fn table(&self, version: &str) -> Option<&Schema> {
+        let held = self.versions().get(version)?;
+        Some(held.table.get_or_init(|| types::schema(held.structural.as_ref(), &self.kind, &self.meta)))
+    }
+
     /// Whether an object says it is of this kind, in any version; then which.
     fn version_of(&self, object: &Object) -> Option<String> {
         let gv = GroupVersion::parse(object.api_version())?;
@@ -172,13 +178,9 @@ impl CustomKind {
     /// The table that server-side apply walks.
     pub fn schema(&self) -> &Schema {
         static NONE: OnceLock<Schema> = OnceLock::new();
-        match self.definition.versions().get(&self.gvk.version) {
-            Some(version) => version
-                .table
-                .get_or_init(|| types::schema(version.structural.as_ref(), &self.gvk.kind, &self.definition.meta)),
-            // The version is no longer in the CRD: everything is free of structure.
-            None => NONE.get_or_init(|| types::schema(None, "", &self.definition.meta)),
-        }
+        // The version is no longer in the CRD: everything is free of structure.
+        let none = || NONE.get_or_init(|| types::schema(None, "", &self.definition.meta));
+        self.definition.table(&self.gvk.version).unwrap_or_else(none)
     }
 
     /// Decodes a body, prunes and fills defaults.

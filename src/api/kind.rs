@@ -154,6 +154,9 @@ pub struct RequestContext<'a> {
     pub dry_run: bool,
     /// Empty for the main resource.
     pub subresource: &'a str,
+    /// What is made had labels of its own before defaults gave it any: those of defaults may be another map's, which
+    /// upstream shares.
+    pub own_labels: bool,
     /// Who tells the client of what validation lets pass; `None` if nobody listens.
     pub warn: Option<&'a dyn Warn>,
 }
@@ -169,6 +172,19 @@ pub trait Strategy: Send + Sync {
     /// Fills defaults that the schema does not express (upstream's `SetDefaults_*`). Runs on every decoded body and
     /// patch result, before admission. Must be idempotent.
     fn default(&self, _object: &mut Object) {}
+
+    /// Generated names are `generateName` with random letters (`names.SimpleNameGenerator`), not `generateName` itself.
+    fn adds_to_names(&self) -> bool {
+        true
+    }
+
+    /// What `default` fills in once more when what was made is read: the rest of creation has given it reason to.
+    fn default_read(&self, _object: &mut Object) {}
+
+    /// Why upstream's conversion to the internal type refuses an object that has its defaults, in Go's words.
+    fn unconvertible(&self, _object: &Object) -> Option<String> {
+        None
+    }
 
     /// Clears what clients may not set at creation. `status` of kinds with the status subresource is cleared by the
     /// caller.

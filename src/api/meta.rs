@@ -145,7 +145,7 @@ pub fn validate_owner_references(owners: &[Value], path: &Path) -> ErrorList {
         let api_version = text("apiVersion");
         if api_version.is_empty() {
             errors.push(Error::required(at.child("apiVersion"), "must not be empty"));
-        } else if GroupVersion::parse(api_version).is_none() {
+        } else if GroupVersion::read(api_version).is_none() {
             let detail = "must be <group>/<version> or <version>";
             errors.push(Error::invalid(at.child("apiVersion"), api_version, detail));
         }

@@ -26,6 +26,14 @@ impl GroupVersion {
     }
 }
 
+impl GroupVersion {
+    /// As [`GroupVersion::parse`], and with the slash of the core group written out (`/v1`), as Go reads it too
+    /// (`schema.ParseGroupVersion`).
+    pub fn read(api_version: &str) -> Option<Self> {
+        Self::parse(api_version.strip_prefix('/').filter(|rest| !rest.contains('/')).unwrap_or(api_version))
+    }
+}
+
 impl fmt::Display for GroupVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.group.is_empty() { f.write_str(&self.version) } else { write!(f, "{}/{}", self.group, self.version) }

@@ -161,6 +161,25 @@ impl Default for Field {
     }
 }
 
+impl Field {
+    /// The default that Go's generator of OpenAPI writes down: `+default`, or the zero value of a field that is always
+    /// printed.
+    pub fn documented_default(&self) -> Option<Value> {
+        if self.default.is_some() {
+            return self.default.clone();
+        }
+        match &self.ty {
+            _ if self.pointer => None,
+            Type::Struct(_) => Some(Value::Object(serde_json::Map::new())),
+            _ if self.presence != Presence::Always => None,
+            Type::Bool => Some(false.into()),
+            Type::String => Some("".into()),
+            Type::Int32 | Type::Int64 | Type::Double => Some(0.into()),
+            _ => None,
+        }
+    }
+}
+
 /// Facts of a field that texts and documents need.
 #[derive(Debug, Clone, Default)]
 pub struct FieldExtra {

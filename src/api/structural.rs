@@ -113,6 +113,8 @@ pub struct Rule {
 /// What a schema demands of a value beyond its structure.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Checks {
+    /// A `type` that there is not, which no value is of. Only definitions that are refused have one.
+    pub unknown_type: Box<str>,
     pub format: Box<str>,
     pub maximum: Option<f64>,
     pub exclusive_maximum: bool,
@@ -231,7 +233,9 @@ impl Checks {
         let float = |name: &str| map.get(name).and_then(Value::as_f64);
         let int = |name: &str| map.get(name).and_then(Value::as_i64);
         let nested = |name: &str| list(map.get(name)).iter().map(Structural::parse).collect();
+        let ty: Box<str> = text("type");
         Self {
+            unknown_type: if Ty::parse(&ty) == Ty::Any { ty } else { Box::default() },
             format: text("format"),
             maximum: float("maximum"),
             exclusive_maximum: flag("exclusiveMaximum"),

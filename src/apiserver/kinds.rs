@@ -118,7 +118,8 @@ impl Kinds for ApiServer {
         let object = self.complete(object).map_err(|status| status.message)?;
         let nobody = UserInfo::new("", &[]);
         let now = self.clock.now();
-        let context = RequestContext { user: &nobody, now, dry_run: false, subresource: "", warn: None };
+        let context =
+            RequestContext { user: &nobody, now, dry_run: false, subresource: "", own_labels: true, warn: None };
         let name = api::field::Path::new("metadata").child("name");
         let mut errors: Vec<String> = served
             .def

@@ -40,7 +40,19 @@ fn write<'a>(
     name: &'a str,
 ) -> Result<Write<'a>, Status> {
     let stored = served.stored()?;
-    Ok(Write { server, served, stored, user, namespace, name, subresource: None, options, warnings, trusted: true })
+    Ok(Write {
+        server,
+        served,
+        stored,
+        user,
+        namespace,
+        name,
+        subresource: None,
+        options,
+        warnings,
+        own_labels: true,
+        trusted: true,
+    })
 }
 
 /// The manager of what upstream's loops inside the server write as its clients.

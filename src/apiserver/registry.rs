@@ -149,8 +149,8 @@ fn same_but_version(shown: &Object, stored: &Object) -> bool {
 pub async fn unwritten(stored: &Stored, key: &str, object: Object, revision: i64) -> Result<Arc<Entry>, Status> {
     let said = |member: &str| object.str(&["metadata", member]).map(ToOwned::to_owned);
     let link = said("selfLink");
-    // A version that is none stays as well.
-    let version = said("resourceVersion").filter(|text| revision == 0 && text == "0");
+    // A version that is none stays as well, whatever it says.
+    let version = said("resourceVersion").filter(|text| revision == 0 && !text.is_empty());
     let mut object = stored.view.to_stored(object).await?;
     for (member, value) in [("selfLink", link), ("resourceVersion", version)] {
         if let Some(value) = value {

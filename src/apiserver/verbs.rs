@@ -51,6 +51,8 @@ pub(crate) struct Verb {
     pub served: Arc<Served>,
     pub call: Call,
     pub accept: Accept,
+    /// [`api::kind::RequestContext::own_labels`] of the body; false before it is read.
+    own_labels: bool,
 }
 
 /// Answers a resource request.
@@ -98,7 +100,7 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call) -> Response {
     };
     let of_custom = served.def.custom.is_some().then(|| (served.resource.clone(), Arc::clone(&call.info)));
     let refusal = respond::Refusal::new(&call.parts.headers, &call.query);
-    let verb = Verb { server: Arc::clone(server), served, call, accept };
+    let verb = Verb { server: Arc::clone(server), served, call, accept, own_labels: false };
     match (verb.run().await, of_custom) {
         (Ok(response), _) => response,
         (Err(status), Some((resource, info))) if status.code == 405 => {
@@ -225,6 +227,7 @@ impl Verb {
             subresource,
             options,
             warnings: &self.call.warnings,
+            own_labels: self.own_labels,
             trusted: false,
         })
     }

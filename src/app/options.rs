@@ -391,7 +391,9 @@ fn file_arguments(
             _ => None,
         };
         match &value {
-            value if is_flag && !matches!(value, Value::Bool(_) | Value::String(_)) => return Err(invalid(format!("{key} must be true or false"))),
+            value if is_flag && !matches!(value, Value::Bool(_) | Value::String(_)) => {
+                return Err(invalid(format!("{key} must be true or false")));
+            }
             Value::Array(items) => {
                 for item in items {
                     let item = scalar(item).ok_or_else(|| invalid(format!("{key} must be a list of plain values")))?;

@@ -135,22 +135,28 @@ fn target(spec: &Value, status: &Value) -> String {
     let kind = spec.text("type");
     let member = source_member(kind);
     let (target, current) = (spec.at(member).at("target"), status.at(member).at("current"));
+    // Where a metric is told without its value Go prints a pointer that is nil.
     let amount = |value: &Value| match value {
+        Value::Null if status.has(member) => "<nil>".to_owned(),
         Value::Null => "<unknown>".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     let average = target.has("averageValue");
+    let average_value = || match current.at("averageValue") {
+        Value::Null if matches!(kind, "External" | "Object") => "<unknown>".to_owned(),
+        value => amount(value),
+    };
     match kind {
         "External" | "Object" if average => {
-            format!("{}/{} (avg)", amount(current.at("averageValue")), amount(target.at("averageValue")))
+            format!("{}/{} (avg)", average_value(), amount(target.at("averageValue")))
         }
         "External" | "Object" => format!("{}/{}", amount(current.at("value")), amount(target.at("value"))),
-        "Pods" => format!("{}/{}", amount(current.at("averageValue")), amount(target.at("averageValue"))),
+        "Pods" => format!("{}/{}", average_value(), amount(target.at("averageValue"))),
         "Resource" | "ContainerResource" => {
             let name = spec.at(member).text("name");
             if average {
-                return format!("{name}: {}/{}", amount(current.at("averageValue")), amount(target.at("averageValue")));
+                return format!("{name}: {}/{}", average_value(), amount(target.at("averageValue")));
             }
             let percent = |value: &Value, otherwise: &str| match value.int("averageUtilization") {
                 Some(percent) => format!("{percent}%"),
@@ -176,5 +182,20 @@ mod tests {
         default(&mut object);
         assert_eq!(targets(&object), "cpu: <unknown>/80%");
         assert!(validate(&object).is_empty());
+    }
+
+    #[test]
+    fn a_metric_that_is_told_without_its_value_has_none() {
+        let check = |kind: &str, target: Value, status: Value, want: &str| {
+            let member = source_member(kind);
+            let spec = json!({"type": kind, member: {"name": "cpu", "target": target}});
+            assert_eq!(super::target(&spec, &json!({"type": kind, member: status})), want);
+        };
+        let (average, value) = (json!({"averageValue": "5"}), json!({"value": "5"}));
+        check("ContainerResource", average.clone(), json!({}), "cpu: <nil>/5");
+        check("ContainerResource", average.clone(), Value::Null, "cpu: <unknown>/5");
+        check("Pods", average.clone(), json!({"current": average}), "5/5");
+        check("External", average, json!({}), "<unknown>/5 (avg)");
+        check("External", value, json!({}), "<nil>/5");
     }
 }

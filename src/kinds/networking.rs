@@ -69,6 +69,7 @@ fn ingress_class() -> Extra {
 
 fn ip_address() -> Extra {
     let rules = Rules {
+        adds_to_names: false,
         validate: parent,
         validate_update: Some(|object, old| {
             let mut errors = self::parent(object);

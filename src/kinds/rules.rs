@@ -8,6 +8,12 @@ use api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 /// [`Strategy`] with one function for each step; what is not named keeps the generic behaviour.
 pub(crate) struct Rules {
     pub default: fn(&mut Object),
+    /// [`Strategy::adds_to_names`].
+    pub adds_to_names: bool,
+    /// [`Strategy::default_read`].
+    pub default_read: fn(&mut Object),
+    /// [`Strategy::unconvertible`].
+    pub unconvertible: fn(&Object) -> Option<String>,
     pub create: fn(&RequestContext<'_>, &mut Object),
     pub update: fn(&RequestContext<'_>, &mut Object, &Object),
     pub status_update: fn(&RequestContext<'_>, &mut Object, &Object),
@@ -52,6 +58,9 @@ pub(crate) struct Rules {
 impl Rules {
     pub const GENERIC: Self = Self {
         default: |_| {},
+        adds_to_names: true,
+        default_read: |_| {},
+        unconvertible: |_| None,
         create: |_, _| {},
         update: |_, _, _| {},
         status_update: |_, _, _| {},
@@ -93,6 +102,18 @@ impl Rules {
 impl Strategy for Rules {
     fn default(&self, object: &mut Object) {
         (self.default)(object);
+    }
+
+    fn adds_to_names(&self) -> bool {
+        self.adds_to_names
+    }
+
+    fn default_read(&self, object: &mut Object) {
+        (self.default_read)(object);
+    }
+
+    fn unconvertible(&self, object: &Object) -> Option<String> {
+        (self.unconvertible)(object)
     }
 
     fn prepare_for_create(&self, ctx: &RequestContext<'_>, object: &mut Object) {

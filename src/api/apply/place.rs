@@ -132,8 +132,8 @@ impl<'a> Place<'a> {
                 };
                 let mut found = Map::new();
                 for key in keys {
-                    if let Some(value) = members.get(key.as_ref()).or_else(|| self.key_default(ty, key)) {
-                        found.insert(key.to_string(), value.clone());
+                    if let Some(value) = members.get(key.as_ref()).cloned().or_else(|| self.key_default(ty, key)) {
+                        found.insert(key.to_string(), value);
                     }
                 }
                 if found.is_empty() {
@@ -150,9 +150,10 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn key_default(self, ty: &'a Type, key: &str) -> Option<&'a Value> {
+    /// The default of a key, as the OpenAPI document has it (`getAssociativeKeyDefault`).
+    fn key_default(self, ty: &Type, key: &str) -> Option<Value> {
         match ty {
-            Type::Struct(id) => self.types.def(*id).field(key)?.default.as_ref().filter(|v| !v.is_null()),
+            Type::Struct(id) => self.types.def(*id).field(key)?.documented_default().filter(|v| !v.is_null()),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::schema::{Field, ListType, StructDef, Type, TypeId, Types};
+use crate::schema::{Field, ListType, Presence, StructDef, Type, TypeId, Types};
 
 fn field(name: &'static str, ty: Type) -> Field {
     Field { name: name.into(), ty, ..Field::default() }
@@ -401,6 +401,74 @@ fn what_does_not_fit_is_refused() {
         world.apply("a", json!({"metadata": {"managedFields": []}})).unwrap_err(),
         "metadata.managedFields must be nil"
     );
+}
+
+#[test]
+fn keys_that_are_always_printed_have_their_zero_value() {
+    let always = |name: &'static str, ty: Type| Field { presence: Presence::Always, ..field(name, ty) };
+    let keys = || vec!["name".into(), "port".into()];
+    let list = Field { list: ListType::Map, list_map_keys: keys(), ..field("items", list_of(Type::Struct(TypeId(1)))) };
+    let root = vec![field("apiVersion", Type::String), field("kind", Type::String), list];
+    let item = vec![always("name", Type::String), always("port", Type::Int32), field("value", Type::String)];
+    let def = |name: &'static str, fields| StructDef { name: name.into(), fields, ..StructDef::default() };
+    let types = Arc::new(Types::new(vec![def("Thing", root), def("Item", item)]));
+    let world = World { schema: Schema { types, root: TypeId(0) }, ..World::new() };
+    let check = |items: Value, want: Result<Value, &str>| {
+        let applied = object(json!({"apiVersion": "x.io/v1", "kind": "Thing", "items": items}));
+        let result = world.manager("").apply(None, &applied, "a", false);
+        let owned = |object: Object| object.array(&["metadata", "managedFields"])[0]["fieldsV1"]["f:items"].clone();
+        assert_eq!(result.map(owned).map_err(|s| s.message), want.map_err(ToOwned::to_owned));
+    };
+    check(json!([{"value": "x"}]), Ok(json!({r#"k:{"name":"","port":0}"#: {".": {}, "f:value": {}}})));
+    check(
+        json!([{"value": "x"}, {"name": ""}]),
+        Err("failed to create typed patch object (/; x.io/v1, Kind=Thing): .items: duplicate entries for key \
+             [name=\"\",port=0]"),
+    );
+}
+
+/// A kind of which one version was taken away.
+struct Lost;
+
+impl Versions for Lost {
+    fn schema(&self, _: &str) -> Option<&Schema> {
+        None
+    }
+
+    fn convert(&self, _: &Object, _: &str) -> Option<Object> {
+        None
+    }
+
+    fn refusal(&self, api_version: &str) -> Option<String> {
+        (api_version == "x.io/v0").then(|| format!("no {api_version}"))
+    }
+}
+
+#[test]
+fn entries_of_a_version_that_is_refused_freeze_all() {
+    let mut world = World::new();
+    world.update("one", "", |o| o.set(&["spec"], json!({"text": "a"})));
+    let change = |world: &World, entries: &[&str]| {
+        let mut live = world.live.clone().unwrap();
+        if let Some(Value::Array(held)) = live.get_mut(&["metadata", "managedFields"]) {
+            for (at, version) in entries.iter().enumerate() {
+                let fields = json!({"f:spec": {"f:replicas": {}}});
+                held.push(json!({"manager": format!("m{at}"), "operation": "Update", "apiVersion": version,
+                    "fieldsType": "FieldsV1", "fieldsV1": fields}));
+            }
+        }
+        let mut new = live.clone();
+        new.set(&["spec", "text"], "b");
+        let manager = FieldManager { versions: &Lost, ..world.manager("") };
+        manager.update(Some(&live), &mut new, "two");
+        let applied = manager.apply(Some(&live), &world.thing(json!({"spec": {"text": "c"}})), "three", true);
+        let entries = |o: &Object| o.array(&["metadata", "managedFields"]).to_vec();
+        (entries(&live) == entries(&new), applied.map_err(|status| (status.code, status.message)).err())
+    };
+    assert_eq!(change(&world, &[]), (false, None));
+    // One that there is not is dropped.
+    assert_eq!(change(&world, &["x.io/v9"]), (false, None));
+    assert_eq!(change(&world, &["x.io/v9", "x.io/v0"]), (true, Some((500, "no x.io/v0".to_owned()))));
 }
 
 #[test]

@@ -65,8 +65,8 @@ impl FieldManager<'_> {
     /// An object of the request's version in another one, where it must be valid (`versionConverter.Convert`); `None`
     /// for versions that there are not.
     fn convert(&self, object: &Object, version: &str) -> Result<Option<(Object, Place<'_>)>, Status> {
-        let Some(schema) = self.versions.schema(version) else { return Ok(None) };
         let Some(converted) = self.versions.convert(object, version)? else { return Ok(None) };
+        let Some(schema) = self.versions.schema(version) else { return Ok(None) };
         let root = Place::root(schema);
         let problems = walk::validate(root, &Value::Object(converted.0.clone()), false);
         match problems.is_empty() {

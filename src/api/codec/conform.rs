@@ -266,10 +266,15 @@ impl Walk<'_> {
                 decode_base64(text).map(|b| Value::from(base64::engine::general_purpose::STANDARD.encode(b)))
             }
             // Go reads a list of numbers too.
-            (Type::Bytes, Node::Array(items)) if bytes_of(items).is_some() => {
+            (Type::Bytes, Node::Array(items)) => {
                 use base64::Engine as _;
-                let bytes = bytes_of(items).unwrap_or_default();
-                Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
+                match bytes_of(items) {
+                    Ok(bytes) => Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes))),
+                    Err(found) => {
+                        self.mismatch_as(&found, "uint8", place);
+                        return None;
+                    }
+                }
             }
             (Type::Bytes, other) => return self.wrong(other, ty, place),
             (Type::Quantity, Node::String(text) | Node::Number(text)) => {
@@ -379,9 +384,14 @@ fn embedded(owner: &str, field: &Field) -> &'static [&'static str] {
     }
 }
 
-/// The bytes that a list of numbers says.
-fn bytes_of(items: &[Node<'_>]) -> Option<Vec<u8>> {
-    items.iter().map(|item| if let Node::Number(text) = item { text.parse().ok() } else { None }).collect()
+/// The bytes that a list of numbers says, or Go's word for the first item that is none.
+fn bytes_of(items: &[Node<'_>]) -> Result<Vec<u8>, String> {
+    let byte = |item: &Node<'_>| match item {
+        Node::Null => Ok(0),
+        Node::Number(text) => text.parse().map_err(|_| format!("number {text}")),
+        other => Err(other.go_word().to_owned()),
+    };
+    items.iter().map(byte).collect()
 }
 
 /// Go's name of a type (`reflect.Type.String`).
@@ -390,6 +400,9 @@ fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
         Some(extra) if !extra.go_name.is_empty() => extra.go_name.to_string(),
         _ => plain.to_owned(),
     };
+    if let Some(name) = named_type(types, ty, field) {
+        return name;
+    }
     match ty {
         Type::Bool => scalar("bool"),
         Type::Int32 => scalar("int32"),
@@ -417,5 +430,30 @@ fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
         Type::List(inner) => format!("[]{}", go_type(types, inner, field)),
         Type::Map(inner) if **inner == Type::Quantity => "v1.ResourceList".to_owned(),
         Type::Map(inner) => format!("map[string]{}", go_type(types, inner, field)),
+    }
+}
+
+/// Go's name of the lists and maps that have one, or keys that have one.
+fn named_type(types: &Types, ty: &Type, field: &Field) -> Option<String> {
+    let item = match ty {
+        Type::List(item) | Type::Map(item) => item.as_ref(),
+        _ => return None,
+    };
+    // The package and the name of the struct in it.
+    let parts = |id: &TypeId| types.def(*id).name.rsplit_once('.').unwrap_or_default();
+    let (package, name) = if let Type::Struct(id) = item { parts(id) } else { Default::default() };
+    let package = package.rsplit('.').next().unwrap_or_default();
+    match (ty, name, field.name.as_ref()) {
+        (Type::List(_), "ValidationRule", _) => Some("v1.ValidationRules".to_owned()),
+        (Type::Map(_), "JSONSchemaProps", "definitions") => Some("v1.JSONSchemaDefinitions".to_owned()),
+        (Type::Map(_), _, "dependencies") => Some("v1.JSONSchemaDependencies".to_owned()),
+        (Type::Map(_), "DeviceAttribute" | "DeviceCapacity", _) => {
+            Some(format!("map[{package}.QualifiedName]{package}.{name}"))
+        }
+        (Type::Map(_), _, "allocatedResourceStatuses") => Some("map[v1.ResourceName]v1.ClaimResourceStatus".to_owned()),
+        // Lists that are a map's values: `ExtraValue`.
+        (Type::Map(_), ..) if matches!(item, Type::List(_)) => Some("map[string]v1.ExtraValue".to_owned()),
+        (Type::List(_), ..) if matches!(field.ty, Type::Map(_)) => Some("v1.ExtraValue".to_owned()),
+        _ => None,
     }
 }

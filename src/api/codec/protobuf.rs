@@ -129,10 +129,10 @@ pub fn open(body: &[u8]) -> Result<(Option<GroupVersion>, String, &[u8]), String
             _ => {}
         }
     }
-    if api_version.is_empty() {
+    if matches!(api_version.as_str(), "" | "/") {
         return Ok((None, kind, raw));
     }
-    match GroupVersion::parse(&api_version) {
+    match GroupVersion::read(&api_version) {
         Some(gv) => Ok((Some(gv), kind, raw)),
         None => Err(format!("unexpected GroupVersion string: {api_version}")),
     }

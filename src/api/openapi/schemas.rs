@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::names::Gvk;
-use crate::schema::{Field, ListType, Presence, SchemaOr, Type, TypeId, Types};
+use crate::schema::{Field, ListType, SchemaOr, Type, TypeId, Types};
 
 /// What a schema refers to.
 pub enum Reference {
@@ -151,18 +151,8 @@ fn property(types: &Types, field: &Field, references: &mut Vec<Reference>) -> Va
         // Members beside a reference are ignored, so it is put one level down.
         schema = json!({"allOf": [schema]});
     }
-    if let Some(default) = &field.default {
-        schema["default"] = default.clone();
-    } else if !field.pointer {
-        match &field.ty {
-            Type::Struct(_) => schema["default"] = json!({}),
-            Type::Bool if field.presence == Presence::Always => schema["default"] = false.into(),
-            Type::String if field.presence == Presence::Always => schema["default"] = "".into(),
-            Type::Int32 | Type::Int64 | Type::Double if field.presence == Presence::Always => {
-                schema["default"] = 0.into();
-            }
-            _ => {}
-        }
+    if let Some(default) = field.documented_default() {
+        schema["default"] = default;
     }
     if field.list_declared {
         schema["x-kubernetes-list-type"] = match field.list {

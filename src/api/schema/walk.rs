@@ -113,7 +113,8 @@ pub fn add_printed(types: &Types, id: TypeId, map: &mut Map<String, Value>) {
     }
 }
 
-/// Makes empty lists and maps null where Go prints both: protobuf, in which upstream stores, cannot tell them apart.
+/// Makes empty lists and maps null where Go prints both, and bytes of lists and maps that are null empty: protobuf, in
+/// which upstream stores, cannot tell them apart.
 pub fn empty_as_nil(schema: &Schema, object: &mut Object) {
     nil_struct(&schema.types, schema.root, &mut object.0);
 }
@@ -137,6 +138,8 @@ fn nil_struct(types: &Types, id: TypeId, map: &mut Map<String, Value>) {
 fn nil_value(types: &Types, ty: &Type, value: &mut Value) {
     match (ty, value) {
         (Type::Struct(id), Value::Object(map)) => nil_struct(types, *id, map),
+        (Type::List(inner), Value::Array(items)) if **inner == Type::Bytes => items.iter_mut().for_each(no_nil_bytes),
+        (Type::Map(inner), Value::Object(map)) if **inner == Type::Bytes => map.values_mut().for_each(no_nil_bytes),
         (Type::List(inner), Value::Array(items)) if has_structs(inner) => {
             items.iter_mut().for_each(|item| nil_value(types, inner, item));
         }
@@ -144,6 +147,12 @@ fn nil_value(types: &Types, ty: &Type, value: &mut Value) {
             map.values_mut().for_each(|item| nil_value(types, inner, item));
         }
         _ => {}
+    }
+}
+
+fn no_nil_bytes(value: &mut Value) {
+    if value.is_null() {
+        *value = Value::from("");
     }
 }
 

@@ -121,7 +121,7 @@ impl<'a> Node<'a> {
         static NOTHING: std::sync::LazyLock<Checks> = std::sync::LazyLock::new(Checks::default);
         let checks = self.schema.checks.as_deref().unwrap_or(&NOTHING);
         let mut outcome = Outcome::default();
-        let typed = self.schema.ty != Ty::Any || self.schema.int_or_string || !self.format(checks).is_empty();
+        let typed = !self.wanted(checks).is_empty() || !self.format(checks).is_empty();
         if value.is_null() {
             if typed {
                 outcome.merge(self.of_type(value, name, checks));
@@ -157,15 +157,23 @@ impl<'a> Node<'a> {
         outcome
     }
 
+    /// The types that a value may be of, behind commas; empty for any.
+    fn wanted(self, checks: &'a Checks) -> &'a str {
+        match (&*checks.unknown_type, self.schema.int_or_string) {
+            ("", true) => "integer,string",
+            ("", false) => self.schema.ty.as_str(),
+            (unknown, _) => unknown,
+        }
+    }
+
     /// The format, unless it is one that says nothing (`StripUnsupportedFormatsPostProcess`).
     fn format(self, checks: &'a Checks) -> &'a str {
-        let ty = if self.schema.int_or_string { "integer,string" } else { self.schema.ty.as_str() };
-        if formats::is_recognised(ty, &checks.format) { &checks.format } else { "" }
+        if formats::is_recognised(self.wanted(checks), &checks.format) { &checks.format } else { "" }
     }
 
     fn of_type(self, value: &Value, name: &str, checks: &'a Checks) -> Outcome {
         let mut good = Outcome { matched: 1, ..Outcome::default() };
-        let wanted = if self.schema.int_or_string { "integer,string" } else { self.schema.ty.as_str() };
+        let wanted = self.wanted(checks);
         let (found, found_format) = match value {
             Value::Null => ("null", ""),
             Value::Bool(_) => ("boolean", ""),
@@ -581,6 +589,11 @@ mod tests {
             spec(json!({"x-kubernetes-int-or-string": true})),
             json!({"f": true}),
             &["f: Invalid value: \"boolean\": f in body must be of type integer,string: \"boolean\""],
+        );
+        check(
+            spec(json!({"type": "bogus"})),
+            json!({"f": 1}),
+            &["f: Invalid value: \"integer\": f in body must be of type bogus: \"integer\""],
         );
         check(spec(json!({"type": "string", "nullable": true})), json!({"f": null}), &[]);
         check(

@@ -34,13 +34,13 @@ pub fn wipe_system_fields(object: &mut Object) {
 }
 
 /// `rest.FillObjectMetaSystemFields`, and the name if it is to be generated.
-pub fn fill_system_fields(object: &mut Object, now: Timestamp) {
+pub fn fill_system_fields(def: &KindDef, object: &mut Object, now: Timestamp) {
     object.set(&["metadata", "creationTimestamp"], time(now));
     object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
     if object.name().is_empty()
         && let Some(base) = object.str(&["metadata", "generateName"]).filter(|b| !b.is_empty())
     {
-        let name = generate_name(base);
+        let name = if def.strategy.adds_to_names() { generate_name(base) } else { base.to_owned() };
         object.set(&["metadata", "name"], name);
     }
 }

@@ -6,6 +6,7 @@ use api::{Gvk, Object, Status};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
 
 use super::Verb;
 use super::options::{DeleteOptions, WriteOptions};
@@ -23,6 +24,11 @@ pub async fn read(body: Body) -> Result<Bytes, Status> {
         }
         Err(error) => Err(Status::bad_request(format!("cannot read the request body: {error}"))),
     }
+}
+
+/// Whether an object has any labels.
+pub(super) fn has_labels(object: &Object) -> bool {
+    object.get(&["metadata", "labels"]).and_then(Value::as_object).is_some_and(|labels| !labels.is_empty())
 }
 
 impl Verb {
@@ -51,7 +57,13 @@ impl Verb {
         }
         let mut object = codec::decode(format, &body, gvk, schema, options.validation, &self.call.warnings)?;
         if *gvk == self.served.def.gvk {
+            self.own_labels = has_labels(&object);
             self.served.def.strategy.default(&mut object);
+            if let Some(why) = self.served.def.strategy.unconvertible(&object) {
+                let (kind, version) = (&gvk.kind, &gvk.version);
+                let text = format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}");
+                return Err(Status::bad_request(text));
+            }
             object = super::through_storage(&self.served.def, object)?;
         }
         keep_reset(&body, format, gvk, &mut object);

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::apply::{FieldManager, OneVersion, Versions};
 use api::kind::KindDef;
+use api::names::GroupVersion;
 use api::schema::Schema;
 use api::{Gvk, Object, Status};
 
@@ -25,7 +26,7 @@ pub fn reset_fields(def: &KindDef, subresource: &str) -> &'static [&'static [&'s
     }
 }
 
-/// The versions of a kind that are served.
+/// The versions of a kind: those that are served, of a custom resource all of its definition's.
 pub struct ServedVersions<'a> {
     table: Arc<KindTable>,
     served: &'a Served,
@@ -81,14 +82,20 @@ impl<'a> ServedVersions<'a> {
 
 impl Versions for ServedVersions<'_> {
     fn schema(&self, api_version: &str) -> Option<&Schema> {
-        self.version(api_version).map(|s| s.def.schema())
+        let custom = || self.served.def.custom.as_ref()?.definition.table(own_version(&self.served.def, api_version)?);
+        self.version(api_version).map(|s| s.def.schema()).or_else(custom)
     }
 
     fn convert(&self, object: &Object, api_version: &str) -> Result<Option<Object>, Status> {
-        let (Some(from), Some(to)) = (self.version(object.api_version()), self.version(api_version)) else {
-            return Ok(None);
-        };
-        if let Some(custom) = &to.def.custom {
+        if !api_version.is_empty() && GroupVersion::parse(api_version).is_none() {
+            return Err(Status::new(500, "", format!("unexpected GroupVersion string: {api_version}")));
+        }
+        if let Some(custom) = &self.served.def.custom {
+            if self.schema(api_version).is_none() {
+                // apiextensions-apiserver `crConverter.ConvertToVersion`.
+                let text = format!("request to convert CR to an invalid group/version: {api_version}");
+                return Err(Status::new(500, "", text));
+            }
             if !custom.has_webhook() {
                 // Without pruning and defaults, as upstream's converter.
                 let mut object = object.clone();
@@ -105,6 +112,9 @@ impl Versions for ServedVersions<'_> {
             }
             return Ok(Some(object));
         }
+        let (Some(from), Some(to)) = (self.version(object.api_version()), self.version(api_version)) else {
+            return Ok(None);
+        };
         let (Some(storage), Some(stored)) = (&from.def.storage, &to.stored) else { return Ok(None) };
         let hub = match &storage.conversion {
             Some(conversion) => conversion.to_stored(object.clone())?,
@@ -114,6 +124,12 @@ impl Versions for ServedVersions<'_> {
         converted.set_gvk(&to.def.gvk);
         Ok(Some(converted))
     }
+}
+
+/// The version that a text names, if it is of the group of a kind.
+fn own_version<'t>(def: &KindDef, api_version: &'t str) -> Option<&'t str> {
+    let (group, version) = api_version.split_once('/')?;
+    (group == def.gvk.group).then_some(version)
 }
 
 /// What `then` works out with the manager of a request's fields. It may run several times, and must do the same.

@@ -115,6 +115,13 @@ impl Change for Patched<'_> {
                     crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, &found)
                         .map_err(|status| self.undecodable(&patched, status))?;
                 def.strategy.default(&mut object);
+                if let Some(why) = def.strategy.unconvertible(&object) {
+                    return Err(match self.patch {
+                        // It is converted after the patch went well.
+                        Patch::Strategic(_) => Status::new(500, "", why),
+                        Patch::Json(_) | Patch::Merge(_) => self.undecodable(&patched, Status::bad_request(why)),
+                    });
+                }
                 super::through_storage(def, object)?
             }
         };
@@ -206,6 +213,11 @@ impl Change for Applied<'_> {
                 let mut object =
                     crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
                 def.strategy.default(&mut object);
+                if let Some(why) = def.strategy.unconvertible(&object) {
+                    // `structuredMergeManager.Apply`
+                    let about = api::apply::object_text(&self.object);
+                    return Err(Status::new(500, "", format!("failed to convert to unversioned ({about}): {why}")));
+                }
                 super::through_storage(def, object)?
             }
         };
@@ -347,6 +359,7 @@ impl Verb {
         if !object.name().is_empty() {
             self.check_name(&object)?;
         }
+        self.own_labels = super::body::has_labels(&object);
         let change = Applied {
             server: &self.server,
             served: &self.served,

@@ -36,6 +36,8 @@ pub struct Write<'a> {
     pub subresource: Option<&'a Subresource>,
     pub options: &'a WriteOptions,
     pub warnings: &'a Warnings,
+    /// [`RequestContext::own_labels`].
+    pub own_labels: bool,
     /// The server's own writes: no admission, no field ownership, no strategy checks on update.
     pub trusted: bool,
 }
@@ -114,6 +116,7 @@ impl<'a> Write<'a> {
             now: self.server.clock.now(),
             dry_run: self.options.dry_run,
             subresource: self.subresource_name(),
+            own_labels: self.own_labels,
             warn: Some(self.warnings),
         }
     }
@@ -157,7 +160,7 @@ impl<'a> Write<'a> {
 
     async fn create_once(&self, mut object: Object, options: &Object, generated: bool) -> Result<Arc<Entry>, Status> {
         let now = self.server.clock.now();
-        before::fill_system_fields(&mut object, now);
+        before::fill_system_fields(&self.served.def, &mut object, now);
         let pending = match &self.served.def.hook {
             Some(hook) => {
                 let ctx = self.server.action_context(self.user, self.options.dry_run);
@@ -170,6 +173,7 @@ impl<'a> Write<'a> {
         if !self.trusted {
             self.admission().validate(Operation::Create, Some(&object), None, options).await?;
         }
+        self.served.def.strategy.default_read(&mut object);
         // Etcd's store asks it, which a dry run does not come to.
         if !self.options.dry_run && object.resource_version().parse::<u64>().is_ok_and(|version| version != 0) {
             return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -183,7 +187,8 @@ impl<'a> Write<'a> {
                 Some(current) => Err(self.already_exists(&name, Some(&current), generated)),
                 None => {
                     // What would be refused stays in sight (`DryRunnableStorage.Create` copies).
-                    let version = object.resource_version().parse().unwrap_or_default();
+                    let said = object.resource_version();
+                    let version = said.parse().ok().filter(|v: &i64| *v > 0 && v.to_string() == said).unwrap_or(0);
                     registry::unwritten(self.stored, &key, object, version).await
                 }
             };
@@ -303,6 +308,7 @@ impl<'a> Write<'a> {
         let def = &self.served.def;
         let old = &current.object;
         let mut object = change.apply(Some(old)).await?;
+        let named = object.kind().to_owned();
         object.set_gvk(&def.gvk);
         // What a patch makes of the uid is no precondition: validation looks at it.
         let is_precondition = !change.is_patch() || change.owns_fields();
@@ -320,6 +326,12 @@ impl<'a> Write<'a> {
             dedup_owners(self.warnings, &mut object, true);
         }
         let stated = self.check_version(&mut object, old)?;
+        // A custom resource stays what it is (apiextensions `customResourceValidator.ValidateUpdate`). Patches have said so.
+        if def.custom.is_some() && matches!(part, Part::Main) && !self.trusted && named != def.gvk.kind {
+            let why = format!("must be {}", def.gvk.kind);
+            let error = api::field::Error::invalid(api::field::Path::new("kind"), named.as_str(), why);
+            return Err(Status::invalid(&def.gvk.group, &named, object.name(), &[error]));
+        }
         let pending = match (&def.hook, part, self.trusted) {
             (Some(hook), Part::Main, false) => {
                 let ctx = self.server.action_context(self.user, self.options.dry_run);

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn every_boolean_takes_a_value_behind_an_equals_sign_or_none() {
-        for name in ["disable-agent", "audit-webhook-truncate-enabled", "anonymous-auth", "enable-bootstrap-token-auth"] {
+        for name in ["disable-agent", "audit-webhook-truncate-enabled", "anonymous-auth", "enable-bootstrap-token-auth"]
+        {
             let check = |flag: &str, want: Option<bool>| {
                 let arguments = ["skiff", "server", flag];
                 let found = as_pflag(super::super::Cli::command()).try_get_matches_from(arguments).ok();

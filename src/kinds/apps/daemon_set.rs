@@ -1,5 +1,7 @@
 //! DaemonSets.
 
+use std::num::IntErrorKind;
+
 use api::Object;
 use api::field::{Error, ErrorList, Path};
 use serde_json::Value;
@@ -18,10 +20,21 @@ use crate::rules::Rules;
 /// Where apps/v1 keeps what older versions had as `spec.templateGeneration`.
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 
+/// `Convert_v1_DaemonSet_To_apps_DaemonSet` reads the annotation into a field.
+fn unconvertible(object: &Object) -> Option<String> {
+    let text = object.annotation(GENERATION)?;
+    let why = match text.parse::<i64>().err()?.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    Some(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+}
+
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
         hidden_annotations: &[GENERATION],
+        unconvertible,
         create: |_, object| {
             let given = object.annotation(GENERATION).and_then(|g| g.parse::<i64>().ok()).unwrap_or_default();
             object.set(&["metadata", "annotations", GENERATION], given.max(1).to_string());
@@ -162,5 +175,27 @@ fn strategy(errors: &mut ErrorList, at: &Path, strategy: &Value) {
                 Error::not_supported(at.clone(), strategy.clone(), supported).printed("apps.DaemonSetUpdateStrategy"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn generations_that_are_no_numbers_cannot_be_converted() {
+        let check = |generation: &str, want: Option<&str>| {
+            let object = json!({"metadata": {"annotations": {GENERATION: generation}}});
+            let found = unconvertible(&Object::from_value(object).unwrap_or_default());
+            assert_eq!(found.as_deref(), want, "{generation}");
+        };
+        check("5", None);
+        check("-05", None);
+        check("a", Some("strconv.ParseInt: parsing \"a\": invalid syntax"));
+        check("", Some("strconv.ParseInt: parsing \"\": invalid syntax"));
+        let large = "9223372036854775808";
+        check(large, Some("strconv.ParseInt: parsing \"9223372036854775808\": value out of range"));
     }
 }

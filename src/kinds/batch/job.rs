@@ -23,8 +23,9 @@ const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 pub(super) fn extra() -> Extra {
     let rules = Rules {
         default,
-        create,
         // What is read gets its template's labels if it has none, as upstream's defaults have it.
+        default_read: labels_of_template,
+        create,
         status_update: |_, object, _| labels_of_template(object),
         validate: |object| {
             let mut errors = ErrorList::new();
@@ -146,15 +147,16 @@ pub(super) fn spec_defaults(spec: &mut Members) {
 }
 
 /// `generateSelector`: pods are found by the Job's own uid.
-fn create(_: &RequestContext<'_>, object: &mut Object) {
+fn create(ctx: &RequestContext<'_>, object: &mut Object) {
     if dig(object, &["spec", "manualSelector"]).as_bool() == Some(true) {
         return;
     }
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
-    // Labels that were taken from the template (by default or by hand) follow it: in upstream they are one map.
+    // Labels that defaults took from the template follow it: in upstream they are one map, as long as admission has not
+    // put others in their place.
+    let labels = object.at("metadata").at("labels");
     let template = dig(object, &["spec", "template", "metadata", "labels"]);
-    // Those that a Job without any gets when it is read come to the same.
-    let follow = object.at("metadata").count("labels") == 0 || object.at("metadata").at("labels") == template;
+    let follow = !ctx.own_labels && !labels.is_null() && labels == template;
     for (labels, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
         for label in labels {
             if !dig(object, &["spec", "template", "metadata", "labels"]).has(label) {
@@ -576,15 +578,40 @@ fn directives(before: &mut Members, new: &Value) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_job_gets_its_selector_and_is_valid() {
-        let mut object = Object::from_value(json!({"metadata": {"name": "j", "uid": "u"},
-            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}))
-        .unwrap();
+    fn make(mut object: Object, own_labels: bool) -> Object {
         default(&mut object);
         let user = api::UserInfo::default();
         let now = Timestamp::UNIX_EPOCH;
-        create(&RequestContext { user: &user, now, dry_run: false, subresource: "", warn: None }, &mut object);
+        let ctx = RequestContext { user: &user, now, dry_run: false, subresource: "", own_labels, warn: None };
+        create(&ctx, &mut object);
+        object
+    }
+
+    #[test]
+    fn labels_of_the_template_are_the_jobs_own_only_if_it_has_none() {
+        let check = |own: Value, template: Value, at_creation: Value, when_read: Value| {
+            let mut object = Object::from_value(json!({"metadata": {"name": "j", "uid": "u", "labels": own},
+                "spec": {"template": {"metadata": {"labels": template}}}}))
+            .unwrap();
+            let own_labels = object.at("metadata").count("labels") != 0;
+            object = make(object, own_labels);
+            let found = |object: &Object| object.at("metadata").at("labels").as_object().map(serde_json::Map::len);
+            assert_eq!(json!(found(&object)), at_creation, "at creation: {own} {template}");
+            labels_of_template(&mut object);
+            assert_eq!(json!(found(&object)), when_read, "when read: {own} {template}");
+        };
+        check(json!(null), json!(null), json!(null), json!(4));
+        check(json!(null), json!({"a": "b"}), json!(5), json!(5));
+        check(json!({"a": "b"}), json!({"a": "b"}), json!(1), json!(1));
+        check(json!({"c": "d"}), json!(null), json!(1), json!(1));
+    }
+
+    #[test]
+    fn a_job_gets_its_selector_and_is_valid() {
+        let object = Object::from_value(json!({"metadata": {"name": "j", "uid": "u"},
+            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}))
+        .unwrap();
+        let object = make(object, false);
         assert_eq!(
             *dig(&object, &["spec", "selector"]),
             json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})

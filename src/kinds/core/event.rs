@@ -139,9 +139,13 @@ fn last_seen(object: &Object, now: Timestamp) -> String {
 }
 
 fn count(object: &Object) -> i64 {
-    match object.at("series").int("count") {
-        Some(count) => count,
-        None => member(object, "count").as_i64().unwrap_or_default().max(1),
+    if object.has("series") {
+        return object.at("series").int("count").unwrap_or_default();
+    }
+    match member(object, "count").as_i64().unwrap_or_default() {
+        // Single events of the newer group have none.
+        0 => 1,
+        count => count,
     }
 }
 
@@ -332,6 +336,15 @@ mod tests {
         assert_eq!(stored.str(&["message"]), Some("n"));
         assert_eq!(target(&new), target(&stored));
         assert_eq!(Rename.from_stored(stored).unwrap(), new);
+    }
+
+    #[test]
+    fn a_series_says_how_often() {
+        let check = |event: Value, want: i64| assert_eq!(count(&Object::from_value(event).unwrap()), want);
+        check(json!({}), 1);
+        check(json!({"count": 3}), 3);
+        check(json!({"count": 3, "series": {"count": 5}}), 5);
+        check(json!({"count": 3, "series": {}}), 0);
     }
 
     #[test]

@@ -132,6 +132,54 @@ fn objects_take_the_form_that_go_prints() {
 }
 
 #[test]
+fn lists_and_maps_with_names_are_called_by_them() {
+    let of = |name: &str, gvk: Gvk| (kinds::facts::schema(name).unwrap(), gvk);
+    let definition = |schema: &str, want: &str| {
+        let gvk = Gvk::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        refused(
+            of("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", gvk),
+            &format!(r#"{{"spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{schema}}}}}]}}}}"#),
+            &format!(
+                "CustomResourceDefinition in version \"v1\" cannot be handled as a CustomResourceDefinition: json: cannot \
+                 unmarshal {want}"
+            ),
+        );
+    };
+    let field = "Go struct field JSONSchemaProps.spec.versions.schema.openAPIV3Schema";
+    let rules = r#"{"properties":{"a":{"x-kubernetes-validations":{}}}}"#;
+    definition(rules, &format!("object into {field}.properties.x-kubernetes-validations of type v1.ValidationRules"));
+    definition(r#"{"definitions":"a"}"#, &format!("string into {field}.definitions of type v1.JSONSchemaDefinitions"));
+    definition(r#"{"dependencies":[]}"#, &format!("array into {field}.dependencies of type v1.JSONSchemaDependencies"));
+    let secret = || of("io.k8s.api.core.v1.Secret", Gvk::new("", "v1", "Secret"));
+    refused(
+        secret(),
+        r#"{"data":{"a":[1,"b"]}}"#,
+        "Secret in version \"v1\" cannot be handled as a Secret: json: cannot unmarshal string into Go struct field \
+         Secret.data of type uint8",
+    );
+}
+
+#[test]
+fn bytes_that_are_null_in_a_map_are_empty_where_they_are_stored() {
+    let schema = kinds::facts::schema("io.k8s.api.core.v1.Secret").unwrap();
+    let (body, gvk) = (br#"{"data":{"a":null,"b":[104,105]}}"#, Gvk::new("", "v1", "Secret"));
+    let mut object = decode(body, MediaType::Json, &schema, &gvk, FieldValidation::Strict).unwrap().object;
+    assert_eq!(object.get(&["data"]), Some(&json!({"a": null, "b": "aGk="})));
+    api::schema::walk::empty_as_nil(&schema, &mut object);
+    assert_eq!(object.get(&["data"]), Some(&json!({"a": "", "b": "aGk="})));
+}
+
+#[test]
+fn the_slash_of_the_core_group_may_be_written() {
+    let (schema, gvk) = pod();
+    for version in ["/v1", "/", ""] {
+        let body = format!(r#"{{"apiVersion":"{version}","kind":"Pod"}}"#);
+        let decoded = decode(body.as_bytes(), MediaType::Json, &schema, &gvk, FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.object.api_version(), "v1");
+    }
+}
+
+#[test]
 fn yaml_is_decoded_as_the_json_it_stands_for() {
     let (schema, gvk) = deployment();
     let body = b"kind: Deployment\nspec:\n  replicas: 1\n  replicas: 2\n  paused: yes\n";

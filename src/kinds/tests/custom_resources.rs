@@ -306,6 +306,55 @@ async fn owners_are_told_apart_across_versions_that_a_webhook_converts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn owners_in_a_version_that_was_taken_away_keep_what_they_have() {
+    let server = Harness::new().await;
+    let spec = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let (v1, mut v2) = (version("v1", true, spec.clone()), version("v2", false, spec));
+    server.define(&crd("gadgets", "Gadget", json!([v1, v2]))).await;
+    let at = |version: &str| format!("/apis/example.com/{version}/namespaces/ns/gadgets");
+    let gadget = |version: &str, spec: Value| json!({"apiVersion": format!("example.com/{version}"), "kind": "Gadget", "metadata": {"name": "a"}, "spec": spec});
+    let path = format!("{}/a", at("v1"));
+    let entries = |object: &Value| {
+        let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let of = |e: &Value| format!("{} {}", e["manager"].as_str().unwrap(), e["apiVersion"].as_str().unwrap());
+        entries.iter().map(of).collect::<Vec<_>>()
+    };
+    let merge = "application/merge-patch+json";
+    let apply = async |version: &str| {
+        let body = gadget(version, json!({"c": 1}));
+        let url = format!("{}/a?fieldManager=three", at(version));
+        server.patch(&url, "application/apply-patch+yaml", &body).await
+    };
+    Harness::expect(server.post(&format!("{}?fieldManager=one", at("v2")), &gadget("v2", json!({"a": 1}))).await, 201);
+    let name = format!("{CRDS}/gadgets.example.com");
+    let change = async |versions: Value| {
+        let mut crd = Harness::expect(server.get(&name).await, 200);
+        crd["spec"]["versions"] = versions;
+        Harness::expect(server.put(&name, &crd).await, 200);
+        server.until(&at("v2"), |code, _| code == 404).await;
+    };
+    // One that is no longer served is still one.
+    v2["served"] = false.into();
+    let mut v1 = Harness::expect(server.get(&name).await, 200)["spec"]["versions"][0].clone();
+    change(json!([v1, v2])).await;
+    let patched = server.patch(&format!("{path}?fieldManager=two"), merge, &json!({"spec": {"b": 1}})).await;
+    let both = ["one example.com/v2", "two example.com/v1"];
+    assert_eq!(entries(&Harness::expect(patched, 200)), both);
+    // Without it nothing can be worked out.
+    v1["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] =
+        json!({"z": {"type": "string", "default": "z"}});
+    change(json!([v1])).await;
+    server.until(&path, |_, object| object["spec"]["z"] == "z").await;
+    let refused = Harness::expect(apply("v1").await, 500);
+    assert_eq!(refused["message"], "request to convert CR to an invalid group/version: example.com/v2");
+    let patched = server.patch(&format!("{path}?fieldManager=four"), merge, &json!({"spec": {"d": 1}})).await;
+    assert_eq!(entries(&Harness::expect(patched, 200)), both);
+    let emptied = server.patch(&path, merge, &json!({"metadata": {"managedFields": [{}]}})).await;
+    Harness::expect(emptied, 200);
+    Harness::expect(apply("v1").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_in_use_wait_until_they_are_given_back() {
     let server = Harness::new().await;
     server.define(&widgets()).await;

@@ -59,8 +59,7 @@ impl CustomRules {
                 Ok(None) => {}
                 Ok(Some(value)) => match value.as_i64() {
                     None => {
-                        let text =
-                            format!("{path} accessor error: {value} is of the type {}, expected int64", go_type(value));
+                        let text = accessor_error(path, value, "int64");
                         errors.push(Error::invalid(Path::new(path), 0, text));
                     }
                     Some(n) if n < 0 => {
@@ -79,8 +78,7 @@ impl CustomRules {
             match nested(object, path) {
                 Err(text) => errors.push(Error::invalid(Path::new(path), "", text)),
                 Ok(Some(value)) if !value.is_string() => {
-                    let text =
-                        format!("{path} accessor error: {value} is of the type {}, expected string", go_type(value));
+                    let text = accessor_error(path, value, "string");
                     errors.push(Error::invalid(Path::new(path), "", text));
                 }
                 Ok(_) => {}
@@ -121,6 +119,12 @@ impl CustomRules {
     }
 }
 
+/// `NestedFieldNoCopy`'s error of a value that is not of the type it should be.
+fn accessor_error(path: &str, value: &Value, expected: &str) -> String {
+    let found = api::patch::go_value(value);
+    format!("{path} accessor error: {found} is of the type {}, expected {expected}", go_type(value))
+}
+
 fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
@@ -141,11 +145,7 @@ fn nested<'o>(object: &'o Object, path: &str) -> Result<Option<&'o Value>, Strin
     for (index, name) in rest.iter().enumerate() {
         let Value::Object(map) = value else {
             let so_far: Vec<String> = names.iter().take(index + 2).map(|n| format!(".{n}")).collect();
-            return Err(format!(
-                "{} accessor error: {value} is of the type {}, expected map[string]interface{{}}",
-                so_far.concat(),
-                go_type(value)
-            ));
+            return Err(accessor_error(&so_far.concat(), value, "map[string]interface{}"));
         };
         match map.get(*name) {
             Some(next) => value = next,
