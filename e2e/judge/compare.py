@@ -261,7 +261,6 @@ EXPLAINED = [
     (r"CustomResourceDefinition .*: no answer", r"", r"", "the stock server panics and drops the connection (nil dereference in cel.ValidFieldPath)"),
     (r"[eE]xpression|messageExpression|\.cel\b|selectors|\.rule\b|x-kubernetes-validations", r"Syntax error", r"Syntax error", "the texts of cel-go's generated parser for what does not parse at all"),
     (r"(update|status) HorizontalPodAutoscaler .*managedFields", r"", r"", "whose the annotations are that v1 keeps the rest of a status in: a status written through v1 does not take them over"),
-    (r"DeviceTaintRule .*timeAdded", r"", r"", "the default time of a taint is no default but set when the rule is stored: nobody owns it"),
     (r'request body .*"yaml"', r"yaml: ", r"yaml: ", "the texts of Go's YAML parser"),
     (r'request body .*"accept"', r"406: Not Acceptable", r"", "go-restful's own answer to a media type it does not know"),
     (r'request body .*"accept".*details', r"", r"", "go-restful's own answer to a media type it does not know"),

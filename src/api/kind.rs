@@ -173,6 +173,9 @@ pub trait Strategy: Send + Sync {
     /// patch result, before admission. Must be idempotent.
     fn default(&self, _object: &mut Object) {}
 
+    /// Defaults that depend on what time it is; filled in after those of `default`.
+    fn default_at(&self, _object: &mut Object, _now: Timestamp) {}
+
     /// Generated names are `generateName` with random letters (`names.SimpleNameGenerator`), not `generateName` itself.
     fn adds_to_names(&self) -> bool {
         true

@@ -98,6 +98,7 @@ impl Kinds for ApiServer {
         object.set_gvk(&gvk);
         api::schema::walk::default(schema, &mut object);
         served.def.strategy.default(&mut object);
+        served.def.strategy.default_at(&mut object, self.clock.now());
         Ok(object)
     }
 

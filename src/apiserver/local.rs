@@ -70,6 +70,7 @@ impl ApiServer {
         let served = self.served(resource)?;
         object.set_gvk(&served.def.gvk);
         served.def.strategy.default(&mut object);
+        served.def.strategy.default_at(&mut object, self.clock.now());
         let (user, warnings) = (loopback(), Warnings::default());
         let options = WriteOptions { manager: manager.to_owned(), ..WriteOptions::internal() };
         let write = write(self, &served, &user, &options, &warnings, namespace, "")?;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use api::Object;
 use api::field::{Error, ErrorList, ErrorType, Path};
-use api::kind::RequestContext;
 use serde_json::Value;
 
 use crate::checks::{immutable_as, immutable_hidden};
@@ -125,8 +124,14 @@ fn claim_spec(object: &Object) -> ErrorList {
 
 fn slice() -> Extra {
     let rules = Rules {
-        create: prepare_slice,
-        update: |ctx, object, _| prepare_slice(ctx, object),
+        default_at: |object, now| {
+            let Some(spec) = existing(&mut object.0, "spec") else { return };
+            for device in items_mut(spec, "devices") {
+                items_mut(device, "taints").for_each(|taint| default_taint(taint, now));
+            }
+        },
+        create: |_, object| prepare_slice(object),
+        update: |_, object, _| prepare_slice(object),
         validate: |object| slice::spec(object.at("spec"), None),
         validate_update: Some(|object, old| slice::spec(object.at("spec"), Some(old.at("spec")))),
         warnings: |object, _| {
@@ -154,10 +159,13 @@ fn slice() -> Extra {
     ])
 }
 
-/// Drops what features that are off would use (`dropDisabledFields` of the slice's strategy), and says since when a taint
-/// is there (`SetDefaults_DeviceTaint`).
-fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object) {
-    let now = timestamp(ctx.now);
+/// `SetDefaults_DeviceTaint`: a taint is there since it was told.
+fn default_taint(taint: &mut crate::json::Members, now: jiff::Timestamp) {
+    fill(taint, "timeAdded", timestamp(now).as_str());
+}
+
+/// Drops what features that are off would use (`dropDisabledFields` of the slice's strategy).
+fn prepare_slice(object: &mut Object) {
     let Some(spec) = existing(&mut object.0, "spec") else { return };
     for member in ["partitionTypeAttribute", "skipNodeOperations"] {
         spec.remove(member);
@@ -174,29 +182,24 @@ fn prepare_slice(ctx: &RequestContext<'_>, object: &mut Object) {
         for consumed in items_mut(device, "consumesCounters") {
             consumed.remove("compatibilityGroups");
         }
-        for taint in items_mut(device, "taints") {
-            fill(taint, "timeAdded", now.as_str());
-        }
     }
 }
 
 fn taint_rule() -> Extra {
-    fn prepare(ctx: &RequestContext<'_>, object: &mut Object, old: Option<&Object>) {
-        let now = timestamp(ctx.now);
-        let before = old.map_or(&Value::Null, |old| dig(old, &["spec", "taint"]));
-        let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) else { return };
-        fill(taint, "timeAdded", now.as_str());
-        // Another effect is another taint, unless the writer says since when.
-        if old.is_some()
-            && taint.text("effect") != before.text("effect")
-            && taint.text("timeAdded") == before.text("timeAdded")
-        {
-            taint.insert("timeAdded".to_owned(), now.into());
-        }
-    }
     let rules = Rules {
-        create: |ctx, object| prepare(ctx, object, None),
-        update: |ctx, object, old| prepare(ctx, object, Some(old)),
+        default_at: |object, now| {
+            if let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) {
+                default_taint(taint, now);
+            }
+        },
+        update: |ctx, object, old| {
+            let before = dig(old, &["spec", "taint"]);
+            let Some(taint) = existing_at(&mut object.0, &["spec", "taint"]) else { return };
+            // Another effect is another taint, unless the writer says since when.
+            if taint.text("effect") != before.text("effect") && taint.text("timeAdded") == before.text("timeAdded") {
+                taint.insert("timeAdded".to_owned(), timestamp(ctx.now).into());
+            }
+        },
         status_has_table: false,
         validate: |object| devices::taint_rule(object.at("spec"), None),
         validate_update: Some(|object, old| devices::taint_rule(object.at("spec"), Some(old.at("spec")))),
@@ -276,4 +279,28 @@ fn claim_state(object: &api::Object) -> String {
 /// Whether a part of the spec is as it was; new objects have no old part.
 fn unchanged(spec: &Value, old: Option<&Value>, member: &str) -> bool {
     old.is_some_and(|old| same(spec.at(member), old.at(member)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn taints_say_since_when_they_are_there() {
+        let check = |extra: Extra, object: Value, path: &str, want: &str| {
+            let mut object = Object::from_value(object).unwrap_or_default();
+            extra.strategy.default_at(&mut object, jiff::Timestamp::UNIX_EPOCH);
+            let object = object.into_value();
+            assert_eq!(object.pointer(path), Some(&json!(want)), "{object}");
+        };
+        let rule = |taint: Value| json!({"spec": {"taint": taint}});
+        check(taint_rule(), rule(json!({"key": "a"})), "/spec/taint/timeAdded", "1970-01-01T00:00:00Z");
+        let given = json!({"timeAdded": "2020-01-01T00:00:00Z"});
+        check(taint_rule(), rule(given), "/spec/taint/timeAdded", "2020-01-01T00:00:00Z");
+        let devices = json!([{"name": "a", "taints": [{"key": "a"}]}]);
+        let place = "/spec/devices/0/taints/0/timeAdded";
+        check(slice(), json!({"spec": {"devices": devices}}), place, "1970-01-01T00:00:00Z");
+    }
 }

@@ -8,6 +8,8 @@ use api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN};
 /// [`Strategy`] with one function for each step; what is not named keeps the generic behaviour.
 pub(crate) struct Rules {
     pub default: fn(&mut Object),
+    /// [`Strategy::default_at`].
+    pub default_at: fn(&mut Object, jiff::Timestamp),
     /// [`Strategy::adds_to_names`].
     pub adds_to_names: bool,
     /// [`Strategy::default_read`].
@@ -58,6 +60,7 @@ pub(crate) struct Rules {
 impl Rules {
     pub const GENERIC: Self = Self {
         default: |_| {},
+        default_at: |_, _| {},
         adds_to_names: true,
         default_read: |_| {},
         unconvertible: |_| None,
@@ -102,6 +105,10 @@ impl Rules {
 impl Strategy for Rules {
     fn default(&self, object: &mut Object) {
         (self.default)(object);
+    }
+
+    fn default_at(&self, object: &mut Object, now: jiff::Timestamp) {
+        (self.default_at)(object, now);
     }
 
     fn adds_to_names(&self) -> bool {

@@ -59,6 +59,7 @@ impl Verb {
         if *gvk == self.served.def.gvk {
             self.own_labels = has_labels(&object);
             self.served.def.strategy.default(&mut object);
+            self.served.def.strategy.default_at(&mut object, self.server.clock.now());
             if let Some(why) = self.served.def.strategy.unconvertible(&object) {
                 let (kind, version) = (&gvk.kind, &gvk.version);
                 let text = format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}");

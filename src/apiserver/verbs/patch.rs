@@ -82,6 +82,7 @@ struct Patched<'a> {
     patch: &'a Patch,
     duplicates: Vec<String>,
     name: &'a str,
+    now: jiff::Timestamp,
     options: &'a WriteOptions,
     warnings: &'a crate::filters::Warnings,
 }
@@ -115,6 +116,7 @@ impl Change for Patched<'_> {
                     crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, &found)
                         .map_err(|status| self.undecodable(&patched, status))?;
                 def.strategy.default(&mut object);
+                def.strategy.default_at(&mut object, self.now);
                 if let Some(why) = def.strategy.unconvertible(&object) {
                     return Err(match self.patch {
                         // It is converted after the patch went well.
@@ -213,6 +215,7 @@ impl Change for Applied<'_> {
                 let mut object =
                     crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
                 def.strategy.default(&mut object);
+                def.strategy.default_at(&mut object, self.server.clock.now());
                 if let Some(why) = def.strategy.unconvertible(&object) {
                     // `structuredMergeManager.Apply`
                     let about = api::apply::object_text(&self.object);
@@ -306,6 +309,7 @@ impl Verb {
             patch: &patch,
             duplicates,
             name: &name,
+            now: self.server.clock.now(),
             options: &options,
             warnings: &self.call.warnings,
         };
