@@ -267,8 +267,6 @@ EXPLAINED = [
     (r'request body .*"twice inside"', r"", r"", "of a map that is there twice ours takes the last, Go both together"),
     (r'(request|patch) .*: (missing|extra) cause', r"Invalid value: \\+\"\{", r"Invalid value: \\+\"\{", "the patched document in the text: Go has the order of structs"),
     (r'request list "(limit=1&)?continue=', r"illegal base64", r"", "the texts of Go's base64 decoder, and which option is looked at first"),
-    (r"(request )?patch .*", r"cannot (restore|convert)|unrecognized type: |error decoding from json", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
-    (r"(request )?patch .*", r"json: cannot unmarshal|illegal base64|\[\]", r"json: cannot unmarshal|illegal base64", "Go's converter from maps words a wrong type in its own way"),
     (r"patch ControllerRevision", r"data: |\"data\"|accepted|\[\]", r"", "upstream takes the data of a patched revision for other data: it compares the text, which a patch sorts"),
     (r"patch ResourceClaim", r"spec: Invalid value: null|\"spec\"", r"", "upstream takes the parameters of a patched claim for other parameters: it compares the text, which a patch sorts"),
     (r"(patch|update) Pod .*: (missing|extra) cause", r"", r"kube-api-access-R", "a volume whose name each server chooses"),

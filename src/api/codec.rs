@@ -5,6 +5,7 @@
 //! apiserver `endpoints/handlers`).
 
 mod conform;
+mod convert;
 mod json;
 mod node;
 pub mod protobuf;
@@ -302,6 +303,14 @@ fn finish(
     let mut object = Object(conformed.map);
     object.set_gvk(found);
     Ok(Decoded { object, warnings })
+}
+
+/// What [`decode_value`] takes where upstream reads a document by its converter from maps: its numbers are made fit.
+///
+/// # Errors
+/// The converter's text for a value of the wrong type.
+pub fn fit(schema: &Schema, object: &mut Object) -> Result<(), String> {
+    convert::fit(schema, &mut object.0)
 }
 
 /// One JSON value and nothing after it.

@@ -53,6 +53,30 @@ pub fn decode_value(
     Ok(object)
 }
 
+/// As [`decode_value`], where upstream reads the value by its converter from maps: what strategic merge patches and
+/// applied objects come to.
+pub fn convert_value(
+    value: &Object,
+    gvk: &Gvk,
+    schema: &Schema,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Object, Status> {
+    let refused = match decode_value(value, gvk, schema, validation, warnings) {
+        Err(status) => status,
+        decoded => return decoded,
+    };
+    let mut fitted = value.clone();
+    match codec::fit(schema, &mut fitted) {
+        Err(why) => {
+            let (kind, version) = (&gvk.kind, &gvk.version);
+            Err(Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}")))
+        }
+        Ok(()) if fitted != *value => decode_value(&fitted, gvk, schema, validation, warnings),
+        Ok(()) => Err(refused),
+    }
+}
+
 /// Decodes an options document of the API machinery, e.g. `DeleteOptions`.
 pub fn decode_options(
     format: MediaType,

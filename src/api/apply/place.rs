@@ -59,8 +59,8 @@ impl<'a> Place<'a> {
             Type::Bool => Kind::Leaf(Leaf::Bool),
             Type::Int32 | Type::Int64 | Type::Double => Kind::Leaf(Leaf::Number),
             Type::String | Type::Bytes | Type::Duration => Kind::Leaf(Leaf::String),
-            Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime => Kind::Leaf(Leaf::Scalar),
-            Type::RawExtension => Kind::Leaf(Leaf::Any),
+            Type::Quantity | Type::Time | Type::MicroTime => Kind::Leaf(Leaf::Scalar),
+            Type::RawExtension | Type::IntOrString => Kind::Leaf(Leaf::Any),
             Type::FieldsV1 | Type::Json | Type::SchemaOr(..) => Kind::Deduced,
             Type::Struct(id) => {
                 let def = types.def(*id);

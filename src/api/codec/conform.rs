@@ -395,7 +395,7 @@ fn bytes_of(items: &[Node<'_>]) -> Result<Vec<u8>, String> {
 }
 
 /// Go's name of a type (`reflect.Type.String`).
-fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
+pub(super) fn go_type(types: &Types, ty: &Type, field: &Field) -> String {
     let scalar = |plain: &str| match &field.extra {
         Some(extra) if !extra.go_name.is_empty() => extra.go_name.to_string(),
         _ => plain.to_owned(),

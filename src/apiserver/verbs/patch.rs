@@ -112,9 +112,12 @@ impl Change for Patched<'_> {
                 decoded.object
             }
             None => {
-                let mut object =
-                    crate::codec::decode_value(&patched, &def.gvk, &def.schema, self.options.validation, &found)
-                        .map_err(|status| self.undecodable(&patched, status))?;
+                let decode = match self.patch {
+                    Patch::Strategic(_) => crate::codec::convert_value,
+                    Patch::Json(_) | Patch::Merge(_) => crate::codec::decode_value,
+                };
+                let mut object = decode(&patched, &def.gvk, &def.schema, self.options.validation, &found)
+                    .map_err(|status| self.undecodable(&patched, status))?;
                 def.strategy.default(&mut object);
                 def.strategy.default_at(&mut object, self.now);
                 if let Some(why) = def.strategy.unconvertible(&object) {
@@ -212,8 +215,9 @@ impl Change for Applied<'_> {
             // Nothing is pruned: nulls that pruning left stay, and may be refused.
             Some(custom) => custom.with_defaults(merged),
             None => {
-                let mut object =
-                    crate::codec::decode_value(&merged, &def.gvk, &def.schema, FieldValidation::Ignore, self.warnings)?;
+                let validation = FieldValidation::Ignore;
+                let mut object = crate::codec::convert_value(&merged, &def.gvk, &def.schema, validation, self.warnings)
+                    .map_err(|status| self.unconverted(&status))?;
                 def.strategy.default(&mut object);
                 def.strategy.default_at(&mut object, self.server.clock.now());
                 if let Some(why) = def.strategy.unconvertible(&object) {
@@ -234,6 +238,22 @@ impl Change for Applied<'_> {
 
     fn is_patch(&self) -> bool {
         true
+    }
+}
+
+impl Applied<'_> {
+    /// The answer to an applied object that is not one of its kind (`structuredMergeManager.Apply`).
+    fn unconverted(&self, status: &Status) -> Status {
+        let gvk = &self.served.def.gvk;
+        let why = status.message.split_once(&format!(" cannot be handled as a {}: ", gvk.kind));
+        let why = why.map_or(status.message.as_str(), |(_, why)| why);
+        let about = api::apply::object_text(&self.object);
+        let (group, version, kind) = (&gvk.group, &gvk.version, &gvk.kind);
+        let text = format!(
+            "failed to convert new object ({about}) to proper version: unable to convert unstructured object to \
+             {group}/{version}, Kind={kind}: {why}"
+        );
+        Status::new(500, "", text)
     }
 }
 

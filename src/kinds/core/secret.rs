@@ -57,8 +57,7 @@ fn validate(object: &Object) -> ErrorList {
         errors.push(Error::too_long(data.clone(), MAX_SIZE));
     }
     let mut need = |key: &str| {
-        // A key without bytes is there.
-        if !object.at("data").as_object().is_some_and(|data| data.contains_key(key)) {
+        if !has_key(object, key) {
             errors.push(Error::required(data.key(key), ""));
         }
     };
@@ -78,7 +77,7 @@ fn validate(object: &Object) -> ErrorList {
             json_document(&mut errors, object, ".dockerconfigjson");
         }
         "kubernetes.io/basic-auth" => {
-            if !object.at("data").has("username") && !object.at("data").has("password") {
+            if !has_key(object, "username") && !has_key(object, "password") {
                 errors.push(Error::required(data.key("username"), ""));
                 errors.push(Error::required(data.key("password"), ""));
             }
@@ -115,12 +114,16 @@ fn key_pair(object: &Object) -> Vec<String> {
     Vec::new()
 }
 
+/// A key without bytes is there, too.
+fn has_key(object: &Object, key: &str) -> bool {
+    object.at("data").as_object().is_some_and(|data| data.contains_key(key))
+}
+
 fn json_document(errors: &mut ErrorList, object: &Object, key: &str) {
-    let text = object.at("data").text(key);
-    let bytes = STANDARD.decode(text).unwrap_or_default();
-    if text.is_empty() {
+    if !has_key(object, key) {
         return;
     }
+    let bytes = STANDARD.decode(object.at("data").text(key)).unwrap_or_default();
     if let Some(problem) = document_problem(&bytes) {
         errors.push(Error::invalid(Path::new("data").key(key), "<secret contents redacted>", problem));
     }
@@ -128,6 +131,9 @@ fn json_document(errors: &mut ErrorList, object: &Object, key: &str) {
 
 /// Why bytes are no JSON object, in the words of Go's `encoding/json` where they are simple.
 fn document_problem(bytes: &[u8]) -> Option<String> {
+    if bytes.is_empty() {
+        return Some("unexpected end of JSON input".to_owned());
+    }
     let error = match serde_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(_) | Value::Null) => return None,
         Ok(other) => {
@@ -182,6 +188,13 @@ mod tests {
         };
         check(json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "eA=="}}), &["data[tls.key]: Required value"]);
         check(json!({"type": "Opaque", "data": {"a": "eA=="}}), &[]);
+        let config = "kubernetes.io/dockerconfigjson";
+        check(json!({"type": config, "data": {".dockerconfigjson": "e30="}}), &[]);
+        check(json!({"type": config}), &["data[.dockerconfigjson]: Required value"]);
+        let empty =
+            "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input";
+        check(json!({"type": config, "data": {".dockerconfigjson": ""}}), &[empty]);
+        check(json!({"type": "kubernetes.io/basic-auth", "data": {"username": null}}), &[]);
     }
 
     #[test]

@@ -170,6 +170,29 @@ fn bytes_that_are_null_in_a_map_are_empty_where_they_are_stored() {
 }
 
 #[test]
+fn the_converter_from_maps_has_words_of_its_own() {
+    let check = |spec: Value, want: Result<Value, &str>| {
+        let mut object = Object::from_value(json!({"spec": spec})).unwrap();
+        let result = api::codec::fit(&deployment().0, &mut object).map(|()| object.into_value()["spec"].clone());
+        assert_eq!(result, want.map_err(ToOwned::to_owned), "{spec}");
+    };
+    check(json!({"replicas": 3.0}), Ok(json!({"replicas": 3})));
+    check(json!({"replicas": 4_294_967_297_i64}), Ok(json!({"replicas": 1})));
+    check(json!({"replicas": "3"}), Err("unrecognized type: int32"));
+    check(json!({"replicas": 1.5}), Err("cannot convert float64 to int32"));
+    check(json!({"paused": 1}), Err("unrecognized type: bool"));
+    check(json!({"strategy": {"type": 5}}), Err("cannot convert int64 to v1.DeploymentStrategyType"));
+    check(json!({"strategy": {"type": true}}), Err("unrecognized type: string"));
+    check(json!({"strategy": 5}), Err("cannot restore struct from: int64"));
+    check(json!({"selector": {"matchLabels": []}}), Err("cannot restore map from slice"));
+    check(json!({"template": {"spec": {"containers": {}}}}), Err("cannot restore slice from map"));
+    let surge = |surge: Value| json!({"strategy": {"rollingUpdate": {"maxSurge": surge}}});
+    check(surge(json!("50%")), Ok(surge(json!("50%"))));
+    check(surge(json!(true)), Err("json: cannot unmarshal bool into Go value of type int32"));
+    check(surge(json!(1.5)), Err("json: cannot unmarshal number 1.5 into Go value of type int32"));
+}
+
+#[test]
 fn the_slash_of_the_core_group_may_be_written() {
     let (schema, gvk) = pod();
     for version in ["/v1", "/", ""] {
