@@ -24,6 +24,7 @@ EXPLAINED = [
     (r"^read \w+ .*watch.*as=PartialObjectMetadataList", r"", r"", "upstream ends a watch without a word when it cannot make a list of an object"),
     (r"^collected CustomResourceDefinition .*preconditions", r"CustomResourceDefinition", r"customresourcedefinitions", "definitions have a check and words of their own for preconditions upstream"),
     (r"^collected Event .*preconditions", r"Event|absent", r"events\.k8s\.io", "events of both groups are one type upstream, which this text names without its group"),
+    (r"^applied ", r"ControllerRevision.*data: Invalid value.*immutable", r"accepted", "upstream compares the text of a revision's data, from which applying takes the spaces"),
     (r"^applied .*message", r"\[[a-zA-Z]+=\w+=", r"\[[a-zA-Z]+=\{", "a key that is a map, in a text about that very fault"),
 ]
 EXPLAINED = [(re.compile(a), re.compile(b), re.compile(c), why) for a, b, c, why in EXPLAINED]
