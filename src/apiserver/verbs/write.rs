@@ -168,7 +168,10 @@ impl<'a> Write<'a> {
             }
             None => None,
         };
-        let warnings = before::before_create(&self.served.def, &self.context(), &mut object)?;
+        // What gets a generated name is copied first, for another try: its maps are its own then
+        // (`createWithGenerateNameRetry`).
+        let ctx = RequestContext { own_labels: self.own_labels || generated, ..self.context() };
+        let warnings = before::before_create(&self.served.def, &ctx, &mut object)?;
         self.warnings.extend(warnings);
         if !self.trusted {
             self.admission().validate(Operation::Create, Some(&object), None, options).await?;
