@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""discovery.py STOCK-KUBECONFIG OUR-KUBECONFIG: what the two servers say of themselves, compared: discovery in both forms with every group, version,
-resource, verb, name, category and storage version hash, versions' order, the paths, operations and schemas of OpenAPI v3 and v2, what both make at
+"""discovery.py STOCK-KUBECONFIG OUR-KUBECONFIG: what the two servers say of themselves and of the definitions of definitions.yaml, which are made on both,
+compared: discovery in both forms with every group, version, resource, verb, name, category and storage version hash, versions' order, the paths, operations and schemas of OpenAPI v3 and v2, what both make at
 their start (roles, flow schemas, priority classes, namespaces) and the names of admission plugins' checks. Ends with 1 if there are differences."""
-import argparse, collections, json, os, re, sys
+import argparse, collections, json, os, re, sys, time
+import yaml
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from compare import clean, differences
 from server import Server
@@ -13,6 +14,7 @@ EXPLAINED = [
     (r"^/ .paths", "the hooks and controllers that upstream names among its checks are Go's: ours has other parts"),
     (r"^/version .gitVersion", "each server's own version"),
     (r"^/openapi/v2 .*(DeleteOptions|WatchEvent).x-kubernetes-group-version-kind", "upstream lists versions here that it knows and does not serve (admission.k8s.io/v1, apps/v1beta1 and the like)"),
+    (r"^/openapi/v3/apis/.*example/.* .*DeleteOptions.x-kubernetes-group-version-kind", "upstream lists the versions that its client knows here, never the definition's own"),
     (r"kubeadm:|kube-public/cluster-info", "what kubeadm makes in a stock cluster, so that nodes can join, ours makes itself"),
     (r"^/api/v1/services .default/kubernetes", "the kubernetes service of each server: its port, and fields that ours fills in at once"),
     (r"extension-apiserver-authentication", "the certificates and headers with which each server was configured"),
@@ -32,12 +34,31 @@ def by_name(value):
     return value
 
 
+def define(server):
+    """Makes the definitions, and waits until the server tells their documents."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "definitions.yaml")) as file:
+        definitions = list(yaml.safe_load_all(file))
+    for definition in definitions:
+        code, answer, _ = server.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        if code not in (201, 409):
+            raise SystemExit(f"{definition['metadata']['name']}: {answer}")
+    kinds = {(d["spec"]["group"], v["name"], d["spec"]["names"]["kind"]) for d in definitions for v in d["spec"]["versions"] if v["served"]}
+    for _ in range(300):
+        shown = server.ask("GET", "/openapi/v2")[1]["definitions"].values()
+        if kinds <= {(g["group"], g["version"], g["kind"]) for d in shown for g in d.get("x-kubernetes-group-version-kind", [])}:
+            return
+        time.sleep(0.2)
+    raise SystemExit("the definitions are not in the documents")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("stock"); p.add_argument("ours"); p.add_argument("-n", type=int, default=15, help="differences shown of each document")
     a = p.parse_args()
     stock, ours = Server(a.stock), Server(a.ours)
     found, known = 0, collections.Counter()
+    define(stock)
+    define(ours)
 
     def compare(path, accept="application/json", change=lambda v: v):
         nonlocal found

@@ -7,6 +7,7 @@ mod custom;
 mod documents;
 mod gnostic;
 mod gnostic3;
+mod identifiers;
 mod merge;
 mod paths;
 mod plain;

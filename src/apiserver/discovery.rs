@@ -124,8 +124,8 @@ fn core_versions(server: &ApiServer) -> Value {
 }
 
 fn group_list(seen: &Seen) -> Value {
-    let named = seen.catalog.groups.iter().filter(|g| !g.name.is_empty());
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": named.map(group_entry).collect::<Vec<_>>()})
+    let groups: Vec<Value> = seen.catalog.listed().into_iter().map(group_entry).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 fn group_entry(group: &Group) -> Value {

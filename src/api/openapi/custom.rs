@@ -165,11 +165,12 @@ fn plain(schema: &Value, structure: bool) -> Value {
     Value::Object(out)
 }
 
-/// `ToStructuralOpenAPIV2`.
+/// `ToStructuralOpenAPIV2`, and without defaults, which upstream's controller takes out of every definition of version 2
+/// (kube-openapi `handler.PruneDefaults`).
 fn to_v2(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    for junctor in ["allOf", "oneOf", "anyOf", "not"] {
-        map.remove(junctor);
+    for member in ["allOf", "oneOf", "anyOf", "not", "default"] {
+        map.remove(member);
     }
     let open = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
     let nullable = map.remove("nullable") == Some(Value::Bool(true));
@@ -289,6 +290,8 @@ mod tests {
             "b": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"c": {"type": "string"}}},
             "l": {"type": "array", "x-kubernetes-preserve-unknown-fields": true, "items": {"type": "string"}},
             "i": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "d": {"type": "array", "default": [], "items": {"type": "object", "properties": {
+                "default": {"type": "integer", "default": 3}}}},
         }});
         to_v2(&mut schema);
         let want = json!({"type": "object", "required": ["b"], "properties": {
@@ -296,6 +299,7 @@ mod tests {
             "b": {"x-kubernetes-preserve-unknown-fields": true},
             "l": {"x-kubernetes-preserve-unknown-fields": true},
             "i": {"x-kubernetes-int-or-string": true},
+            "d": {"type": "array", "items": {"type": "object", "properties": {"default": {"type": "integer"}}}},
         }});
         assert_eq!(schema, want);
     }

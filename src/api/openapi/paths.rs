@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::schemas::{gvk, reference};
-use super::{Definitions, META, Resource, Subresource, Texts};
+use super::{Definitions, META, Resource, Subresource, Texts, identifiers};
 use crate::names::{GroupVersion, Gvk};
 use crate::schema::{Type, Types};
 
@@ -143,14 +143,6 @@ fn pascal(text: &str) -> String {
     chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
 }
 
-/// A group as identifiers and tags of operations have it: `RbacAuthorization`, `rbacAuthorization`.
-pub(super) fn names(group: &str) -> (String, String) {
-    let short = group.strip_suffix(".k8s.io").unwrap_or(group);
-    let parts = short.split(['.', '-']).map(pascal).collect::<String>();
-    let tag = short.split('.').enumerate();
-    (parts, tag.map(|(i, p)| if i == 0 { p.to_owned() } else { pascal(p) }).collect())
-}
-
 impl<'a> Paths<'a> {
     pub fn new(gv: &'a GroupVersion, types: &'a Arc<Types>, texts: &'a Texts) -> Self {
         let (base, group) = if gv.group.is_empty() {
@@ -158,7 +150,7 @@ impl<'a> Paths<'a> {
         } else {
             (format!("/apis/{gv}"), gv.group.clone())
         };
-        let (parts, tag_group) = names(&group);
+        let (parts, tag_group) = identifiers::names(&group);
         Self {
             gv,
             types,

@@ -67,7 +67,7 @@ pub(super) fn paths(place: &Plain, definitions: &mut Definitions<'_>) -> Map<Str
             ("get available API versions", "getAPIVersions".to_owned(), "apis".to_owned(), DISCOVERY, schema)
         }
         Plain::Group(group) => {
-            let (id, tag) = super::paths::names(group);
+            let (id, tag) = super::identifiers::names(group);
             let schema = of_type(definitions.meta("APIGroup"));
             ("get information of a group", format!("get{id}APIGroup"), tag, DISCOVERY, schema)
         }

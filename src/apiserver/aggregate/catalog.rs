@@ -1,5 +1,6 @@
 //! Which groups and versions there are, ours and others', in discovery's order.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use api::names::compare_versions;
@@ -24,6 +25,16 @@ pub(crate) struct Group {
     pub name: String,
     /// The preferred one first.
     pub versions: Vec<Version>,
+    /// The highest of its versions.
+    priority: i64,
+}
+
+impl Group {
+    /// The name of its first APIService: of those with the highest priority, as names compare.
+    fn service(&self) -> String {
+        let highest = self.versions.iter().filter(|v| v.priority.group == self.priority);
+        highest.map(|v| format!("{}.{}", v.name, self.name)).min().unwrap_or_default()
+    }
 }
 
 /// Every group.
@@ -49,7 +60,7 @@ impl Catalog {
             let version = Version { name: remote.version.clone(), source: Source::Remote, priority: remote.priority };
             found.entry(&remote.group).or_default().insert(&remote.version, version);
         }
-        let mut groups: Vec<(i64, Group)> = found
+        let mut groups: Vec<Group> = found
             .into_iter()
             .map(|(name, versions)| {
                 let mut versions: Vec<Version> = versions.into_values().collect();
@@ -57,18 +68,56 @@ impl Catalog {
                     let by_priority = b.priority.version.cmp(&a.priority.version);
                     by_priority.then_with(|| compare_versions(&b.name, &a.name))
                 });
-                let highest = versions.iter().map(|v| v.priority.group).max().unwrap_or_default();
-                (highest, Group { name: name.to_owned(), versions })
+                let priority = versions.iter().map(|v| v.priority.group).max().unwrap_or_default();
+                Group { name: name.to_owned(), versions, priority }
             })
             .collect();
-        groups.sort_by(|(a_priority, a), (b_priority, b)| {
-            let first = (b.name == priorities::FIRST).cmp(&(a.name == priorities::FIRST));
-            first.then_with(|| b_priority.cmp(a_priority)).then_with(|| a.name.cmp(&b.name))
-        });
-        Self { groups: groups.into_iter().map(|(_, group)| group).collect() }
+        groups.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name)));
+        Self { groups }
+    }
+
+    /// Every named group in the order of the list that is not aggregated: by their highest priority, then by the names of
+    /// their APIServices, which begin with the version (kube-aggregator `SortedByGroupAndVersion`).
+    pub fn listed(&self) -> Vec<&Group> {
+        let mut groups: Vec<&Group> = self.groups.iter().filter(|g| !g.name.is_empty()).collect();
+        groups.sort_by_cached_key(|group| (rank(group), group.service()));
+        groups
     }
 
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.iter().find(|g| g.name == name)
+    }
+}
+
+/// Groups with a lower one come first.
+fn rank(group: &Group) -> (bool, Reverse<i64>) {
+    (group.name != priorities::FIRST, Reverse(group.priority))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plain_list_is_in_the_order_of_the_names_of_services() {
+        let version =
+            |name: &str| Version { name: name.to_owned(), source: Source::Local, priority: priorities::CUSTOM };
+        let group = |name: &str, versions: &[&str], priority| Group {
+            name: name.to_owned(),
+            versions: versions.iter().map(|v| version(v)).collect(),
+            priority,
+        };
+        let catalog = Catalog {
+            groups: vec![
+                group("", &["v1"], 18000),
+                group("argoproj.io", &["v1alpha1"], 1000),
+                group("cert-manager.io", &["v1"], 1000),
+                group("kyverno.io", &["v2", "v1"], 1000),
+                group("late.io", &["v1"], 100),
+                group(priorities::FIRST, &["v1"], 18000),
+            ],
+        };
+        let names: Vec<&str> = catalog.listed().iter().map(|g| g.name.as_str()).collect();
+        assert_eq!(names, [priorities::FIRST, "cert-manager.io", "kyverno.io", "argoproj.io", "late.io"]);
     }
 }
