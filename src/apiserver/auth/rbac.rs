@@ -255,10 +255,13 @@ impl Bindings {
             Change::Put { key, value } => {
                 self.remove(key);
                 let stored: StoredBinding = decode(key, value);
+                // Accounts without a namespace are of the binding's (`appliesToUser`).
+                let own = key.split_once('/').map_or("", |(namespace, _)| namespace);
                 let subjects: Vec<_> = stored
                     .subjects
                     .unwrap_or_default()
                     .into_iter()
+                    .map(|subject| subject.within(own))
                     .filter_map(|subject| Some((subject.key()?, subject)))
                     .collect();
                 for (subject, _) in &subjects {
@@ -294,6 +297,13 @@ impl Binding {
 }
 
 impl Subject {
+    fn within(mut self, namespace: &str) -> Self {
+        if self.namespace.is_empty() {
+            namespace.clone_into(&mut self.namespace);
+        }
+        self
+    }
+
     fn key(&self) -> Option<SubjectKey> {
         match self.kind.as_str() {
             "User" => Some(SubjectKey::User(self.name.clone())),
@@ -367,6 +377,27 @@ mod tests {
         assert!(!rbac.authorize(&till, &get_pods("bank")).await.allowed());
         assert!(!rbac.authorize(&till, &get_pods("")).await.allowed());
         assert!(rbac.authorize(&UserInfo::new("ann", &["clerks"]), &get_pods("shop")).await.allowed());
+    }
+
+    #[tokio::test]
+    async fn an_account_without_a_namespace_is_of_the_bindings() {
+        let binding = |kind: &str| json!({"roleRef": {"kind": "ClusterRole", "name": kind}, "subjects": [{"kind": "ServiceAccount", "name": "till"}]});
+        let rules = json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+        let rbac = rbac(&[
+            ("clusterroles", "view", rules),
+            ("bindings", "shop/viewers", binding("view")),
+            ("clusterrolebindings", "viewers", binding("view")),
+        ]);
+        let till = UserInfo::new("system:serviceaccount:shop:till", &[]);
+        let decision = rbac.authorize(&till, &get_pods("shop")).await;
+        assert_eq!(
+            decision.reason(),
+            "RBAC: allowed by RoleBinding \"viewers/shop\" of ClusterRole \"view\" to ServiceAccount \"till/shop\""
+        );
+        assert!(!rbac.authorize(&till, &get_pods("bank")).await.allowed());
+        let other = UserInfo::new("system:serviceaccount:bank:till", &[]);
+        assert!(!rbac.authorize(&other, &get_pods("shop")).await.allowed());
+        assert!(!rbac.authorize(&UserInfo::new("system:serviceaccount::till", &[]), &get_pods("shop")).await.allowed());
     }
 
     #[tokio::test]
