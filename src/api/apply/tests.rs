@@ -435,12 +435,11 @@ impl Versions for Lost {
         None
     }
 
-    fn convert(&self, _: &Object, _: &str) -> Option<Object> {
-        None
-    }
-
-    fn refusal(&self, api_version: &str) -> Option<String> {
-        (api_version == "x.io/v0").then(|| format!("no {api_version}"))
+    fn convert(&self, _: &Object, api_version: &str) -> Result<Option<Object>, Status> {
+        match api_version {
+            "x.io/v0" => Err(Status::new(500, "", "no x.io/v0")),
+            _ => Ok(None),
+        }
     }
 }
 
