@@ -335,16 +335,24 @@ fn range(errors: &mut ErrorList, at: &Path, (default, whole): (&Value, &Value), 
 fn counters(errors: &mut ErrorList, at: &Path, set: &Value, name: &str) {
     match set.text(name) {
         "" => errors.push(Error::required(at.child(name), "")),
-        text => label_name(errors, &at.child(name), text),
+        text => short_name(errors, &at.child(name), text),
     }
     let to = at.child("counters");
     if set.count("counters") == 0 {
         errors.push(Error::required(to, ""));
     } else if within(errors, &to, set.count("counters"), COUNTERS_MAX) {
         for (key, _) in set.entries("counters") {
-            label_name(errors, &to, key);
+            short_name(errors, &to, key);
         }
     }
+}
+
+/// `validate.ShortName`: a label, whose length is told in bytes.
+fn short_name(errors: &mut ErrorList, at: &Path, name: &str) {
+    let (told, bytes) = (api::validation::max_len_error(63), "must be no more than 63 bytes".to_owned());
+    let problems = api::validation::dns1123_label(name, false);
+    let problems = problems.into_iter().map(|problem| if problem == told { bytes.clone() } else { problem });
+    errors.extend(problems.map(|problem| Error::invalid(at.clone(), name, problem)));
 }
 
 #[cfg(test)]
@@ -362,6 +370,12 @@ mod tests {
             assert_eq!(texts, want);
         };
         check(json!({}), &[]);
+        let long = "x".repeat(64);
+        let text = format!("sharedCounters[0].name: Invalid value: \"{long}\": must be no more than 63 bytes");
+        check(
+            json!({"sharedCounters": [{"name": long, "counters": {"a": {"value": "1"}}}]}),
+            &[&format!("spec.{text}")],
+        );
         check(
             json!({"devices": [{"name": "d", "attributes": {"v": {"version": "9"}}}]}),
             &[
