@@ -25,7 +25,7 @@ EXPLAINED = [
     (r"/status\b.*ownerReferences", r"managedFields", "an owner that a write of a status names twice: upstream gives up working out who owns what"),
     (r"patch", r'Invalid value: \\"\{', "the patched document in the text: Go has the order of structs"),
     (r"/pods/", r"status unknown for quota", "which of several quotas is told first"),
-    (r"/jobs/.*json-patch", r"resourceVersion", "labels that upstream gives a Job when it is read are written with the next change: a change of nothing then writes"),
+    (r"/jobs/.*(json-patch|/status\b.*patch)", r"resourceVersion", "labels that upstream gives a Job when it is read are written with the next change: a change of nothing then writes"),
     (r"/horizontalpodautoscalers.*\"policies\": \[\]", r"", EMPTY),
     (r"/networkpolicies/.*\": \[\]", r"generation", EMPTY),
     (r"/pods.*\"overhead\": \{\}", r"", EMPTY),
