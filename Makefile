@@ -6,6 +6,7 @@ DATA_DIR ?= /var/lib/skiff
 export KIT_WORK
 PEER_PACKAGES := iptables containernetworking-plugins
 PACKAGES := protobuf-compiler gcc containerd runc iproute2 ca-certificates
+ECOSYSTEM_PACKAGES := redis-server
 TEST_PACKAGES := jq curl git make python3 debootstrap bzip2 conntrack nftables openssl bc
 
 .PHONY: run test check clients ecosystem fuzz judge walks bench load hostile metrics conformance setup setup-test unit e2e sample build release schema clean
@@ -55,8 +56,9 @@ clients: setup-test build ## Programs on the client libraries of Go, Python, Jav
 	e2e/clients.sh "$$(e2e/instance.sh start $$d)" go python java rust; result=$$?; e2e/instance.sh clean $$d; exit $$result
 
 ecosystem: setup-test build ## GitOps tools and operators, built from published Go modules (half an hour the first time).
+	@packaging/setup-debian.sh $(ECOSYSTEM_PACKAGES)
 	@export NAME=ecosystem NET=70 PORT=17843 KUBELET_PORT=17850; d=/var/tmp/skiff-ecosystem; e2e/instance.sh clean $$d; \
-	k="$$(e2e/instance.sh start $$d)"; PORT=17860 e2e/gitops.sh "$$k" && PORT=17880 e2e/operators.sh "$$k"; result=$$?; e2e/instance.sh clean $$d; exit $$result
+	k="$$(e2e/instance.sh start $$d)"; PORT=17860 e2e/gitops.sh "$$k" && PORT=17880 e2e/operators.sh "$$k" && PORT=17900 e2e/argocd.sh "$$k"; result=$$?; e2e/instance.sh clean $$d; exit $$result
 
 fuzz: setup ## Every property test with as many random cases as MINUTES (10) or HOURS allow, one after the other at low priority.
 	e2e/fuzz.py

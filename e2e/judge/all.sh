@@ -3,10 +3,10 @@
 # judges named only those. A line of counts each; what they print stays in DIR/out. Ends with 1 if any found a difference without a reason.
 # BIN names skiff, PORT the ports; CASES (60) cases of each object and mode, SEQUENCES (300) of apply, SEED (1) of both.
 set -uo pipefail
-here=$(cd "$(dirname "$0")" && pwd); DIR=$1; shift
+here=$(cd "$(dirname "$0")" && pwd); . "$here/../kit/kit.env"; DIR=$1; shift
 CASES=${CASES:-60}; SEED=${SEED:-1}; SEQUENCES=${SEQUENCES:-300}
 mkdir -p "$DIR/out"
-judges=(discovery compare forms wire verbs apply cel)
+judges=(discovery corpus compare forms wire verbs apply cel)
 [ $# = 0 ] || judges=("$@")
 failed=0; [ $# != 0 ] || walks=1
 for judge in "${judges[@]}"; do
@@ -14,6 +14,7 @@ for judge in "${judges[@]}"; do
   case $judge in
     compare) more=(-n "$CASES" -s "$SEED" -m create,deep,deepstatus,update,status,request,table,patch,decode -o "$out.jsonl");;
     apply) more=(--sequences "$SEQUENCES" --seed "$SEED");;
+    corpus) more=("$KSRC/test" "$KSRC/cluster");;
     verbs|wire) more=(-v);;
     forms|cel) more=(-n "$CASES" -s "$SEED");;
   esac
