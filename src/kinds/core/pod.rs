@@ -134,6 +134,10 @@ fn create(ctx: &RequestContext<'_>, object: &mut Object) {
     if let Some(spec) = existing(&mut object.0, "spec") {
         merge_label_keys(spec, &labels);
     }
+    let told = annotations::take_profiles(object);
+    if let Some(warn) = ctx.warn {
+        told.into_iter().for_each(|text| warn.warn(text));
+    }
     object.set(&["status"], status);
 }
 

@@ -1,14 +1,16 @@
 //! Annotations of pods and templates that mean something (`ValidatePodSpecificAnnotations`).
 
+use api::Object;
 use api::field::{Error, ErrorList, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::all_containers;
-use crate::json::Json;
+use super::{all_containers, security};
+use crate::json::{Json, child, dig, existing, items_mut};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+pub(super) const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+pub(super) const APPARMOR_DEPRECATED: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
 
 fn members(map: &Value) -> impl Iterator<Item = (&str, &str)> {
     map.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
@@ -69,6 +71,52 @@ pub(crate) fn changed(errors: &mut ErrorList, path: &Path, (map, old): (&Value, 
     errors.extend(found.into_iter().filter(|error| !(kept && error.path.to_string() == cost)));
 }
 
+/// The AppArmor profile that an annotation stands for, if it is a valid one (`ApparmorFieldForAnnotation`).
+fn profile(annotation: &str) -> Option<Value> {
+    let profile = match annotation {
+        "unconfined" => json!({"type": "Unconfined"}),
+        "runtime/default" => json!({"type": "RuntimeDefault"}),
+        other => json!({"type": "Localhost", "localhostProfile": other.strip_prefix("localhost/")?}),
+    };
+    let mut errors = ErrorList::new();
+    security::apparmor(&mut errors, &Path::default(), &profile);
+    errors.is_empty().then_some(profile)
+}
+
+/// Whether an annotation says of a container what the pod's own profile says.
+pub(super) fn is_pods_profile(annotation: &str, pod: &Value) -> bool {
+    !pod.is_null() && profile(annotation).as_ref() == Some(pod)
+}
+
+/// Gives the containers of a new pod the AppArmor profiles of its annotations, where they have none of their own; what is
+/// to be told of the annotations (`applyAppArmorVersionSkew`).
+pub(crate) fn take_profiles(object: &mut Object) -> Vec<String> {
+    if dig(object, &["spec", "os"]).text("name") == "windows" {
+        return Vec::new();
+    }
+    let annotations = dig(object, &["metadata", "annotations"]).clone();
+    let pod = dig(object, &["spec", "securityContext"]).at("appArmorProfile").clone();
+    let mut told = Vec::new();
+    let Some(spec) = existing(&mut object.0, "spec") else { return told };
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in items_mut(spec, list) {
+            let key = format!("{APPARMOR}{}", container.text("name"));
+            let Some(annotation) = get(&annotations, &key) else { continue };
+            if container.at("securityContext").has("appArmorProfile") || is_pods_profile(annotation, &pod) {
+                continue;
+            }
+            if let Some(profile) = profile(annotation)
+                && let Some(security) = child(container, "securityContext")
+            {
+                security.insert("appArmorProfile".to_owned(), profile);
+            }
+            let at = Path::new("metadata").child("annotations").key(&key);
+            told.push(format!("{at}: {APPARMOR_DEPRECATED}"));
+        }
+    }
+    told
+}
+
 /// Whether it is a number of 32 bits without a plus and without leading zeros (`GetDeletionCostFromPodAnnotations`).
 fn is_cost(text: &str) -> bool {
     matches!(text.as_bytes(), [b'0'] | [b'-' | b'1'..=b'9', ..]) && text.parse::<i32>().is_ok()
@@ -104,6 +152,30 @@ mod tests {
             json!({format!("{APPARMOR}c"): "bad"}),
             &["Invalid value: \"bad\": invalid AppArmor profile name: \"bad\""],
         );
+    }
+
+    #[test]
+    fn annotations_of_apparmor_become_fields() {
+        let check = |annotation: &str, pod: Value, container: Value, want: Value, told: bool| {
+            let mut object = Object::from_value(json!({
+                "metadata": {"annotations": {format!("{APPARMOR}c"): annotation}},
+                "spec": {"securityContext": pod, "containers": [{"name": "c", "securityContext": container}, {"name": "d"}]},
+            }))
+            .unwrap();
+            let texts = take_profiles(&mut object);
+            assert_eq!(object.at("spec").list("containers")[0]["securityContext"]["appArmorProfile"], want);
+            assert_eq!(object.at("spec").list("containers")[1], json!({"name": "d"}));
+            let text = format!("metadata.annotations[{APPARMOR}c]: {APPARMOR_DEPRECATED}");
+            assert_eq!(texts, if told { vec![text] } else { Vec::new() });
+        };
+        let local = json!({"type": "Localhost", "localhostProfile": "x"});
+        check("localhost/x", json!({}), json!({}), local.clone(), true);
+        check("runtime/default", json!({}), json!({}), json!({"type": "RuntimeDefault"}), true);
+        check("unconfined", json!({"appArmorProfile": {"type": "Unconfined"}}), json!({}), Value::Null, false);
+        check("unconfined", json!({"appArmorProfile": local}), json!({}), json!({"type": "Unconfined"}), true);
+        let own = json!({"appArmorProfile": {"type": "Unconfined"}});
+        check("localhost/x", json!({}), own, json!({"type": "Unconfined"}), false);
+        check("localhost/", json!({}), json!({}), Value::Null, true);
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn seccomp(errors: &mut ErrorList, path: &Path, profile: &Value) {
     }
 }
 
-fn apparmor(errors: &mut ErrorList, path: &Path, profile: &Value) {
+pub(super) fn apparmor(errors: &mut ErrorList, path: &Path, profile: &Value) {
     if profile.is_null() {
         return;
     }

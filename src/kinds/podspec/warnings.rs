@@ -7,6 +7,7 @@ use api::field::Path;
 use api::validation::{ip_warnings, label_value};
 use serde_json::Value;
 
+use super::annotations;
 use crate::json::{Json, amount, dig};
 
 /// Labels of nodes that are no more what to select by, with what is said of them.
@@ -102,8 +103,9 @@ pub(crate) fn warnings(at: &Path, pod: &Value, is_template: bool) -> Vec<String>
     if !spec.at("securityContext").has("seccompProfile") && metadata.at("annotations").has(SECCOMP_POD) {
         out.push(format!("{}: {SECCOMP}", annotations_at.key(SECCOMP_POD)));
     }
+    let pods_profile = is_template.then(|| spec.at("securityContext").at("appArmorProfile"));
     for (at, container) in super::containers_at(&spec_at, spec) {
-        self::container(&mut out, &at, container, (&annotations_at, metadata.at("annotations")), is_template);
+        self::container(&mut out, &at, container, (&annotations_at, metadata.at("annotations")), pods_profile);
     }
     ports(&mut out, &spec_at, spec);
     if spec.int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
@@ -200,17 +202,27 @@ fn fractional(out: &mut Vec<String>, at: &Path, amounts: &Value, name: &str) {
     }
 }
 
-fn container(out: &mut Vec<String>, at: &Path, container: &Value, notes: (&Path, &Value), is_template: bool) {
+/// `pods_profile` is the AppArmor profile of the pod of a template, `None` for pods themselves.
+fn container(
+    out: &mut Vec<String>,
+    at: &Path,
+    container: &Value,
+    notes: (&Path, &Value),
+    pods_profile: Option<&Value>,
+) {
     let (notes_at, notes) = notes;
     let (security, name) = (container.at("securityContext"), container.text("name"));
     let seccomp = format!("container.seccomp.security.alpha.kubernetes.io/{name}");
     if !security.has("seccompProfile") && notes.has(&seccomp) {
         out.push(format!("{}: {SECCOMP}", notes_at.key(&seccomp)));
     }
-    let profile = format!("container.apparmor.security.beta.kubernetes.io/{name}");
-    if is_template && !security.has("appArmorProfile") && notes.has(&profile) {
-        let text = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
-        out.push(format!("{}: {text}", notes_at.key(&profile)));
+    // Pods are told when their annotations become fields.
+    let profile = format!("{}{name}", annotations::APPARMOR);
+    if let Some(annotation) = notes.at(&profile).as_str().filter(|_| !security.has("appArmorProfile"))
+        && let Some(pods) = pods_profile
+        && !annotations::is_pods_profile(annotation, pods)
+    {
+        out.push(format!("{}: {}", notes_at.key(&profile), annotations::APPARMOR_DEPRECATED));
     }
     for resource in ["memory", "ephemeral-storage"] {
         for list in ["limits", "requests"] {
