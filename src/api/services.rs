@@ -186,6 +186,13 @@ pub trait Kinds: Send + Sync {
     /// dropped, defaults are filled in. Objects of kinds that are not served are left as they are.
     fn complete(&self, object: Object) -> Result<Object, Status>;
 
+    /// Whether an object has only members that its kind knows, as strict decoding sees it. Those of custom resources and of
+    /// kinds that are not served are not looked at.
+    ///
+    /// # Errors
+    /// What strict decoding says.
+    fn check_members(&self, object: &Object) -> Result<(), String>;
+
     /// What the API would make of a document that did not come through it: read strictly, with defaults, and valid but for
     /// rules of what is created.
     ///

@@ -102,6 +102,17 @@ impl Kinds for ApiServer {
         Ok(object)
     }
 
+    fn check_members(&self, object: &Object) -> Result<(), String> {
+        let Some(gvk) = gvk_of(object) else { return Ok(()) };
+        let Some(served) = self.served_kind(&gvk).filter(|served| served.def.custom.is_none()) else { return Ok(()) };
+        let decoded = api::codec::decode_value(&object.0, &served.def.schema, &gvk, FieldValidation::Strict);
+        let without_kind = |text: String| match text.split_once(" cannot be handled as a ") {
+            Some((_, why)) => why.split_once(": ").map_or_else(|| why.to_owned(), |(_, why)| why.to_owned()),
+            None => text,
+        };
+        decoded.map(|_| ()).map_err(|status| without_kind(status.message))
+    }
+
     fn accept(&self, document: &Value) -> Result<Object, String> {
         let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));

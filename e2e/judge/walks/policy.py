@@ -2,7 +2,6 @@
 """policy.py [STOCK-KUBECONFIG OUR-KUBECONFIG]: validating and mutating admission policies: expressions, validation, bindings, parameters, type checking. Without kubeconfigs it starts fresh servers."""
 from walk import *
 w = start(__file__)
-w.known(r"", r"JSON Patch|strict decoding", r"^201 ", "an operation on a field that the kind does not have is left out instead of failing the request")
 w.known(r"", r"expected type 'int' but found 'list\(int\)'", r"expected type 'int' but found 'list\(int\)'", "an expression with two faults has both told")
 w.known(r"vap .*(cause|Warning)", r"'(vars|err|param|cond)", r"'(vars|err|param|cond)", "the order of policies, bindings and parameters is that of a map of Go's")
 V1 = "/api/v1"; N = V1 + "/namespaces/pol"; AR = "/apis/admissionregistration.k8s.io/v1"

@@ -116,7 +116,13 @@ impl MutatingAdmissionPolicy {
                     .complete(authorizer, |asked| mutate(policy, mutation, &inputs, &object, kinds, asked))
                     .await;
                 match result {
-                    Ok(changed) => object = kinds.complete(changed)?,
+                    Ok(changed) => {
+                        if matches!(mutation, Mutation::JsonPatch(_)) {
+                            // Whatever the failure policy, as with every error that is a Status.
+                            kinds.check_members(&changed).map_err(Status::internal)?;
+                        }
+                        object = kinds.complete(changed)?;
+                    }
                     Err(message) => {
                         error = PolicyError::of_message(&message);
                         fail(message, failures);

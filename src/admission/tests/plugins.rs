@@ -109,6 +109,13 @@ impl Kinds for Nobody {
         Ok(object)
     }
 
+    fn check_members(&self, object: &Object) -> Result<(), String> {
+        match object.get(&["unknown"]) {
+            Some(_) => Err("strict decoding error: unknown field \"unknown\"".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     fn accept(&self, document: &Value) -> Result<Object, String> {
         Object::from_value(document.clone()).ok_or_else(|| "no object".to_owned())
     }
@@ -646,6 +653,9 @@ async fn mutating_policies_patch_objects() {
     let world = with(spec("[JSONPatch{op: 'remove', path: '/no/such'}]"));
     let message = world.refusal(plugin, config_map()).await;
     assert!(message.starts_with("policy 'p' with binding 'b' denied request: JSON Patch: "), "{message}");
+    let world = with(spec("[JSONPatch{op: 'add', path: '/unknown', value: 1}]"));
+    let message = world.refusal(plugin, config_map()).await;
+    assert_eq!(message, "Internal error occurred: strict decoding error: unknown field \"unknown\"");
 }
 
 #[tokio::test]
