@@ -1,13 +1,13 @@
 #!/bin/bash
-# operators.sh KUBECONFIG [cert-manager|prometheus|gatekeeper]...: operators as processes of this machine with the rights of their own manifests.
+# operators.sh KUBECONFIG [cert-manager|prometheus|gatekeeper|kyverno]...: operators as processes of this machine with the rights of their own manifests.
 # cert-manager (its chart by Helm, admission webhooks behind a Service, injection of authorities, metadata informers, leader election, owner
 # references) as a service account with a token; prometheus-operator (definitions of megabytes, a conversion webhook, StatefulSets) as an
 # impersonated one: its webhooks' certificate is cert-manager's. Gatekeeper (definitions, webhooks and admission policies that it makes of
-# templates, dynamic informers, mutation, audit) as a service account. Programs are built below KIT_WORK from Go modules. PORT..PORT+6 (17880 by
-# default) are used. Ends with 'N passed, N failed'.
+# templates, dynamic informers, mutation, audit) and Kyverno (webhooks that it makes, and makes anew for every policy) as service accounts.
+# Programs are built below KIT_WORK from Go modules. PORT..PORT+9 (17880 by default) are used. Ends with 'N passed, N failed'.
 set -u
 here=$(cd "$(dirname "$0")" && pwd); . "$here/kit/kit.env"
-ADMIN=$(realpath "$1"); export KUBECONFIG=$ADMIN; shift; [ $# -gt 0 ] || set -- cert-manager prometheus gatekeeper
+ADMIN=$(realpath "$1"); export KUBECONFIG=$ADMIN; shift; [ $# -gt 0 ] || set -- cert-manager prometheus gatekeeper kyverno
 K=$KB/kubectl; H=$TB/helm; PORT=${PORT:-17880}; NS=shop-$$; LOGS=$KIT_WORK/operators-logs; mkdir -p "$LOGS"
 . "$here/check.sh"
 . "$here/programs.sh"
@@ -289,6 +289,70 @@ clean() {
     $K delete crd -l app.kubernetes.io/instance=cert-manager --timeout 60s > "$T/out" 2>&1
     check 'and its namespace' deleted $K delete ns cert-manager --timeout 80s
   fi
+}
+
+kyverno() {
+  Y=$(program kyverno github.com/kyverno/kyverno v1.19.1 ./cmd/kyverno) || exit
+  KN="$K -n $NS"; $K get ns "$NS" > "$T/out" 2>&1 || $K create ns "$NS" > "$T/out"
+  check 'the manifests' 'kyverno-reports-controller serverside-applied' $K apply --server-side -f "$Y/config/install-latest-testing.yaml"
+  check 'its own pods are not needed' scaled $K -n kyverno scale deploy --all --replicas 0
+  until_ 'roles are aggregated' 'policies.kyverno.io' $K get clusterrole kyverno:admission-controller -o 'jsonpath={.rules[*].apiGroups}'
+  process kyverno env INIT_CONFIG=kyverno METRICS_CONFIG=kyverno-metrics KYVERNO_NAMESPACE=kyverno KYVERNO_POD_NAME=process KYVERNO_DEPLOYMENT=kyverno-admission-controller \
+    KYVERNO_SERVICEACCOUNT_NAME=kyverno-admission-controller KYVERNO_ROLE_NAME=kyverno:admission-controller KYVERNO_SVC=kyverno-svc "TUF_ROOT=$T/tuf" \
+    "$P/kyverno" --kubeconfig "$(as kyverno kyverno-admission-controller)" --serverIP "127.0.0.1:$((PORT + 7))" --webhookServerPort "$((PORT + 7))" \
+    --caSecretName kyverno-svc.kyverno.svc.kyverno-tls-ca --tlsSecretName kyverno-svc.kyverno.svc.kyverno-tls-pair --disableMetrics=true --metricsPort "$((PORT + 8))" \
+    --controllerRuntimeMetricsAddress "127.0.0.1:$((PORT + 9))" --backgroundServiceAccountName system:serviceaccount:kyverno:kyverno-background-controller \
+    --reportsServiceAccountName system:serviceaccount:kyverno:kyverno-reports-controller --excludeBootstrapResources=false --protectManagedResources=false
+  until_ 'it makes its webhooks' 'kyverno-policy-validating-webhook-cfg' $K get validatingwebhookconfigurations -o name
+  cat > "$T/policies.yaml" <<Y
+apiVersion: kyverno.io/v1
+kind: ClusterPolicy
+metadata: {name: team}
+spec:
+  background: false
+  rules:
+  - name: team
+    match: {any: [{resources: {kinds: [ConfigMap], namespaces: [$NS]}}]}
+    validate: {failureAction: Enforce, message: a team is needed, pattern: {metadata: {labels: {team: "?*"}}}}
+---
+apiVersion: kyverno.io/v1
+kind: ClusterPolicy
+metadata: {name: owner}
+spec:
+  background: false
+  rules:
+  - name: owner
+    match: {any: [{resources: {kinds: [ConfigMap], namespaces: [$NS]}}]}
+    mutate: {patchStrategicMerge: {metadata: {labels: {+(owner): kyverno}}}}
+---
+apiVersion: policies.kyverno.io/v1
+kind: ValidatingPolicy
+metadata: {name: ports}
+spec:
+  validationActions: [Deny]
+  matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NS}}, resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [services]}]}
+  validations: [{expression: "object.spec.type != 'NodePort'", message: no node ports}]
+---
+apiVersion: policies.kyverno.io/v1
+kind: MutatingPolicy
+metadata: {name: labels}
+spec:
+  matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NS}}, resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets]}]}
+  mutations: [{patchType: ApplyConfiguration, applyConfiguration: {expression: "Object{metadata: Object.metadata{labels: {'by': 'policy'}}}"}}]
+Y
+  until_ 'policies' 'mutatingpolicy.*/labels (created|unchanged)' $K apply -f "$T/policies.yaml"
+  until_ 'that are ready' '^True True$' $K get clusterpolicies team owner -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
+  until_ 'a pattern refuses' 'team: .validation error: a team is needed. rule team failed at path /metadata/labels/team/' $KN create cm without
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: with, labels: {team: red}}\n' > "$T/with.yaml"
+  check 'and lets pass' created $KN apply -f "$T/with.yaml"
+  check 'what is changed on its way' '"owner":"kyverno"' $KN get cm with -o 'jsonpath={.metadata.labels}'
+  until_ 'an expression refuses' 'Policy ports failed: no node ports' $KN create service nodeport open --tcp=80
+  check 'another service' created $KN create service clusterip inside --tcp=80
+  until_ 'an expression changes' '"by":"policy"' sh -c "$KN create secret generic made --dry-run=server -o 'jsonpath={.metadata.labels}'"
+  check 'policies go' 'mutatingpolicy.*"labels" deleted' $K delete -f "$T/policies.yaml"
+  until_ 'and refuse nothing any more' created $KN create cm later
+  ended kyverno
+  check 'its webhooks are taken away' deleted $K delete validatingwebhookconfigurations,mutatingwebhookconfigurations -l webhook.kyverno.io/managed-by=kyverno
 }
 for operator; do "$operator"; done
 clean
