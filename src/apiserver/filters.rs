@@ -141,7 +141,13 @@ pub async fn chain(server: Arc<ApiServer>, request: Request<Body>) -> Response {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let warnings = Warnings::default();
     let mut response = match RequestInfo::parse(&method, request.uri().path(), &query) {
-        Err(why) => internal_error(request.uri(), &format!("failed to create RequestInfo: {why}")),
+        Err(why) => {
+            let why = format!("failed to create RequestInfo: {why}, {}", whole(request.uri()));
+            let mut response = internal_error(request.uri(), &why);
+            // Upstream's filter of this header comes after.
+            response.headers_mut().remove(http::header::CACHE_CONTROL);
+            response
+        }
         Ok(info) => {
             let info = Arc::new(info);
             let run = fenced(Arc::clone(&server), request, Arc::clone(&info), query.clone(), warnings.clone());
@@ -336,10 +342,13 @@ async fn authenticate(server: &ApiServer, parts: &Parts, warnings: &Warnings) ->
     found
 }
 
+fn whole(uri: &http::Uri) -> &str {
+    uri.path_and_query().map_or("/", |uri| uri.as_str())
+}
+
 /// `responsewriters.InternalError`: no Status.
 fn internal_error(uri: &http::Uri, why: &str) -> Response {
-    let uri = uri.path_and_query().map_or("/", |uri| uri.as_str());
-    let text = format!("Internal Server Error: {uri:?}: {why}\n");
+    let text = format!("Internal Server Error: {:?}: {why}\n", whole(uri));
     respond::text(500, text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
 }
 

@@ -32,8 +32,11 @@ pub struct RequestInfo {
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
 impl RequestInfo {
-    /// Reads a request line. `Err` is the text of a bad request.
-    pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Self, String> {
+    /// Reads a request line.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the URL that upstream's text ends with.
+    pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Self, &'static str> {
         let mut info = Self {
             path: base::percent_decode(raw_path, false),
             verb: method.as_str().to_ascii_lowercase(),
@@ -59,7 +62,7 @@ impl RequestInfo {
         parts = &parts[1..];
         if matches!(parts[0], "watch" | "proxy") {
             if parts.len() < 2 {
-                return Err(format!("unable to determine kind and namespace from url, {raw_path}"));
+                return Err("unable to determine kind and namespace from url");
             }
             info.verb = parts[0].to_owned();
             info.legacy_verb = true;
